@@ -1,0 +1,85 @@
+"""Brax: every environment and physics backend that the package ships, without its wrappers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from esrl.adapters._lenient import lenient
+from esrl.types import Array, EsrlError, Key, PyTree, nearest
+
+BACKENDS = ("spring", "positional", "generalized", "mjx")
+EXTRA = "brax"
+
+
+class BraxEnv:
+    """A Brax environment for one lane. Actions lie in [-1, 1]; the time limit is esrl's, not a wrapper's."""
+
+    def __init__(self, name: str, env: Any, horizon: int, backend: str) -> None:
+        self.name = name
+        self.env = env
+        self.horizon = horizon
+        self.backend = backend
+        self.observation_space = spaces.Box(-np.inf, np.inf, (env.observation_size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (env.action_size,), np.float32)
+
+    @lenient
+    def reset(self, key: Key) -> tuple[PyTree, Array]:
+        state = self.env.reset(jax.random.key_data(key))
+        return state, state.obs.astype(jnp.float32)
+
+    @lenient
+    def step(self, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Array, Array, Array]:
+        state = self.env.step(state, action)
+        return state, state.obs.astype(jnp.float32), state.reward.astype(jnp.float32), state.done > 0
+
+
+def _envs() -> Any:
+    """The `brax.envs` module, without the lines that its imports print."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from brax import envs
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return envs
+
+
+def names() -> list[str]:
+    """Names that `make` takes, with the suite in front."""
+    return sorted(f"brax/{name}" for name in _envs()._envs if name != "fast")
+
+
+@lenient
+def make(name: str, backend: str = "spring", horizon: int = 1000, **options: Any) -> BraxEnv:
+    """A Brax environment.
+
+    Args:
+      name: without the suite, as `hopper`.
+      backend: "spring", "positional", "generalized" or "mjx".
+      horizon: steps of an episode; Brax's own default is 1000.
+      **options: the environment's own constructor arguments.
+
+    Raises:
+      EsrlError: unknown environment or backend, or options that the environment does not take.
+    """
+    envs = _envs()
+    if name not in envs._envs:
+        raise EsrlError(f"brax has no environment {name!r}{nearest(name, envs._envs)}")
+    if backend not in BACKENDS:
+        raise EsrlError(f"brax has no backend {backend!r}; use one of {', '.join(BACKENDS)}")
+    given = {"backend": backend, "horizon": horizon, **options}
+    defaults = {"backend": "spring", "horizon": 1000}
+    query = "&".join(f"{k}={v}" for k, v in given.items() if defaults.get(k) != v)
+    try:
+        env = envs.get_environment(name, backend=backend, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
+    return BraxEnv(f"brax/{name}" + (f"?{query}" if query else ""), env, horizon, backend)

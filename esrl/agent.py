@@ -1,0 +1,103 @@
+"""What an agent is: all that train, evaluate, checkpoint and log ever see (level 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, NamedTuple, TypeVar
+
+from esrl.noise import Leaf
+from esrl.policy import Policy
+from esrl.rollout import Runner
+from esrl.types import Array, EsrlError, Key, PyTree, nearest
+
+Metrics = dict[str, Any]
+Options = TypeVar("Options")
+
+
+class Plan(NamedTuple):
+    """What a generation consists of, known before it runs.
+
+    Attributes:
+      lanes: episodes played in one generation.
+      leaves: how each parameter is perturbed (empty for agents that perturb nothing).
+      noise_floats: random numbers that a member's perturbation takes. dense_floats: what a dense one would take.
+      chunk: pairs evaluated at once on each device. devices: how many there are.
+    """
+
+    lanes: int
+    leaves: tuple[Leaf, ...] = ()
+    noise_floats: int = 0
+    dense_floats: int = 0
+    chunk: int = 0
+    devices: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """An algorithm bound to an environment, as pure functions of its state.
+
+    A state is what the next step needs, metrics are what an observer wants. `step` is `update` after `rollout`; they are
+    apart so that an observer can time them. On JAX environments all are pure and can be jitted and vmapped.
+
+    Attributes:
+      name: what the command line calls it, "eggroll".
+      env: the environment.
+      policy: the policy bound to it.
+      runner: plays its episodes.
+      init: `init(key) -> state`. A state has at least `generation`, `env_steps` (a `Count`) and `params`.
+      rollout: `rollout(state) -> batch`, one generation's experience.
+      update: `update(state, batch) -> (state, metrics)`.
+      act: `act(state, observation, carry, key) -> (action, carry)` for one lane, with the unperturbed parameters.
+      plan: sizes known before running.
+      options: what was given to the constructor and differs from its defaults.
+    """
+
+    name: str
+    env: Any
+    policy: Policy
+    runner: Runner
+    init: Callable[[Key], Any]
+    rollout: Callable[[Any], Any]
+    update: Callable[[Any, Any], tuple[Any, Metrics]]
+    act: Callable[[Any, PyTree, PyTree, Key], tuple[Array, PyTree]]
+    plan: Plan
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def step(self, state: Any) -> tuple[Any, Metrics]:
+        """One generation: `(state, metrics)`."""
+        return self.update(state, self.rollout(state))
+
+
+def option(default: Any, help: str, plain: Any = None) -> Any:
+    """A field of an agent's options: its default, what it means, and its type in recipes and on the command line.
+
+    Args:
+      default: used when the option is not given.
+      help: one or two sentences with units; the command line shows them.
+      plain: the type of the option in a recipe; None when only Python code can give it.
+    """
+    return field(default=default, metadata={"help": help, "plain": plain})
+
+
+def read_options(cls: type[Options], given: dict[str, Any]) -> Options:
+    """Options from keyword arguments.
+
+    Raises:
+      EsrlError: an unknown name; near ones are offered.
+    """
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for name in given:
+        if name not in known:
+            raise EsrlError(f"unknown option {name!r}{nearest(name, known)}")
+    return cls(**given)
+
+
+def changed_options(options: Any) -> dict[str, Any]:
+    """The options that differ from their defaults, in order."""
+    found = {}
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if f.default is MISSING or value is not f.default and not (type(value) is type(f.default) and value == f.default):
+            found[f.name] = value
+    return found

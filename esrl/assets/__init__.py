@@ -1,0 +1,1 @@
+"""Files that pages are built from, read through `importlib.resources`."""

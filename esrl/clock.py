@@ -1,0 +1,38 @@
+"""Seconds spent compiling, measured from JAX's own events (level 0)."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+
+_intervals: list[tuple[float, float]] = []
+_listening = False
+
+
+def _listen(event: str, duration: float, **_: object) -> None:
+    if event.startswith("/jax/core/compile/"):
+        now = time.perf_counter()
+        _intervals.append((now - duration, now))
+
+
+def compile_seconds() -> float:
+    """Seconds that this process has spent tracing, lowering and compiling since the first call of this function.
+
+    Nested events (a function traced inside another) are counted once: it is the length of the union of all intervals.
+    """
+    global _listening
+    if not _listening:
+        jax.monitoring.register_event_duration_secs_listener(_listen)
+        _listening = True
+    total, end = 0.0, float("-inf")
+    merged: list[tuple[float, float]] = []
+    for start, stop in sorted(_intervals):
+        if start > end:
+            merged.append((start, stop))
+        elif stop > end:
+            merged[-1] = (merged[-1][0], stop)
+        end = max(end, stop)
+    _intervals[:] = merged
+    total = sum(stop - start for start, stop in merged)
+    return total

@@ -1,0 +1,112 @@
+"""What a person sees while training: one live line on a terminal, plain lines in a pipe (level 6)."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+def say(text: str) -> None:
+    """A line on standard output."""
+    print(text, flush=True)
+
+
+class Progress:
+    """Progress of one run: generation, steps, steps/s, fitness, return, time left."""
+
+    def __init__(self, recipe: Any, to: TextIO | None = None) -> None:
+        self._to = to or sys.stdout
+        self._recipe = recipe
+        self._console = Console(file=self._to, highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._begun = time.monotonic()
+        self._begun_at: float | None = None
+        self._shown = 0.0
+        self._return: float | None = None
+        self._start: float | None = None
+
+    def start(self, agent: Any, out: Path) -> None:
+        """Says what will run, before compilation."""
+        plan = agent.plan
+        self._print(
+            f"{agent.name} on {self._recipe.env}: {plan.lanes:,} episodes a generation,"
+            f" {plan.dense_floats:,} weights, {plan.noise_floats:,} random numbers each; writing {out}"
+        )
+        if self._console.is_terminal:
+            self._live = Live(Text("compiling ..."), console=self._console, refresh_per_second=4)
+            self._live.start()
+        else:
+            self._print("compiling ...")
+
+    def show(self, row: dict[str, Any], progress: float) -> None:
+        """One generation's line; in a pipe at most one every two seconds, and every score."""
+        now = time.monotonic()
+        if self._begun_at is None:
+            self._begun_at = progress
+            self._begun = now
+        scored = row.get("eval_return_mean")
+        self._return = scored if scored is not None else self._return
+        if self._start is None and "start_return_mean" in row:
+            self._start = row["start_return_mean"]
+            self._print(f"return at the start: {self._start:.1f}")
+        line = self._line(row, progress, now)
+        if self._live is not None:
+            self._live.update(Text(line))
+        elif scored is not None or now - self._shown > 2:
+            self._shown = now
+            self._print(line)
+
+    def _line(self, row: dict[str, Any], progress: float, now: float) -> str:
+        fresh = progress - (self._begun_at or 0.0)
+        left = (now - self._begun) * (1 - progress) / fresh if fresh > 0 else None
+        parts = [
+            f"gen {row['generation']}",
+            f"{_short(row['env_steps'])} steps ({progress:.0%})",
+            f"{_short(row['env_steps_per_second'])}/s",
+            f"fitness {row.get('fitness_mean', float('nan')):.1f}",
+            f"return {self._return:.1f}" if self._return is not None else "return -",
+            f"{_clock(left)} left" if left is not None else "",
+        ]
+        bad = row.get("nonfinite", 0)
+        return "  ".join(p for p in [*parts, f"{bad} members not finite" if bad else ""] if p)
+
+    def stop(self) -> None:
+        """Takes the live line away, leaving its last state."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def end(self, row: dict[str, Any], out: Path, interrupted: bool) -> None:
+        """Says what came out, and what to do next."""
+        if interrupted:
+            done = f"after generation {row['generation']}; everything is saved" if row else "before the first generation"
+            self._print(f"stopped {done}. Go on with: esrl train --resume {out}")
+            return
+        start = f"{self._start:.1f} -> " if self._start is not None else ""
+        reached = f"return {start}{self._return:.1f}, " if self._return is not None else ""
+        self._print(
+            f"done: {reached}{_short(row['env_steps'])} steps in {row['seconds']:.1f} s"
+            f" ({row['seconds_compile']:.1f} s of them compiling)"
+        )
+        self._print(f"curve: {out / 'curve.png'}   look: esrl render {out}   score: esrl evaluate {out}")
+
+    def _print(self, text: str) -> None:
+        print(text, file=self._to, flush=True)
+
+
+def _short(number: float) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"

@@ -1,0 +1,66 @@
+"""Scores of an agent's unperturbed parameters on held-out episodes (level 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from esrl import sharding
+from esrl.agent import Agent
+from esrl.types import Array, EsrlError, Key, PyTree, seed_key
+
+_HELD_OUT = 0xE7A1  # folded into the key, so that evaluation worlds are none of training's
+
+
+class Evaluation(NamedTuple):
+    """Held-out episodes: mean and standard deviation (over episodes) of returns, mean length, and every return [E]."""
+
+    return_mean: float
+    return_std: float
+    length_mean: float
+    episodes: int
+    returns: np.ndarray
+
+
+def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Evaluation:
+    """Plays episodes with the unperturbed parameters, in worlds that training never sees.
+
+    Args:
+      agent: what was trained.
+      state: its state.
+      episodes: how many, all at once.
+      seed: of the worlds; the same seed gives the same worlds for every agent on an environment.
+
+    Raises:
+      EsrlError: fewer than one episode.
+    """
+    if episodes < 1:
+        raise EsrlError(f"episodes is {episodes}, but must be at least 1")
+    keys = jax.random.split(jax.random.fold_in(seed_key(seed), _HELD_OUT), episodes)
+    returns, lengths = (np.asarray(x, np.float64) for x in _player(agent, episodes)(state, keys))
+    return Evaluation(float(returns.mean()), float(returns.std()), float(lengths.mean()), episodes, returns)
+
+
+@lru_cache(maxsize=8)
+def _player(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Array]]:
+    """`play(state, keys [E]) -> (returns [E], lengths [E])`, compiled once for an agent and a number of episodes."""
+
+    def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
+        return jax.vmap(agent.act, in_axes=(None, 0, 0, 0))(state, observations, carry, keys)
+
+    def play(state: Any, keys: Key) -> tuple[tuple[Array, Array], tuple[()]]:
+        played = agent.runner.episodes(act, state, keys[:, None, None], agent.policy.carry, None)
+        return (played.returns.reshape(-1), played.lengths.reshape(-1)), ()
+
+    if not agent.runner.jittable:
+        return lambda state, keys: play(state, keys)[0]
+    mesh = sharding.default_mesh(episodes)
+    chunk = sharding.default_chunk(episodes, 1, mesh)
+    compiled = jax.jit(lambda state, keys: sharding.map_chunks(play, state, keys, chunk, mesh)[0])
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return lambda state, keys: compiled(jax.device_put(state, everywhere), jax.device_put(keys, everywhere))

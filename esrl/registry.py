@@ -1,0 +1,190 @@
+"""`esrl.make`: an environment from its name, a file, or an object (level 3)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import parse_qsl
+
+import gymnasium
+
+from esrl.env import HostEnv, check_contract, check_env
+from esrl.runtime import configure
+from esrl.types import EsrlError, nearest
+
+SUITES = {"brax": "esrl.adapters.brax", "gymnasium": ""}
+
+
+def make(env: Any, **options: Any) -> Any:
+    """An environment.
+
+    Args:
+      env: a name (`brax/hopper`, `brax/ant?backend=positional`, `gymnasium/CartPole-v1`,
+        `gymnasium/phys2d/CartPole-v1`), a file and a class (`path/to/file.py:Class`), or an object or class: the two
+        methods of `esrl.Env`, a Gymnasium `FuncEnv`, or a `gymnasium.Env` class.
+      **options: the environment's own options; they can also stand behind the name, as `?key=value&key=value`.
+
+    Returns:
+      An `esrl.Env` (stepped on the device), or a `HostEnv` (stepped by Python).
+
+    Raises:
+      EsrlError: an unknown name (near ones are offered), a suite that is not installed (the command is named), options
+        that do not fit, or an environment that breaks the contract (what to change is said).
+    """
+    configure()
+    if not isinstance(env, str):
+        made = _from_object(env, getattr(env, "__name__", type(env).__name__), options)
+        check_contract(made)
+        return made
+    name, _, query = env.partition("?")
+    options = {**{key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}, **options}
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        made = _from_object(load_attribute(name), env, options)
+        check_env(made)
+        return made
+    if name.endswith(".py"):
+        raise EsrlError(f"{name} names a file; say which class as well: {name}:ClassName")
+    suite, _, rest = name.partition("/")
+    if suite not in SUITES or not rest:
+        raise EsrlError(f"unknown environment {name!r}{_near_names(name)}")
+    return _gymnasium(rest, options) if suite == "gymnasium" else _suite(suite).make(rest, **options)
+
+
+def names() -> dict[str, list[str] | str]:
+    """Every suite's environment names, or the command that installs it."""
+    found: dict[str, list[str] | str] = {}
+    for suite in SUITES:
+        try:
+            found[suite] = _gymnasium_names() if suite == "gymnasium" else _suite(suite).names()
+        except EsrlError as error:
+            found[suite] = str(error)
+    return found
+
+
+def load_attribute(reference: str) -> Any:
+    """`path/to/file.py:Name` -> the object of that name.
+
+    Raises:
+      EsrlError: the file is missing, cannot be imported, or has no such name.
+    """
+    path, _, attribute = reference.rpartition(":")
+    module = _load(Path(path))
+    if not hasattr(module, attribute):
+        own = [n for n, o in vars(module).items() if callable(o) and getattr(o, "__module__", "") == module.__name__]
+        raise EsrlError(f"{path} has no {attribute!r}{nearest(attribute, own)}")
+    return getattr(module, attribute)
+
+
+def _load(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise EsrlError(f"there is no file {path}")
+    name = "esrl_file_" + path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise EsrlError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise EsrlError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _suite(suite: str) -> ModuleType:
+    module = importlib.import_module(SUITES[suite])
+    try:
+        module.names()
+    except ImportError as error:
+        missing = f"{suite} is not installed ({error.name or error}); install it with: pip install 'esrl[{suite}]'"
+        raise EsrlError(missing) from error
+    return module
+
+
+def _gymnasium_names() -> list[str]:
+    return sorted(f"gymnasium/{name}" for name in gymnasium.registry if "GymV" not in name)
+
+
+def _near_names(name: str) -> str:
+    known = [n for listed in names().values() if isinstance(listed, list) for n in listed]
+    bare = {n.rsplit("/", 1)[-1].lower(): n for n in known}
+    if name.lower() in bare:
+        return f"; did you mean {bare[name.lower()]}?"
+    close = nearest(name, known)
+    if close.startswith("; did"):
+        return close
+    last = nearest(name.rsplit("/", 1)[-1].lower(), bare)
+    if last.startswith("; did"):
+        guesses = [bare[g] for g in last.removeprefix("; did you mean ").rstrip("?").split(" or ")]
+        return f"; did you mean {' or '.join(guesses)}?"
+    return "; see them all with: esrl envs"
+
+
+def _gymnasium(identifier: str, options: dict[str, Any]) -> Any:
+    from esrl.adapters import functional, gymnasium_host
+
+    try:
+        spec = gymnasium.spec(identifier)
+    except gymnasium.error.Error as error:
+        known = [n.removeprefix("gymnasium/") for n in _gymnasium_names()]
+        hint = nearest(identifier, known)
+        hint = hint if hint.startswith("; did") else f" ({error})"
+        raise EsrlError(f"gymnasium has no environment {identifier!r}{hint}") from error
+    if identifier.startswith(("phys2d/", "tabular/")):
+        return _with_options(functional.make, identifier, spec, options)
+    return _with_options(gymnasium_host.make, identifier, spec, options)
+
+
+def _with_options(make: Callable[..., Any], identifier: str, spec: Any, options: dict[str, Any]) -> Any:
+    try:
+        return make(identifier, spec, **options)
+    except TypeError as error:
+        raise EsrlError(f"gymnasium/{identifier} does not take these options {options}: {error}") from error
+
+
+def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
+    from gymnasium.experimental.functional import FuncEnv
+
+    from esrl.adapters import functional, gymnasium_host
+
+    if isinstance(env, HostEnv):
+        return env
+    if inspect.isclass(env) and issubclass(env, gymnasium.Env):
+        return gymnasium_host.from_class(env, name, **options)
+    if isinstance(env, gymnasium.Env):
+        kind = type(env).__name__
+        raise EsrlError(f"{kind} is one Gymnasium environment; give its class or its id, so that every lane gets its own")
+    if inspect.isclass(env):
+        try:
+            env, options = env(**options), {}
+        except TypeError as error:
+            raise EsrlError(f"{name} cannot be constructed with {options}: {error}") from error
+    if options:
+        raise EsrlError(f"options {options} were given for an environment that is already made")
+    if isinstance(env, FuncEnv):
+        return functional.FunctionalEnv(env, name, getattr(env, "horizon", 1000))
+    if not getattr(env, "name", None):
+        try:
+            env.name = name
+        except AttributeError:
+            return env
+    return env
+
+
+def _value(text: str) -> Any:
+    """A query value as the int, float or bool that it looks like, else as text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,70 @@
+"""Names that every other module may use: errors, aliases, and exact 64-bit counters (level 0)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+Array = jax.Array
+Key = jax.Array  # a typed threefry key, `jax.random.key(seed, impl="threefry2x32")`
+
+
+class EsrlError(ValueError):
+    """Bad input, said in one sentence: what was given, what is needed, what to change."""
+
+
+def seed_key(seed: int) -> Key:
+    """The run key of a seed. Always threefry: `rbg` keys lose independence under `vmap`.
+
+    Raises:
+      EsrlError: the seed does not fit 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise EsrlError(f"seed is {seed}, but must lie in 0 .. 2^32 - 1")
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+def nearest(given: str, known: Iterable[str], limit: int = 3) -> str:
+    """A `; did you mean ...?` clause for an unknown name, or the known names when nothing is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(given, known, n=limit, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+class Count(NamedTuple):
+    """An exact unsigned 64-bit count, without JAX's 64-bit mode: `hi * 2^32 + lo`, both uint32."""
+
+    hi: Array
+    lo: Array
+
+    def __int__(self) -> int:
+        return (int(self.hi) << 32) + int(self.lo)
+
+
+def _add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+    lo = a[1] + b[1]
+    return a[0] + b[0] + (lo < a[1]).astype(jnp.uint32), lo
+
+
+def count(value: int = 0) -> Count:
+    """A `Count` that holds a Python integer."""
+    return Count(jnp.uint32(value >> 32), jnp.uint32(value & 0xFFFFFFFF))
+
+
+def count_add(a: Count, b: Count) -> Count:
+    """Exact sum of two counts."""
+    return Count(*_add(a, b))
+
+
+def count_sum(values: Array) -> Count:
+    """Exact sum of an array of non-negative int32 or uint32 values, of any size."""
+    lo = values.ravel().astype(jnp.uint32)
+    zero = jnp.uint32(0)
+    return Count(*jax.lax.reduce((jnp.zeros_like(lo), lo), (zero, zero), _add, (0,)))
