@@ -85,7 +85,9 @@ class Progress:
     def end(self, row: dict[str, Any], out: Path, interrupted: bool) -> None:
         """Says what came out, and what to do next."""
         if interrupted:
-            done = f"after generation {row['generation']}; everything is saved" if row else "before the first generation"
+            done = (
+                f"after generation {row['generation']}; everything is saved" if row else "before the first generation"
+            )
             self._print(f"stopped {done}. Go on with: esrl train --resume {out}")
             return
         start = f"{self._start:.1f} -> " if self._start is not None else ""
@@ -109,4 +111,8 @@ def _short(number: float) -> str:
 
 def _clock(seconds: float) -> str:
     whole = int(seconds)
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+    return (
+        f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )

@@ -95,7 +95,9 @@ def check_contract(env: Any) -> None:
     _check_observation(name, "reset", env.observation_space, observation)
     action = policies.observation_zeros(env.action_space)
     what = "(state, observation, reward, terminated)"
-    after, observation, reward, terminated = _outputs(name, "step(state, action, key)", what, env.step, state, action, key)
+    after, observation, reward, terminated = _outputs(
+        name, "step(state, action, key)", what, env.step, state, action, key
+    )
     _check_observation(name, "step", env.observation_space, observation)
     _check_state(name, state, after)
     if not hasattr(reward, "shape") or reward.shape != () or not jnp.issubdtype(reward.dtype, jnp.number):
@@ -159,8 +161,12 @@ def _check_device(env: Any, steps: int, seed: int) -> None:
         bad = np.flatnonzero(~np.isfinite(rewards[:length]))
         if bad.size:
             raise EsrlError(f"{name}: the reward of step {bad[0] + 1} is {rewards[bad[0]]}; rewards must be finite")
-    if any(not np.array_equal(a, b, equal_nan=True) for a, b in zip(*map(jax.tree.leaves, (played[0], again)), strict=True)):
-        raise EsrlError(f"{name}: the same key and actions gave two different episodes; use no randomness but the key's")
+    if any(
+        not np.array_equal(a, b, equal_nan=True) for a, b in zip(*map(jax.tree.leaves, (played[0], again)), strict=True)
+    ):
+        raise EsrlError(
+            f"{name}: the same key and actions gave two different episodes; use no randomness but the key's"
+        )
     if getattr(env, "fixed_start", False):
         return
     firsts = [jax.tree.leaves(jax.device_get(jax.jit(env.reset)(key))) for key in keys]
@@ -228,7 +234,9 @@ def _check_state(name: str, before: PyTree, after: PyTree) -> None:
     for (path, want), got in zip(named, jax.tree.leaves(after), strict=True):
         if (want.shape, want.dtype) != (got.shape, got.dtype):
             where = jax.tree_util.keystr(path) or "the state"
-            raise EsrlError(f"{name}: step turns {where} of its state from {_say(want)} into {_say(got)}; keep it as it is")
+            raise EsrlError(
+                f"{name}: step turns {where} of its state from {_say(want)} into {_say(got)}; keep it as it is"
+            )
 
 
 def _outside(space: spaces.Space, observation: PyTree) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from esrl import moments as moment
 from esrl import noise as noises
@@ -147,7 +147,7 @@ def update(setup: Setup, state: ESState, batch: Batch) -> tuple[ESState, Metrics
     )
     norms = {"grad_norm": gradient, "update_norm": change, "param_norm": params}
     scales = {"sigma": sigma, "learning_rate": rate}
-    return after, {**summary(batch), **{k: optax.global_norm(v) for k, v in norms.items()}, **scales}
+    return after, {**summary(batch), **{k: optax.tree.norm(v) for k, v in norms.items()}, **scales}
 
 
 def world_keys(key: Key, ids: Array, signs: int, episodes: int) -> Key:
@@ -159,19 +159,22 @@ def world_keys(key: Key, ids: Array, signs: int, episodes: int) -> Key:
 def summary(batch: Batch) -> Metrics:
     """What an observer wants to know of a generation's fitness; members that are not finite are counted and left out."""
     good = jnp.isfinite(batch.fitness)
-    number = jnp.maximum(jnp.sum(good), 1)
-    mean = jnp.sum(jnp.where(good, batch.fitness, 0.0)) / number
-    square = jnp.sum(jnp.where(good, (batch.fitness - mean) ** 2, 0.0)) / number
+    mean = _mean(batch.fitness, good)
     finite = jnp.isfinite(batch.returns)
     return {
         "fitness_mean": mean,
-        "fitness_std": jnp.sqrt(square),
+        "fitness_std": jnp.sqrt(_mean((batch.fitness - mean) ** 2, good)),
         "fitness_min": jnp.min(jnp.where(good, batch.fitness, jnp.inf)),
         "fitness_max": jnp.max(jnp.where(good, batch.fitness, -jnp.inf)),
-        "return_mean": jnp.sum(jnp.where(finite, batch.returns, 0.0)) / jnp.maximum(jnp.sum(finite), 1),
+        "return_mean": _mean(batch.returns, finite),
         "length_mean": jnp.mean(batch.lengths.astype(jnp.float32)),
         "nonfinite": jnp.sum(~good),
     }
+
+
+def _mean(x: Array, where: Array) -> Array:
+    """Mean of the entries that count; 0 when none does."""
+    return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where.astype(jnp.float32)), 1.0)
 
 
 # ---- construction ---------------------------------------------------------------------------------------------------
@@ -265,7 +268,7 @@ def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: 
         output, carry = setup.policy.apply(state.params, seen, carry)
         return setup.policy.action(output, key), carry
 
-    compiled = partial(jax.jit, out_shardings=NamedSharding(setup.mesh, PartitionSpec()))
+    compiled = partial(sharding.compiled, mesh=setup.mesh)
     play = partial(rollout, setup)
     return Agent(
         name,

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from esrl import sharding
 from esrl.agent import Agent
@@ -61,6 +60,4 @@ def _player(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Ar
         return lambda state, keys: play(state, keys)[0]
     mesh = sharding.default_mesh(episodes)
     chunk = sharding.default_chunk(episodes, 1, mesh)
-    compiled = jax.jit(lambda state, keys: sharding.map_chunks(play, state, keys, chunk, mesh)[0])
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return lambda state, keys: compiled(jax.device_put(state, everywhere), jax.device_put(keys, everywhere))
+    return sharding.compiled(lambda state, keys: sharding.map_chunks(play, state, keys, chunk, mesh)[0], mesh)

@@ -101,7 +101,9 @@ def _box(space: spaces.Box, squash: str) -> Head:
     if squash not in ("tanh", "clip"):
         raise EsrlError(f'squash is {squash!r}, but must be "tanh" or "clip"')
     if not np.issubdtype(space.dtype, np.floating):
-        raise EsrlError(f"action space {space} is a Box of {space.dtype}; use a float Box, or MultiDiscrete for integers")
+        raise EsrlError(
+            f"action space {space} is a Box of {space.dtype}; use a float Box, or MultiDiscrete for integers"
+        )
     low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
     bounded = np.isfinite(low) & np.isfinite(high)
     with np.errstate(invalid="ignore"):

@@ -2,8 +2,8 @@
 
 A network is for one lane, without a batch axis: it takes one observation as the observation space describes it (a Dict
 space gives a dict) and returns one array with as many numbers as the action space's head needs. A recurrent network
-takes and returns a carry as well; the carry starts anew with every episode. Feed-forward networks are the special case of
-an empty carry, so both share one path.
+takes and returns a carry as well; the carry starts anew with every episode. Feed-forward networks are the special case
+of an empty carry, so both share one path.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Network(NamedTuple):
     Attributes:
       bind: `bind(observation, size) -> Bound`, given one observation (zeros, as the space describes it) and the number
         of outputs that the action space needs. `observation_space` comes as a keyword.
-      spec: what a recipe says of it, `{"network": "mlp", ...}`; empty for a network that only the user's code can build.
+      spec: what a recipe says of it, `{"network": "mlp", ...}`; None for a network that only the user's code can build.
     """
 
     bind: Callable[..., Bound]
-    spec: dict[str, Any] = {}
+    spec: dict[str, Any] | None = None
 
 
 class Policy(NamedTuple):
@@ -81,7 +81,9 @@ def observation_zeros(space: spaces.Space) -> PyTree:
         return tuple(observation_zeros(sub) for sub in space.spaces)
     if isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         return jnp.zeros(space.shape, jax.dtypes.canonicalize_dtype(space.dtype))
-    raise EsrlError(f"observation space {space} cannot be used; use Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple")
+    raise EsrlError(
+        f"observation space {space} cannot be used; use Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple"
+    )
 
 
 def float_leaves(space: spaces.Space) -> PyTree:
@@ -181,7 +183,13 @@ def mlp(
         module = _MLP(observation_space, size, hidden, activation, output_scale, bias)
         return _linen(module, observation, ())
 
-    spec = {"network": "mlp", "hidden": list(hidden), "activation": activation, "output_scale": output_scale, "bias": bias}
+    spec = {
+        "network": "mlp",
+        "hidden": list(hidden),
+        "activation": activation,
+        "output_scale": output_scale,
+        "bias": bias,
+    }
     return Network(bind, spec)
 
 
@@ -237,7 +245,6 @@ def policy(
     """
     if isinstance(network, Network):
         return network
-    spec = spec or {}
     if isinstance(network, nn.Module):
         return Network(lambda obs, size, *, observation_space: _linen(network, obs, carry), spec)
     if isinstance(network, nnx.Module) or _makes_nnx(network):
@@ -356,7 +363,7 @@ def bind(
 
     _check_output(init, apply, observation, bound.carry, actions.size, action_space)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
-    return Policy(init, apply, action, bound.carry, shapes, float_leaves(observation_space), chosen.spec)
+    return Policy(init, apply, action, bound.carry, shapes, float_leaves(observation_space), chosen.spec or {})
 
 
 def _check_output(

@@ -1,17 +1,17 @@
 """Recipes: a run as a TOML file, and everything by its name (level 6).
 
-    env = "brax/hopper"
-    agent = "eggroll"
-    env_steps = 1e7
-    seed = 0
+env = "brax/hopper"
+agent = "eggroll"
+env_steps = 1e7
+seed = 0
 
-    [policy]
-    network = "mlp"
-    hidden = [64, 64]
+[policy]
+network = "mlp"
+hidden = [64, 64]
 
-    [options]
-    population = 512
-    sigma = 0.05
+[options]
+population = 512
+sigma = 0.05
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from esrl import checkpoint, es
-from esrl.agent import Agent
+from esrl.agent import Agent, option
 from esrl.log import RunFolder
 from esrl.policy import Network, gru, mlp, policy
 from esrl.registry import load_attribute, make
@@ -34,6 +34,13 @@ from esrl.types import EsrlError, nearest, seed_key
 
 AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {"eggroll": (es.eggroll, es.EggrollOptions)}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru}
+NETWORK_KEYS: dict[str, tuple[type, str]] = {
+    "hidden": (tuple, "widths of the hidden layers; the one width of a gru"),
+    "activation": (str, "pqn (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
+    "output_scale": (float, "size of the network's outputs at the start"),
+    "bias": (bool, "whether layers have biases"),
+}
+CUSTOM = "custom"  # stands for what only Python code can make
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,42 @@ class Recipe:
 
     env: str
     agent: str = "eggroll"
-    env_steps: float | None = None
-    generations: int | None = None
-    seed: int = 0
-    evaluations: int = 20
-    evaluate_episodes: int = 128
-    checkpoint_every: int | None = None
+    env_steps: float | None = option(None, "environment steps to train for; 1e6 when no budget is given", float)
+    generations: int | None = option(None, "generations to train for", int)
+    seed: int = option(0, "of everything random", int)
+    evaluations: int = option(20, "times that the unperturbed parameters are scored in a run", int)
+    evaluate_episodes: int = option(128, "held-out episodes of each", int)
+    checkpoint_every: int | None = option(
+        None, "generations between checkpoints; with each evaluation unless given", int
+    )
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def network(self) -> str:
+        """The network's name."""
+        return self.policy.get("network", "mlp")
+
+    def override(
+        self, run: dict[str, Any], policy: dict[str, Any] | None = None, options: dict[str, Any] | None = None
+    ) -> Recipe:
+        """The recipe with other values laid over it.
+
+        Another agent or network starts from its own defaults. A budget given replaces both budgets of the recipe.
+
+        Args:
+          run: fields of a recipe. policy: keys of [policy]. options: keys of [options].
+        """
+        budget = {} if run.keys().isdisjoint(("env_steps", "generations")) else {"env_steps": None, "generations": None}
+        policy, options = policy or {}, options or {}
+        same_agent = run.get("agent", self.agent) == self.agent
+        same_network = policy.get("network", self.network) == self.network
+        return dataclasses.replace(
+            self,
+            **budget | run,
+            policy=(self.policy if same_network else {}) | policy,
+            options=(self.options if same_agent else {}) | options,
+        )
 
     def build(self, env: Any = None, network: Any = None) -> Agent:
         """The agent; `env` and `network` stand in for what only Python code can make.
@@ -58,7 +93,7 @@ class Recipe:
           EsrlError: a name or value in the recipe that does not fit.
         """
         constructor, _ = agent_named(self.agent)
-        custom = sorted(name for name, value in self.options.items() if isinstance(value, str) and value == "custom")
+        custom = sorted(name for name, value in self.options.items() if isinstance(value, str) and value == CUSTOM)
         if custom:
             raise EsrlError(f"the recipe's {', '.join(custom)} was a Python object and cannot be made from the recipe")
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in self.options.items()}
@@ -90,14 +125,18 @@ def network_from(spec: dict[str, Any]) -> Any:
     """
     given = dict(spec)
     kind = given.pop("network", "mlp")
-    if kind == "custom":
+    if kind == CUSTOM:
         raise EsrlError("the recipe's policy was made in Python; give it again: esrl.load(folder, policy=...)")
     if kind.rpartition(":")[0].endswith(".py"):
         if given:
             raise EsrlError(f"[policy] {', '.join(given)} cannot be set for a network from a file; set it in {kind}")
         found = load_attribute(kind)
-        made = found() if inspect.isfunction(found) and not inspect.signature(found).parameters else found
-        return policy(made)._replace(spec={"network": kind})
+        if inspect.isfunction(found) and not inspect.signature(found).parameters:
+            try:
+                found = found()
+            except Exception as error:
+                raise EsrlError(f"{kind}() raised {type(error).__name__}: {error}") from error
+        return policy(found)._replace(spec={"network": kind})
     if kind not in NETWORKS:
         raise EsrlError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}, or path/to/file.py:Name")
     takes = inspect.signature(NETWORKS[kind]).parameters
@@ -112,11 +151,14 @@ def network_from(spec: dict[str, Any]) -> Any:
     return NETWORKS[kind](**given)
 
 
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
 def read(path: str | Path) -> Recipe:
     """A recipe from a TOML file.
 
     Raises:
-      EsrlError: no such file, not TOML, or an unknown key (near ones are offered).
+      EsrlError: no such file, not TOML, an unknown key (near ones are offered), or a value of the wrong type.
     """
     try:
         data = tomllib.loads(Path(path).read_text())
@@ -124,18 +166,41 @@ def read(path: str | Path) -> Recipe:
         raise EsrlError(f"there is no recipe {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
-    known = {f.name for f in dataclasses.fields(Recipe)}
-    for name in data:
-        if name not in known:
-            raise EsrlError(f"{path}: unknown key {name!r}{nearest(name, known)}")
-    if "env" not in data:
-        raise EsrlError(f"{path}: the key env is missing, as env = \"brax/hopper\"")
-    _, options = agent_named(data.get("agent", "eggroll"))
-    names = [f.name for f in dataclasses.fields(options)]
-    for name in data.get("options", {}):
-        if name not in names:
-            raise EsrlError(f"{path}: unknown key {name!r} in [options]{nearest(name, names)}")
-    return Recipe(**data)
+    kinds: dict[str, Any] = {f.name: f.metadata.get("plain", str) for f in dataclasses.fields(Recipe)}
+    read = _typed(f"{path}: ", data, kinds | {"policy": dict, "options": dict})
+    if "env" not in read:
+        raise EsrlError(f'{path}: the key env is missing, as env = "brax/hopper"')
+    _, options = agent_named(read.get("agent", "eggroll"))
+    own = {f.name: f.metadata["plain"] for f in dataclasses.fields(options)}
+    keys = {"network": str} | {name: kind for name, (kind, _) in NETWORK_KEYS.items()}
+    for table, known in (("options", own), ("policy", keys)):
+        if table in read:
+            read[table] = _typed(f"{path}: [{table}] ", read[table], known, custom=table == "options")
+    return Recipe(**read)
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table"}
+
+
+def _typed(where: str, data: dict[str, Any], kinds: dict[str, Any], custom: bool = False) -> dict[str, Any]:
+    """The data with numbers as their keys' types; `where` begins an error's sentence; `custom` lets CUSTOM stand."""
+    typed = {}
+    for name, value in data.items():
+        if name not in kinds:
+            raise EsrlError(f"{where}unknown key {name!r}{nearest(name, kinds)}")
+        kind = kinds[name]
+        if kind is float and type(value) is int:
+            value = float(value)
+        if kind is tuple:
+            if any(type(width) is not int for width in (value if isinstance(value, list) else [value])):
+                raise EsrlError(f"{where}{name} is {value!r}, but must be a list of whole numbers")
+        elif type(value) is not kind and not (custom and value == CUSTOM):
+            raise EsrlError(f"{where}{name} is {value!r}, but must be {_WORDS.get(kind, 'given in Python')}")
+        typed[name] = value
+    return typed
+
+
+# ---- trained agents -------------------------------------------------------------------------------------------------
 
 
 class Loaded(NamedTuple):

@@ -44,7 +44,7 @@ def make(env: Any, **options: Any) -> Any:
         return made
     name, _, query = env.partition("?")
     options = {**{key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}, **options}
-    path, colon, attribute = name.rpartition(":")
+    path, colon, _ = name.rpartition(":")
     if colon and path.endswith(".py"):
         made = _from_object(load_attribute(name), env, options)
         check_env(made)
@@ -160,7 +160,9 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
         return gymnasium_host.from_class(env, name, **options)
     if isinstance(env, gymnasium.Env):
         kind = type(env).__name__
-        raise EsrlError(f"{kind} is one Gymnasium environment; give its class or its id, so that every lane gets its own")
+        raise EsrlError(
+            f"{kind} is one Gymnasium environment; give its class or its id, so that every lane gets its own"
+        )
     if inspect.isclass(env):
         try:
             env, options = env(**options), {}

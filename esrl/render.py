@@ -53,7 +53,9 @@ def render(agent: Agent, state: Any, out: str | Path, seed: int = 0, form: str =
         raise EsrlError("Brax environments are shown as a page; use html")
     if is_brax:
         return _page(agent, state, Path(out), seed)
-    episode = _host_episode(agent, state, seed) if isinstance(agent.env, HostEnv) else _drawn_episode(agent, state, seed)
+    episode = (
+        _host_episode(agent, state, seed) if isinstance(agent.env, HostEnv) else _drawn_episode(agent, state, seed)
+    )
     return _video(agent, episode, Path(out), form), episode
 
 
@@ -156,12 +158,16 @@ def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
             import imageio_ffmpeg  # noqa: F401
         except ImportError as error:
             if form == "mp4":
-                raise EsrlError("MP4 needs ffmpeg; install it with: pip install 'esrl[video]', or use --form gif") from error
+                raise EsrlError(
+                    "MP4 needs ffmpeg; install it with: pip install 'esrl[video]', or use --form gif"
+                ) from error
             form = "gif"
         else:
             form = "mp4"
     path = out.with_suffix(f".{form}")
-    frames = [np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]) for frame in episode.frames]
+    frames = [
+        np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]) for frame in episode.frames
+    ]
     if form == "mp4":
         _write(path, lambda: imageio.mimwrite(path, frames, fps=50, macro_block_size=2))
     else:

@@ -39,8 +39,8 @@ def centred_rank() -> Shaping:
         order = jnp.sort(flat)
         below = jnp.searchsorted(order, flat, side="left")
         up_to = jnp.searchsorted(order, flat, side="right")
-        average = 0.5 * (below + up_to - 1).astype(jnp.float32)
-        return (average / max(flat.size - 1, 1) - 0.5 * (flat.size > 1)).reshape(fitness.shape)
+        above_middle = (below + up_to - flat.size).astype(jnp.float32)  # twice the average rank less N - 1: an integer
+        return (above_middle * (0.5 / max(flat.size - 1, 1))).reshape(fitness.shape)
 
     return shape
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrl.types import Array, EsrlError, PyTree
 
@@ -93,3 +95,19 @@ def iota(pairs: int) -> Array:
 def one_device() -> Mesh:
     """The first local device alone."""
     return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+
+
+def compiled(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`fn` under jit, with arguments and results on every device of the mesh.
+
+    Arguments are placed first: an array that the user put into a state would otherwise, by lying on one device, compile
+    the whole function again.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jitted = jax.jit(fn, out_shardings=everywhere)
+
+    @wraps(getattr(fn, "func", fn))
+    def placed(*args: Any) -> Any:
+        return jitted(*jax.device_put(args, everywhere))
+
+    return placed

@@ -39,7 +39,7 @@ class BraxEnv:
     @lenient
     def step(self, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Array, Array, Array]:
         state = self.env.step(state, action)
-        return state, state.obs.astype(jnp.float32), state.reward.astype(jnp.float32), state.done > 0
+        return state, state.obs.astype(jnp.float32), jnp.asarray(state.reward, jnp.float32), jnp.asarray(state.done) > 0
 
 
 def _envs() -> Any:
@@ -79,7 +79,9 @@ def make(name: str, backend: str = "spring", horizon: int = 1000, **options: Any
     defaults = {"backend": "spring", "horizon": 1000}
     query = "&".join(f"{k}={v}" for k, v in given.items() if defaults.get(k) != v)
     try:
-        env = envs.get_environment(name, backend=backend, **options)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
+            env = envs.get_environment(name, backend=backend, **options)
     except (TypeError, ValueError, AttributeError) as error:
         raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
     return BraxEnv(f"brax/{name}" + (f"?{query}" if query else ""), env, horizon, backend)

@@ -93,7 +93,9 @@ class VectorLanes:
         """Starts an episode in every lane; seeds [P, S, E]. Returns observations [L, ...]."""
         flat = seeds.ravel()
         if self._true_vector:
-            return self._join([env.reset(seed=int(part[0]))[0] for env, part in zip(self._envs, self._split(flat), strict=True)])
+            return self._join(
+                [env.reset(seed=int(part[0]))[0] for env, part in zip(self._envs, self._split(flat), strict=True)]
+            )
         return self._envs[0].reset(seed=[int(seed) for seed in flat])[0]
 
     def step(self, actions: Any) -> tuple[PyTree, np.ndarray, np.ndarray]:

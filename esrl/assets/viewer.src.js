@@ -27,8 +27,8 @@ THE SOFTWARE.
 import {
   BackSide, Box3, BoxGeometry, BufferAttribute, BufferGeometry, CanvasTexture, CapsuleGeometry, Color,
   CylinderGeometry, DirectionalLight, DoubleSide, Fog, FrontSide, Group, HemisphereLight, Matrix4, Mesh, MeshBasicMaterial,
-  MeshStandardMaterial, NeutralToneMapping, Object3D, PCFShadowMap, PerspectiveCamera, PlaneGeometry, PMREMGenerator, Quaternion, RepeatWrapping,
-  Scene, SphereGeometry, SRGBColorSpace, Vector3, WebGLRenderer,
+  MeshStandardMaterial, NeutralToneMapping, Object3D, PCFShadowMap, PerspectiveCamera, PlaneGeometry, PMREMGenerator,
+  Quaternion, RepeatWrapping, Scene, SphereGeometry, SRGBColorSpace, Vector3, WebGLRenderer,
 } from 'three';
 import { OrbitControls } from 'three/addons/controls/OrbitControls.js';
 import { RoomEnvironment } from 'three/addons/environments/RoomEnvironment.js';
@@ -196,21 +196,21 @@ function measure(episode, links) {
     const points = pointsAt(episode, corners, frame, wanted);
     return points.length ? new Box3().setFromPoints(points) : new Box3().setFromCenterAndSize(root, new Vector3(1, 1, 1));
   });
-  const first = boxes[0].getCenter(new Vector3()), size = boxes[0].getSize(new Vector3());
+  const all = boxes.reduce((sum, box) => sum.union(box), new Box3());
+  const first = (fixed ? all : boxes[0]).getCenter(new Vector3()), size = boxes[0].getSize(new Vector3());
   const raw = roots.map((root, frame) => new Vector3(
     root.x + first.x - roots[0].x, root.y + first.y - roots[0].y, boxes[frame].getCenter(new Vector3()).z));
   const path = smooth(raw, Math.max(0.5, FOLLOW_SECONDS / episode.dt));
   const reach = (along) => {
-    const all = boxes.map(({ min, max }, frame) => Math.max(along(max, path[frame]), along(min, path[frame])));
-    return Math.max(all[0], all.toSorted((a, b) => a - b)[Math.floor(0.7 * (all.length - 1))], 1e-3);
+    const each = boxes.map(({ min, max }, frame) => Math.max(along(max, path[frame]), along(min, path[frame])));
+    return Math.max(each[0], each.toSorted((a, b) => a - b)[Math.floor(0.7 * (each.length - 1))], 1e-3);
   };
   const wide = reach((a, b) => Math.max(Math.abs(a.x - b.x), Math.abs(a.y - b.y))), tall = reach((a, b) => Math.abs(a.z - b.z));
   const radius = Math.hypot(wide, tall);
   const floors = episode.geoms.filter(isFloor).map((geom) => geom.pos[2]);
-  const lowest = Math.min(...boxes.map((box) => box.min.z));
   return {
     roots, path, wide, tall, radius, flatness: size.z / Math.max(size.x, size.y, 1e-6),
-    ground: floors.length ? Math.max(...floors) : lowest - 0.05 * radius,
+    ground: floors.length ? Math.max(...floors) : all.min.z - 0.05 * radius,
     spread: Math.max(...roots.map((root) => Math.hypot(root.x - roots[0].x, root.y - roots[0].y))),
   };
 }
@@ -261,7 +261,9 @@ function addSky(scene) {
     colour.set(SKY.horizon).lerp(new Color(SKY.zenith), height ** 0.75).toArray(colours, 3 * i);
   }
   geometry.setAttribute('color', new BufferAttribute(colours, 3));
-  const material = new MeshBasicMaterial({ vertexColors: true, side: BackSide, fog: false, depthWrite: false, toneMapped: false });
+  const material = new MeshBasicMaterial({
+    vertexColors: true, side: BackSide, fog: false, depthWrite: false, toneMapped: false,
+  });
   const sky = scene.add(new Mesh(geometry, material)).children.at(-1);
   sky.renderOrder = -1;
   return (camera) => sky.position.copy(camera.position) && sky.scale.setScalar(camera.far * 0.5);
@@ -279,8 +281,8 @@ function addLights(scene, renderer, { radius, ground }) {
   sun.shadow.mapSize.set(2048, 2048);
   sun.shadow.radius = 5;
   sun.shadow.normalBias = 0.006 * radius;
-  Object.assign(sun.shadow.camera, { near: 0.1 * radius, far: 20 * radius });
-  for (const [edge, sign] of [['left', -1], ['right', 1], ['bottom', -1], ['top', 1]]) sun.shadow.camera[edge] = 2.4 * sign * radius;
+  const half = 2.4 * radius;
+  Object.assign(sun.shadow.camera, { near: 0.1 * radius, far: 20 * radius, left: -half, right: half, bottom: -half, top: half });
   rim.position.set(0.6, 0.9, 0.5);
   scene.add(sun, sun.target, rim);
   return (centre) => {
@@ -316,7 +318,7 @@ function makeView(renderer, measures, follow) {
     const { wide, tall } = measures, half = Math.tan((camera.fov * Math.PI) / 360);
     const across = wide / (half * camera.aspect), upright = (tall * Math.cos(lift) + 0.7 * wide * Math.sin(lift)) / (half * free);
     controls.target.copy(centre);
-    camera.position.copy(centre).addScaledVector(direction, 1.08 * Math.max(across, upright) + 0.3 * wide);
+    camera.position.copy(centre).addScaledVector(direction, 1.08 * Math.max(across, upright) + 0.2 * wide);
     last.copy(centre);
     view.homing = false;
     controls.update();
@@ -511,7 +513,8 @@ let renderer;
 try {
   renderer = makeRenderer();
 } catch {
-  say('This page draws with WebGL, which this browser or device does not offer; open it in another browser or turn on hardware acceleration.');
+  say('This page draws with WebGL, which this browser or device does not offer; '
+    + 'open it in another browser or turn on hardware acceleration.');
 }
 if (renderer) {
   try {

@@ -1,0 +1,48 @@
+"""The strictest settings, for tests only: four fake devices, strict promotion, shapes and types checked at calls."""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
+
+import jax
+import optax
+import pytest
+from jaxtyping import install_import_hook
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(cache / "esrl" / "jax-tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# As in mypy, an int will do for a float.
+install_import_hook("esrl", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+def relaxed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with JAX's ordinary promotion rules."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+# Adam and its kin raise a float to an integer step count.
+optax.tree.bias_correction = relaxed(optax.tree.bias_correction)
+
+
+@pytest.fixture
+def lenient() -> Iterator[None]:
+    """JAX's ordinary promotion rules, for third-party environments that rely on them."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield

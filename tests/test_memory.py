@@ -1,0 +1,46 @@
+"""The compiled program of a generation: no tensor of members x m x n, and a bound on what it needs beside its inputs."""
+
+import math
+import re
+
+import jax
+import pytest
+from probes import Walk
+
+import esrl
+from esrl.types import seed_key
+
+
+def compiled(agent):
+    state = jax.eval_shape(agent.init, seed_key(0))
+    batch = jax.eval_shape(agent.rollout, state)
+    return jax.jit(agent.rollout).lower(state).compile(), jax.jit(agent.update).lower(state, batch).compile()
+
+
+def biggest_with(program, sides):
+    """The most numbers in any tensor of the program whose shape holds both sides of a weight matrix."""
+    most = 0
+    for shape in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", program.as_text()):
+        dims = [int(d) for d in shape.split(",")]
+        if all(dims.count(side) >= sides.count(side) for side in sides):
+            most = max(most, math.prod(dims))
+    return most
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_no_tensor_of_members_by_m_by_n_in_the_compiled_generation(rank):
+    m, n = 48, 80
+    agent = esrl.eggroll(Walk(), esrl.mlp((m, n, m), "tanh"), population=64, rank=rank, chunk=8)
+    for program in compiled(agent):
+        assert biggest_with(program, [m, n]) <= m * n
+    dense = esrl.es.evolution_strategy(
+        "dense", Walk(), esrl.mlp((m, n, m), "tanh"), esrl.noise.dense(), esrl.es.ESOptions(population=64, chunk=8)
+    )
+    assert max(biggest_with(program, [m, n]) for program in compiled(dense)) > m * n  # the test can see one
+
+
+@pytest.mark.slow
+def test_a_generation_of_brax_ant_needs_at_most_64_mib():
+    agent = esrl.eggroll("brax/ant", esrl.mlp(), population=1024)
+    for program in compiled(agent):
+        assert program.memory_analysis().temp_size_in_bytes <= 64 * 2**20
