@@ -1,12 +1,12 @@
 """esrl: reinforcement learning by evolution strategies, without backpropagation.
 
-    import esrl
+import esrl
 
-    env = esrl.make("brax/hopper")
-    agent = esrl.eggroll(env, esrl.mlp((64, 64)), population=512, rank=1)
-    for generation, state, metrics in esrl.train(agent, env_steps=1e7, seed=0, out="runs/hopper"):
-        print(generation, metrics["return_mean"])
-    print(esrl.evaluate(agent, state, episodes=128).return_mean)
+env = esrl.make("brax/hopper")
+agent = esrl.eggroll(env, esrl.mlp((64, 64)), population=512, rank=1)
+for generation, state, metrics in esrl.train(agent, env_steps=1e7, seed=0, out="runs/hopper"):
+    print(generation, metrics["return_mean"])
+print(esrl.evaluate(agent, state, episodes=128).return_mean)
 """
 
 from esrl import noise, shaping
@@ -15,7 +15,7 @@ from esrl.describe import describe
 from esrl.env import Env, check_env
 from esrl.es import eggroll
 from esrl.evaluate import Evaluation, evaluate
-from esrl.policy import gru, mlp, policy
+from esrl.networks import gru, mlp, policy
 from esrl.recipe import Recipe, load
 from esrl.registry import make
 from esrl.render import render

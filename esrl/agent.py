@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +14,7 @@ from esrl.types import Array, EsrlError, Key, PyTree, nearest
 
 Metrics = dict[str, Any]
 Options = TypeVar("Options")
+Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
 
 class Plan(NamedTuple):
@@ -37,8 +39,8 @@ class Plan(NamedTuple):
 class Agent:
     """An algorithm bound to an environment, as pure functions of its state.
 
-    A state is what the next step needs, metrics are what an observer wants. `step` is `update` after `rollout`; they are
-    apart so that an observer can time them. On JAX environments all are pure and can be jitted and vmapped.
+    A state is what the next step needs, metrics are what an observer wants. `step` is `update` after `rollout`; they
+    are apart so that an observer can time them. On JAX environments all are pure and can be jitted and vmapped.
 
     Attributes:
       name: what the command line calls it, "eggroll".
@@ -93,11 +95,27 @@ def read_options(cls: type[Options], given: dict[str, Any]) -> Options:
     return cls(**given)
 
 
+def takes_options(cls: type) -> Callable[[Constructor], Constructor]:
+    """Gives a constructor with `**options` the signature that it really has, and its docstring their meanings."""
+
+    def decorate(constructor: Constructor) -> Constructor:
+        own = [p for p in inspect.signature(constructor).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        named = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default) for f in fields(cls)]
+        constructor.__signature__ = inspect.Signature([*own, *named])  # type: ignore[attr-defined]
+        meanings = "".join(f"        {f.name}: {f.metadata['help']}.\n" for f in fields(cls))
+        marker = "      **options: by keyword:\n"
+        constructor.__doc__ = (constructor.__doc__ or "").replace(marker, marker + meanings)
+        return constructor
+
+    return decorate
+
+
 def changed_options(options: Any) -> dict[str, Any]:
     """The options that differ from their defaults, in order."""
     found = {}
     for f in fields(options):
         value = getattr(options, f.name)
-        if f.default is MISSING or value is not f.default and not (type(value) is type(f.default) and value == f.default):
+        same = value is f.default or (type(value) is type(f.default) and value == f.default)
+        if f.default is MISSING or not same:
             found[f.name] = value
     return found

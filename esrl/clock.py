@@ -10,10 +10,10 @@ _intervals: list[tuple[float, float]] = []
 _listening = False
 
 
-def _listen(event: str, duration: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     if event.startswith("/jax/core/compile/"):
         now = time.perf_counter()
-        _intervals.append((now - duration, now))
+        _intervals.append((now - duration_secs, now))
 
 
 def compile_seconds() -> float:
@@ -25,7 +25,7 @@ def compile_seconds() -> float:
     if not _listening:
         jax.monitoring.register_event_duration_secs_listener(_listen)
         _listening = True
-    total, end = 0.0, float("-inf")
+    end = float("-inf")
     merged: list[tuple[float, float]] = []
     for start, stop in sorted(_intervals):
         if start > end:
@@ -34,5 +34,4 @@ def compile_seconds() -> float:
             merged[-1] = (merged[-1][0], stop)
         end = max(end, stop)
     _intervals[:] = merged
-    total = sum(stop - start for start, stop in merged)
-    return total
+    return sum(stop - start for start, stop in merged)

@@ -52,5 +52,3 @@ def _shape(leaf: Leaf) -> str:
 
 def _kind(leaf: Leaf) -> str:
     return f"rank {leaf.rank}" if leaf.rank else "dense"
-
-

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from esrl import policy as policies
+from esrl.observations import observation_zeros, outside
 from esrl.types import Array, EsrlError, Key, PyTree, seed_key
 
 HORIZON = 1000  # steps after which an episode is cut off when the environment does not say
@@ -24,6 +24,7 @@ class Env(Protocol):
       observation_space, action_space: Gymnasium spaces.
       horizon (optional): steps after which an episode is truncated; 1000 when left out.
       name (optional): what `esrl.make` would call it.
+      fixed_start (optional): True when every episode begins in the same state; `check_env` asks otherwise.
 
     A method `render(state) -> rgb array [H, W, 3]` is optional too.
     """
@@ -93,24 +94,23 @@ def check_contract(env: Any) -> None:
     key = jax.eval_shape(lambda: seed_key(0))
     state, observation = _outputs(name, "reset(key)", "(state, observation)", env.reset, key)
     _check_observation(name, "reset", env.observation_space, observation)
-    action = policies.observation_zeros(env.action_space)
+    action = observation_zeros(env.action_space)
     what = "(state, observation, reward, terminated)"
-    after, observation, reward, terminated = _outputs(
-        name, "step(state, action, key)", what, env.step, state, action, key
-    )
+    out = _outputs(name, "step(state, action, key)", what, env.step, state, action, key)
+    after, observation, reward, terminated = out
     _check_observation(name, "step", env.observation_space, observation)
     _check_state(name, state, after)
-    if not hasattr(reward, "shape") or reward.shape != () or not jnp.issubdtype(reward.dtype, jnp.number):
-        raise EsrlError(f"{name}: step returns a reward {_say(reward)}, but it must be a number: float32 scalar")
-    if not hasattr(terminated, "shape") or terminated.shape != () or terminated.dtype != jnp.bool_:
-        raise EsrlError(f"{name}: step returns terminated as {_say(terminated)}, but it must be a bool scalar")
+    if getattr(reward, "shape", None) != () or not jnp.issubdtype(reward.dtype, jnp.number):
+        raise EsrlError(f"{name}: step returns a reward {_say(reward)}, but it must be one number, as float32[]")
+    if getattr(terminated, "shape", None) != () or terminated.dtype != jnp.bool_:
+        raise EsrlError(f"{name}: step returns terminated as {_say(terminated)}, but it must be bool[]")
 
 
 def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
     """Checks an environment by its contract and by running it with random actions.
 
     Looked at: spaces, shapes, types; that observations lie in their space, rewards are finite, the same key gives the
-    same episode, and different keys give different first states.
+    same episode, and different keys give different first states (unless the environment sets `fixed_start`).
 
     Args:
       env: a JAX environment, or a host one from `esrl.make`.
@@ -127,15 +127,35 @@ def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
         _check_device(env, steps, seed)
 
 
+# ---- running it -----------------------------------------------------------------------------------------------------
+
+
 def _check_device(env: Any, steps: int, seed: int) -> None:
-    name = name_of(env)
-    action = policies.observation_zeros(env.action_space)
+    keys = [jax.random.fold_in(seed_key(seed), i) for i in range(8)]
+    play = _player(env, min(steps, horizon_of(env)), seed)
+    played = [jax.device_get(play(key)) for key in keys]
+    for _, first, seen, rewards, live in played:
+        length = int(np.sum(live))
+        observations = [first, *[jax.tree.map(lambda x, i=i: x[i], seen) for i in range(length - 1)]]
+        for t, (observation, reward) in enumerate(zip(observations, rewards, strict=False)):
+            _check_step(name_of(env), env.observation_space, observation, reward, t)
+    if not _same(played[0], jax.device_get(play(keys[0]))):
+        raise EsrlError(f"{name_of(env)}: the same key gave two different episodes; use no randomness but the key's")
+    if not getattr(env, "fixed_start", False) and all(_same(played[0][0], other[0]) for other in played[1:]):
+        raise EsrlError(
+            f"{name_of(env)}: eight keys gave the same first state; let reset(key) use its key, or set fixed_start = True"
+        )
+
+
+def _player(env: Any, steps: int, seed: int) -> Callable[[Key], tuple[PyTree, ...]]:
+    """`play(key) -> (first state, first observation, observations, rewards, live)` of an episode of random actions."""
     env.action_space.seed(seed)
-    samples = [env.action_space.sample() for _ in range(min(steps, horizon_of(env)))]
-    actions = jax.tree.map(lambda like, *xs: jnp.asarray(np.stack(xs), like.dtype), action, *samples)
+    samples = [env.action_space.sample() for _ in range(steps)]
+    like = observation_zeros(env.action_space)
+    actions = jax.tree.map(lambda x, *xs: jnp.asarray(np.stack(xs), x.dtype), like, *samples)
 
     @jax.jit
-    def play(key: Key) -> tuple[PyTree, PyTree, Array, Array]:
+    def play(key: Key) -> tuple[PyTree, ...]:
         state, first = env.reset(key)
 
         def body(carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
@@ -144,57 +164,59 @@ def _check_device(env: Any, steps: int, seed: int) -> None:
             state, obs, reward, terminated = env.step(state, action, jax.random.fold_in(key, t))
             return (state, live & ~terminated), (obs, jnp.asarray(reward, jnp.float32), live)
 
-        times = jnp.arange(len(samples), dtype=jnp.uint32)
+        times = jnp.arange(steps, dtype=jnp.uint32)
         _, (seen, rewards, live) = jax.lax.scan(body, (state, jnp.bool_(True)), (actions, times))
-        return first, seen, rewards, live
+        return jax.tree.map(_plain, state), first, seen, rewards, live
 
-    keys = [jax.random.fold_in(seed_key(seed), i) for i in range(8)]
-    played = [jax.device_get(play(key)) for key in keys]
-    again = jax.device_get(play(keys[0]))
-    for first, seen, rewards, live in played:
-        length = int(np.sum(live))
-        observations = [first, *[jax.tree.map(lambda x, i=i: x[i], seen) for i in range(length - 1)]]
-        for t, observation in enumerate(observations):
-            problem = _outside(env.observation_space, observation)
-            if problem:
-                raise EsrlError(f"{name}: the observation after {t} steps {problem}")
-        bad = np.flatnonzero(~np.isfinite(rewards[:length]))
-        if bad.size:
-            raise EsrlError(f"{name}: the reward of step {bad[0] + 1} is {rewards[bad[0]]}; rewards must be finite")
-    if any(
-        not np.array_equal(a, b, equal_nan=True) for a, b in zip(*map(jax.tree.leaves, (played[0], again)), strict=True)
-    ):
-        raise EsrlError(
-            f"{name}: the same key and actions gave two different episodes; use no randomness but the key's"
-        )
-    if getattr(env, "fixed_start", False):
-        return
-    firsts = [jax.tree.leaves(jax.device_get(jax.jit(env.reset)(key))) for key in keys]
-    if all(all(np.array_equal(a, b) for a, b in zip(firsts[0], other, strict=True)) for other in firsts[1:]):
-        raise EsrlError(
-            f"{name}: eight keys gave the same first state; let reset(key) use its key, or set fixed_start = True"
-        )
+    return play
 
 
 def _check_host(env: HostEnv, steps: int, seed: int) -> None:
     one = env.make_one()
+    call = "reset"
     try:
         env.action_space.seed(seed)
         observation, _ = one.reset(seed=seed)
         for t in range(min(steps, env.horizon)):
-            problem = _outside(env.observation_space, observation)
-            if problem:
-                raise EsrlError(f"{env.name}: the observation after {t} steps {problem}")
-            try:
-                observation, reward, terminated, truncated, _ = one.step(env.action_space.sample())
-            except Exception as error:
-                raise EsrlError(f"{env.name}: step {t + 1} raised {type(error).__name__}: {error}") from error
-            if not np.isfinite(float(reward)):
-                raise EsrlError(f"{env.name}: the reward of step {t + 1} is {reward}; rewards must be finite")
+            seen, call = observation, f"step {t + 1}"
+            observation, reward, terminated, truncated, _ = one.step(env.action_space.sample())
+            _check_step(env.name, env.observation_space, seen, reward, t)
+            if np.shape(terminated) or np.shape(truncated):
+                raise EsrlError(
+                    f"{env.name}: {call} returns an array as terminated or truncated; each must be one bool"
+                )
             if terminated or truncated:
+                call = "reset"
                 observation, _ = one.reset()
+    except EsrlError:
+        raise
+    except Exception as error:
+        raise EsrlError(f"{env.name}: {call} raised {_reason(error)}") from error
     finally:
         one.close()
+
+
+def _check_step(name: str, space: spaces.Space, observation: PyTree, reward: Any, t: int) -> None:
+    problem = outside(space, observation)
+    if problem:
+        raise EsrlError(f"{name}: the observation after {t} steps {problem}")
+    if np.shape(reward) != ():
+        raise EsrlError(f"{name}: the reward of step {t + 1} has shape {np.shape(reward)}, but must be one number")
+    if not np.isfinite(float(reward)):
+        raise EsrlError(f"{name}: the reward of step {t + 1} is {float(reward)}; rewards must be finite")
+
+
+def _plain(x: Any) -> Any:
+    """Random keys as the numbers that they hold."""
+    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+def _same(a: PyTree, b: PyTree) -> bool:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.inexact)) for x, y in pairs)
+
+
+# ---- tracing it -----------------------------------------------------------------------------------------------------
 
 
 def _say(x: Any) -> str:
@@ -203,13 +225,16 @@ def _say(x: Any) -> str:
     return f"a {type(x).__name__}"
 
 
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def _outputs(name: str, call: str, what: str, fn: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
     try:
         out = jax.eval_shape(fn, *args)
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        raise EsrlError(f"{name}: {call} cannot be traced by JAX: {reason}") from error
+        raise EsrlError(f"{name}: {call} cannot be traced by JAX: {_reason(error)}") from error
     number = what.count(",") + 1
     if not isinstance(out, tuple) or len(out) != number:
         given = f"{len(out)} values" if isinstance(out, tuple) else f"a {type(out).__name__}"
@@ -218,12 +243,11 @@ def _outputs(name: str, call: str, what: str, fn: Callable[..., Any], *args: Any
 
 
 def _check_observation(name: str, where: str, space: spaces.Space, given: PyTree) -> None:
-    needed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), policies.observation_zeros(space))
+    needed = observation_zeros(space)
     if jax.tree.structure(needed) != jax.tree.structure(given):
         raise EsrlError(f"{name}: {where} gives an observation whose structure is not that of its space {space}")
     for want, got in zip(jax.tree.leaves(needed), jax.tree.leaves(given), strict=True):
-        same_kind = jnp.issubdtype(want.dtype, jnp.floating) == jnp.issubdtype(got.dtype, jnp.floating)
-        if want.shape != got.shape or not same_kind:
+        if (want.shape, want.dtype) != (got.shape, got.dtype):
             raise EsrlError(f"{name}: {where} gives an observation {_say(got)}, but its space needs {_say(want)}")
 
 
@@ -237,22 +261,3 @@ def _check_state(name: str, before: PyTree, after: PyTree) -> None:
             raise EsrlError(
                 f"{name}: step turns {where} of its state from {_say(want)} into {_say(got)}; keep it as it is"
             )
-
-
-def _outside(space: spaces.Space, observation: PyTree) -> str:
-    """What is wrong with an observation, or an empty string."""
-    if isinstance(space, spaces.Dict):
-        return next(filter(None, (_outside(sub, observation[name]) for name, sub in space.spaces.items())), "")
-    if isinstance(space, spaces.Tuple):
-        return next(filter(None, (_outside(s, o) for s, o in zip(space.spaces, observation, strict=True))), "")
-    value = np.asarray(observation)
-    if value.shape != space.shape:
-        return f"has shape {value.shape}, but its space {space} needs {space.shape}"
-    if np.issubdtype(value.dtype, np.floating) and not np.all(np.isfinite(value)):
-        return "has an entry that is not finite"
-    if isinstance(space, spaces.Box):
-        slack = 1e-4 * (1 + np.abs(value.astype(np.float64)))
-        if np.any(value < space.low - slack) or np.any(value > space.high + slack):
-            return f"lies outside its space {space}"
-        return ""
-    return "" if space.contains(value.astype(space.dtype)) else f"lies outside its space {space}"

@@ -15,20 +15,20 @@ from esrl.types import Array, PyTree
 
 
 class Moments(NamedTuple):
-    """`count` (float32, observations seen), and per observation leaf `mean` and `m2` (sum of squared deviations).
+    """`seen` (float32, how many), and per observation leaf `mean` and `m2` (sum of squared deviations).
 
     Leaves that are not normalised (integers, images) are None in `mean` and `m2`.
     """
 
-    count: Array
+    seen: Array
     mean: PyTree
     m2: PyTree
 
 
 class Sums(NamedTuple):
-    """Over live steps, relative to the frozen mean: `count`, sum of `x - mean`, sum of `(x - mean)^2`."""
+    """Over live steps, relative to the frozen mean: `seen` (how many), sum of `x - mean`, sum of `(x - mean)^2`."""
 
-    count: Array
+    seen: Array
     first: PyTree
     second: PyTree
 
@@ -39,14 +39,18 @@ def init(observation: PyTree, floats: PyTree) -> Moments:
     return Moments(jnp.float32(0), zeros, zeros)
 
 
-def zero_sums(moments: Moments) -> Sums:
-    """Sums of no observation, shaped as the moments are."""
+def zero_sums(moments: Moments | None) -> Sums | None:
+    """Sums of no observation, shaped as the moments are; None for None."""
+    if moments is None:
+        return None
     zeros = jax.tree.map(jnp.zeros_like, moments.mean)
     return Sums(jnp.float32(0), zeros, zeros)
 
 
-def accumulate(sums: Sums, moments: Moments, observations: PyTree, live: Array) -> Sums:
+def accumulate(sums: Sums | None, moments: Moments | None, observations: PyTree, live: Array) -> Sums | None:
     """Adds observations [L, ...] of the lanes that are live [L]; a lane with a non-finite observation is left out."""
+    if sums is None or moments is None:
+        return None
     picked = _picked(moments, observations)
     for x in jax.tree.leaves(picked):
         live = live & jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
@@ -57,15 +61,17 @@ def accumulate(sums: Sums, moments: Moments, observations: PyTree, live: Array) 
 
     d = jax.tree.map(deviation, picked, moments.mean)
     return Sums(
-        sums.count + jnp.sum(live.astype(jnp.float32)),
+        sums.seen + jnp.sum(live.astype(jnp.float32)),
         jax.tree.map(lambda s, x: s + jnp.sum(x, axis=0), sums.first, d),
         jax.tree.map(lambda s, x: s + jnp.sum(x * x, axis=0), sums.second, d),
     )
 
 
-def merge(moments: Moments, sums: Sums) -> Moments:
-    """The moments of everything seen so far."""
-    total = moments.count + sums.count
+def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
+    """The moments of everything seen so far; None for None."""
+    if moments is None or sums is None:
+        return None
+    total = moments.seen + sums.seen
     safe = jnp.maximum(total, 1.0)
 
     def mean(old: Array, first: Array) -> Array:
@@ -81,15 +87,17 @@ def merge(moments: Moments, sums: Sums) -> Moments:
     )
 
 
-def normalise(moments: Moments, observation: PyTree, clip: float = 10.0) -> PyTree:
+def normalise(moments: Moments | None, observation: PyTree, clip: float = 10.0) -> PyTree:
     """`(x - mean) / std`, clipped to +-clip, for the leaves that have moments; unchanged before anything was seen."""
+    if moments is None:
+        return observation
 
     def one(x: Any, mean: Array | None, m2: Array | None) -> Any:
         if mean is None or m2 is None:
             return x
-        seen = moments.count > 0
-        std = jnp.sqrt(m2 / jnp.maximum(moments.count, 1.0) + 1e-8)
-        return jnp.where(seen, jnp.clip((x - mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
+        known = moments.seen > 0
+        std = jnp.sqrt(m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
+        return jnp.where(known, jnp.clip((x - mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
 
     return jax.tree.map(one, observation, _as(observation, moments.mean), _as(observation, moments.m2))
 

@@ -136,8 +136,8 @@ def low_rank(rank: int = 1, thin: float | None = None) -> Noise:
 def sample(key: Key, leaves: Sequence[Leaf], pairs: Array) -> list[LowRank | Dense]:
     """Noise of the pairs with ids `pairs` [P], one entry for each leaf.
 
-    A pair's numbers are one draw from its own key, and each leaf has its place in it. So a number depends on (key, pair,
-    leaf) alone, and neither chunks nor devices change it; and there is one generator to compile, not one for each leaf.
+    A pair's numbers are one draw from its own key, and each leaf has its place in it. So a number depends on (key,
+    pair, leaf) alone, neither chunks nor devices change it, and there is one generator to compile for all leaves.
     """
     keys = jax.vmap(lambda pair: jax.random.fold_in(key, pair))(pairs)
     flat = jax.vmap(lambda k: jax.random.normal(k, (sum(leaf.floats for leaf in leaves),)))(keys)
@@ -179,7 +179,7 @@ def contract(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequence[Le
 
 
 def perturb(params: PyTree, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf], scale: Any) -> PyTree:
-    """`params + scale * E_p` for every pair: leaves of shape [P, *shape]. The dense form, for oracles and inspection."""
+    """`params + scale * E_p` for every pair, leaves [P, *shape]: the dense form, for oracles and inspection."""
 
     def one(w: Array, e: LowRank | Dense, leaf: Leaf) -> Array:
         if isinstance(e, Dense):

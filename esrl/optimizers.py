@@ -41,7 +41,7 @@ def make_optimizer(
             raise EsrlError(f"unknown optimizer {optimizer!r}{nearest(optimizer, NAMES)}")
         constructor = getattr(optax, optimizer)
         takes = inspect.signature(constructor).parameters
-        given = {}
+        given: dict[str, float | None] = {}
         if momentum is not None:
             name = "momentum" if "momentum" in takes else "b1"
             if name not in takes:

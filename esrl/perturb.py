@@ -1,12 +1,12 @@
 """The perturbed forward pass of any network, unmodified (level 1).
 
-A network is a pure function of (params, inputs) for one lane. It is traced to a jaxpr, and the jaxpr is evaluated for a
-whole population: every lane shares the parameters, and each operation that consumes a perturbed parameter gets a rule,
+A network is a pure function of (params, inputs) for one lane. It is traced to a jaxpr, and the jaxpr is evaluated for
+a whole population: every lane shares the parameters, and each operation that consumes a perturbed parameter gets a rule
 
     x @ (W + sigma E) = x @ W + (sigma / sqrt(R)) ((x A) B^T)        (arXiv 2511.16652, section 4)
 
-so that one product shared by all lanes and a thin correction take the place of a weight matrix for each member. What has
-no such rule is perturbed densely. `classify` finds out which is which before training; nothing is decided while running.
+so that one product shared by all lanes and a thin correction take the place of a weight matrix for each member. What
+has no such rule is perturbed densely. `esrl.classify` finds out which is which before training starts.
 
 Lanes are flat and ordered [P, S, E]: pairs, signs, episodes.
 """
@@ -21,135 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
+from esrl.classify import call_body, matrix_rows
 from esrl.noise import Dense, Leaf, LowRank
 from esrl.types import Array, PyTree
-
-_INLINE = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # where call-like primitives (jit, remat, custom_jvp) keep their body
-
-
-def _body(eqn: Any) -> Any | None:
-    """The closed body of a call-like equation that can be evaluated in place, else None."""
-    if eqn.primitive.name in ("scan", "while", "cond"):
-        return None
-    for name in _INLINE:
-        body = eqn.params.get(name)
-        if body is None:
-            continue
-        closed = body if hasattr(body, "consts") else jex.ClosedJaxpr(body, ())
-        if len(closed.jaxpr.invars) == len(eqn.invars):
-            return closed
-    return None
-
-
-# ---- which parameters can be low-rank -------------------------------------------------------------------------------
-
-
-class _Use(NamedTuple):
-    """One use of a parameter: the dimensions on the m side, or None and the operation that has no low-rank rule."""
-
-    rows: tuple[int, ...] | None
-    operation: str
-
-
-def classify(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> tuple[Leaf, ...]:
-    """How the network uses each parameter: what can be low-rank, and why the rest cannot.
-
-    Args:
-      fn: `fn(params, *inputs)`, for one lane.
-      params: its parameters, or their shapes.
-      inputs: arrays or shapes of one lane's inputs.
-
-    Returns:
-      One `Leaf` for each leaf of `params`, in `jax.tree.leaves` order.
-    """
-    jaxpr = jax.make_jaxpr(fn)(params, *inputs).jaxpr
-    named = jax.tree_util.tree_flatten_with_path(params)[0]
-    uses: list[list[_Use]] = [[] for _ in named]
-    tracked = {var: (i, tuple(range(len(var.aval.shape)))) for i, var in enumerate(jaxpr.invars[: len(named)])}
-    _collect(jaxpr, tracked, uses)
-    return tuple(
-        _decide("/".join(_key(k) for k in path), tuple(leaf.shape), found)
-        for (path, leaf), found in zip(named, uses, strict=True)
-    )
-
-
-def _key(entry: Any) -> str:
-    return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
-
-
-def _collect(jaxpr: Any, tracked: dict[Any, tuple[int, tuple[int, ...]]], uses: list[list[_Use]]) -> None:
-    """Walks a jaxpr; `tracked` maps a variable to (parameter, which of its dimensions each dimension is)."""
-    for eqn in jaxpr.eqns:
-        held = [(k, tracked[v]) for k, v in enumerate(eqn.invars) if not isinstance(v, jex.Literal) and v in tracked]
-        if not held:
-            continue
-        name, body = eqn.primitive.name, _body(eqn)
-        if name == "scan":
-            n = eqn.params["num_consts"]
-            inner = eqn.params["jaxpr"].jaxpr
-            _collect(inner, {inner.invars[k]: where for k, where in held if k < n}, uses)
-            for k, (leaf, _) in held:
-                if k >= n:
-                    uses[leaf].append(_Use(None, "scan, as a carry or a slice"))
-        elif body is not None:
-            inside = {body.jaxpr.invars[k]: where for k, where in held}
-            _collect(body.jaxpr, inside, uses)
-            for inner_var, outer in zip(body.jaxpr.outvars, eqn.outvars, strict=True):
-                if not isinstance(inner_var, jex.Literal) and inner_var in inside:
-                    tracked[outer] = inside[inner_var]
-        elif name == "convert_element_type":
-            tracked[eqn.outvars[0]] = held[0][1]
-        elif name == "transpose":
-            leaf, dims = held[0][1]
-            tracked[eqn.outvars[0]] = (leaf, tuple(dims[d] for d in eqn.params["permutation"]))
-        else:
-            for k, (leaf, dims) in held:
-                rows = None if len(held) > 1 else _rows(eqn, k)
-                uses[leaf].append(_Use(None if rows is None else tuple(sorted(dims[d] for d in rows)), name))
-    for var in jaxpr.outvars:
-        if not isinstance(var, jex.Literal) and var in tracked and var not in jaxpr.invars:
-            uses[tracked[var][0]].append(_Use(None, "the output itself"))
-
-
-def _rows(eqn: Any, k: int) -> tuple[int, ...] | None:
-    """The m side's dimensions when operand k of this equation is a weight with a low-rank rule, else None."""
-    name, params = eqn.primitive.name, eqn.params
-    if name == "dot_general":
-        contract, batch = params["dimension_numbers"]
-        return None if batch[k] else tuple(contract[k])
-    if name == "conv_general_dilated" and k == 1:
-        if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
-            return None
-        out = params["dimension_numbers"].rhs_spec[0]
-        return tuple(d for d in range(len(eqn.invars[1].aval.shape)) if d != out)
-    if name == "gather" and k == 0:
-        numbers, sizes, shape = params["dimension_numbers"], params["slice_sizes"], eqn.invars[0].aval.shape
-        rows_only = tuple(numbers.start_index_map) == (0,) == tuple(numbers.collapsed_slice_dims)
-        whole = len(shape) == 2 and sizes[1] == shape[1] and not numbers.operand_batching_dims
-        return (0,) if rows_only and whole else None
-    return None
-
-
-def _decide(path: str, shape: tuple[int, ...], uses: Sequence[_Use]) -> Leaf:
-    if len(shape) < 2:
-        return Leaf(path, shape, None, "not a matrix")
-    if not uses:
-        return Leaf(path, shape, None, "not used by the network")
-    for use in uses:
-        if use.rows is None:
-            return Leaf(path, shape, None, f"no low-rank rule for its use in {use.operation}")
-    rows = uses[0].rows or ()
-    others = tuple(d for d in range(len(shape)) if d not in rows)
-    if not rows or not others:
-        return Leaf(path, shape, None, "contracted whole, so not used as a matrix")
-    if any(use.rows not in (rows, others) for use in uses):
-        return Leaf(path, shape, None, "used as matrices of different shapes")
-    if any(use.rows != rows and use.operation != "dot_general" for use in uses):
-        return Leaf(path, shape, None, "used both ways round by an operation with one low-rank direction")
-    return Leaf(path, shape, rows, "used by " + ", ".join(sorted({use.operation for use in uses})))
-
-
-# ---- evaluating a population ----------------------------------------------------------------------------------------
 
 
 class _Lanes(NamedTuple):
@@ -174,8 +48,8 @@ class _Batched(NamedTuple):
 class _Weight(NamedTuple):
     """A perturbed parameter: its shared value, and the perturbation of each pair.
 
-    For low rank, `a` [P, *dims a_dims of value, R] and `b` [P, *dims b_dims, R]; for dense noise `a` is [P, *value.shape]
-    and `b` is None.
+    For low rank, `a` [P, *dims a_dims of value, R] and `b` [P, *dims b_dims, R]; for dense noise `a` has the shape
+    [P, *value.shape] and `b` is None.
     """
 
     value: Array
@@ -227,7 +101,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], lanes: _La
 
     for eqn in jaxpr.eqns:
         values = [read(v) for v in eqn.invars]
-        body = _body(eqn)
+        body = call_body(eqn)
         if body is not None:
             out = _evaluate(body.jaxpr, body.consts, values, lanes)
         elif any(isinstance(v, _Weight) for v in values):
@@ -266,7 +140,7 @@ def _consume(eqn: Any, values: list[Any], lanes: _Lanes) -> list[Any]:
         return [_transpose(weight, eqn.params["permutation"])]
     if name == "scan":
         return _scan(eqn, values, lanes)
-    if len(held) == 1 and _rows(eqn, k) is not None:
+    if len(held) == 1 and matrix_rows(eqn, k) is not None:
         rule = {"dot_general": _dot, "conv_general_dilated": _conv, "gather": _gather}[name]
         base = _plain(eqn, [v.value if isinstance(v, _Weight) else v for v in values])[0]
         if weight.b is not None or name == "dot_general":

@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl
 
 import gymnasium
 
-from esrl.env import HostEnv, check_contract, check_env
+from esrl.adapters._names import with_options
+from esrl.env import HORIZON, HostEnv, check_contract, check_env
 from esrl.runtime import configure
 from esrl.types import EsrlError, nearest
 
@@ -46,7 +47,7 @@ def make(env: Any, **options: Any) -> Any:
     options = {**{key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}, **options}
     path, colon, _ = name.rpartition(":")
     if colon and path.endswith(".py"):
-        made = _from_object(load_attribute(name), env, options)
+        made = _from_object(load_attribute(name), with_options(name, options), options)
         check_env(made)
         return made
     if name.endswith(".py"):
@@ -54,7 +55,10 @@ def make(env: Any, **options: Any) -> Any:
     suite, _, rest = name.partition("/")
     if suite not in SUITES or not rest:
         raise EsrlError(f"unknown environment {name!r}{_near_names(name)}")
-    return _gymnasium(rest, options) if suite == "gymnasium" else _suite(suite).make(rest, **options)
+    made = _gymnasium(rest, options) if suite == "gymnasium" else _suite(suite).make(rest, **options)
+    if isinstance(made, HostEnv):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
+        check_env(made)
+    return made
 
 
 def names() -> dict[str, list[str] | str]:
@@ -171,7 +175,7 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
     if options:
         raise EsrlError(f"options {options} were given for an environment that is already made")
     if isinstance(env, FuncEnv):
-        return functional.FunctionalEnv(env, name, getattr(env, "horizon", 1000))
+        return functional.FunctionalEnv(env, name, getattr(env, "horizon", HORIZON), getattr(env, "fixed_start", False))
     if not getattr(env, "name", None):
         try:
             env.name = name

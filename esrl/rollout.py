@@ -29,9 +29,9 @@ class Episodes(NamedTuple):
 
     Attributes:
       returns: [P, S, E] sum of raw rewards.
-      shaped: [P, S, E] sum of transformed rewards (the same array when there is no transform).
+      shaped: [P, S, E] sum of transformed rewards, the same array when there is no transform.
       lengths: [P, S, E] int32, live steps.
-      sums: of live observations, or None without normalisation.
+      sums: of live observations, or None when they are not summed.
       steps: int32, steps that every lane was stepped, live or not.
     """
 
@@ -46,8 +46,8 @@ class Runner(NamedTuple):
     """Plays episodes.
 
     Attributes:
-      episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`. `act(context, observations, carries,
-        keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the start; `moments` says which
+      episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`. `act(context,
+        observations, carries, keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the start; `moments` says which
         observations to sum, or is None. Lanes with equal keys see the same world and the same action noise.
       jittable: whether `episodes` is pure JAX; else it steps Python environments and must not be traced.
     """
@@ -102,7 +102,7 @@ def _device(env: Any, transform: Transform | None) -> Callable[..., Episodes]:
 
         def step(c: _Lanes) -> _Lanes:
             both = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, c.time + 1)))(flat)
-            sums = None if moments is None else moment.accumulate(c.sums, moments, c.observation, c.live)
+            sums = moment.accumulate(c.sums, moments, c.observation, c.live)
             actions, carry = act(context, c.observation, c.carry, both[:, 0])
             state, observation, reward, terminated = jax.vmap(env.step)(c.state, actions, both[:, 1])
             totals = _tally(c.live, reward.astype(jnp.float32), c.totals, transform)
@@ -115,7 +115,7 @@ def _device(env: Any, transform: Transform | None) -> Callable[..., Episodes]:
             _start(carry, lanes),
             jnp.ones(lanes, bool),
             (zeros, zeros, jnp.zeros(lanes, jnp.int32)),
-            None if moments is None else moment.zero_sums(moments),
+            moment.zero_sums(moments),
         )
         last = jax.lax.while_loop(going, step, first)
         returns, shaped, lengths = (x.reshape(keys.shape) for x in last.totals)
@@ -135,7 +135,7 @@ def _decide(act: Act) -> Callable[..., Any]:
         context: PyTree, obs: PyTree, carry: PyTree, keys: Key, time: Array, live: Array, moments: PyTree, sums: PyTree
     ) -> tuple[Array, PyTree, PyTree]:
         now = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, time + 1))[0])(keys)
-        sums = None if moments is None else moment.accumulate(sums, moments, obs, live)
+        sums = moment.accumulate(sums, moments, obs, live)
         actions, carry = act(context, obs, carry, now)
         return actions, carry, sums
 
@@ -160,13 +160,11 @@ def _host(env: HostEnv, transform: Transform | None) -> Callable[..., Episodes]:
         shaped = np.zeros(live.shape, np.float64)
         lengths = np.zeros(live.shape, np.int32)
         carries = _start(carry, flat.shape[0])
-        sums = None if moments is None else moment.zero_sums(moments)
+        sums = moment.zero_sums(moments)
         time = 0
         while time < env.horizon and live.any():
             observation = jax.tree.map(_narrow, observation)
-            actions, carries, sums = decide(
-                context, observation, carries, flat, np.int32(time), live, moments, sums
-            )
+            actions, carries, sums = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
             observation, reward, ended = lanes.step(jax.device_get(actions))
             returns += np.where(live, reward, 0.0)
             if transform is not None:
@@ -186,5 +184,3 @@ def _narrow(x: Any) -> np.ndarray:
     """NumPy's 64-bit arrays as JAX's 32-bit ones."""
     x = np.asarray(x)
     return x.astype(jax.dtypes.canonicalize_dtype(x.dtype)) if x.dtype.itemsize == 8 else x
-
-

@@ -90,8 +90,6 @@ def iota(pairs: int) -> Array:
     return jnp.arange(pairs, dtype=jnp.uint32)
 
 
-
-
 def one_device() -> Mesh:
     """The first local device alone."""
     return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))

@@ -1,4 +1,4 @@
-"""Training: a loop over generations that logs, scores, saves and resumes; it knows nothing of the algorithm (level 5)."""
+"""Training: a loop over generations that logs, scores, saves and resumes, whatever the algorithm (level 5)."""
 
 from __future__ import annotations
 
@@ -104,10 +104,10 @@ class Training:
 
     def run(self) -> Result:
         """Trains to the end of the budget."""
-        state, metrics = None, {}
-        for _, state, metrics in self:
+        last: tuple[int, Any, Metrics] = (0, None, {})
+        for last in self:  # noqa: B007
             pass
-        return Result(state, metrics, self.folder.path if self.folder else None)
+        return Result(last[1], last[2], self.folder.path if self.folder else None)
 
     def __iter__(self) -> Iterator[tuple[int, Any, Metrics]]:
         if self._started:

@@ -9,7 +9,8 @@ from jax.sharding import Mesh
 from probes import ActionDependsOnObservation, ActionMatters, Broken, Constant, Delayed, Memory, Target, Walk
 
 import esrl
-from esrl import EsrlError, es, sharding
+from esrl import EsrlError, sharding
+from esrl.es_options import EggrollOptions
 from esrl.optimizers import make_optimizer
 from esrl.types import Count, count, count_add, count_sum, seed_key
 
@@ -181,15 +182,15 @@ def test_reward_offset_changes_fitness_and_not_the_return():
 def test_observation_moments_are_those_of_the_live_observations():
     class Recorded(Walk):
         def step(self, state, action, key):
-            state, observation, reward, terminated = super().step(state, action, key)
+            state, observation, _, terminated = super().step(state, action, key)
             return state, observation, observation[0], terminated
 
     agent = esrl.eggroll(Recorded(), TINY, population=64, episodes_per_member=4)
     state, _ = run(agent, 1)
     played = agent.rollout(agent.init(seed_key(0)))
-    assert float(state.moments.count) == float(np.sum(played.lengths))
+    assert float(state.moments.seen) == float(np.sum(played.lengths))
     starts = 0.5**2 / 3  # variance of a uniform start in [-0.5, 0.5] is 1/12; the walk only widens it
-    variance = float(state.moments.m2[0] / state.moments.count)
+    variance = float(state.moments.m2[0] / state.moments.seen)
     assert starts / 4 < variance < 1
 
 
@@ -202,7 +203,12 @@ LEARN = {
     "sampled": (ActionDependsOnObservation, TINY, 1.0, {"deterministic": False}),
     "sampled continuous": (Target, TINY, -0.6, {"deterministic": False}),
     "leave one out": (ActionDependsOnObservation, TINY, 1.0, {"antithetic": False, "shaping": "leave_one_out"}),
-    "paper scale": (ActionDependsOnObservation, TINY, 1.0, {"step_scale": "paper", "optimizer": "sgd", "learning_rate": 1.0}),
+    "paper scale": (
+        ActionDependsOnObservation,
+        TINY,
+        1.0,
+        {"step_scale": "paper", "optimizer": "sgd", "learning_rate": 1.0},
+    ),
 }
 
 
@@ -250,4 +256,4 @@ def test_optimizer_takes_any_optax_transformation():
     np.testing.assert_allclose(metrics["learning_rate"], 1.0)
     assert 0 < metrics["update_norm"] < 1
     assert make_optimizer("sgd", momentum=0.9)
-    assert es.EggrollOptions().rank == 1
+    assert EggrollOptions().rank == 1

@@ -1,4 +1,4 @@
-"""The compiled program of a generation: no tensor of members x m x n, and a bound on what it needs beside its inputs."""
+"""The compiled program of a generation: no tensor of members x m x n, and a bound on its temporary memory."""
 
 import math
 import re
@@ -8,6 +8,8 @@ import pytest
 from probes import Walk
 
 import esrl
+from esrl.es import evolution_strategy
+from esrl.es_options import ESOptions
 from esrl.types import seed_key
 
 
@@ -33,8 +35,8 @@ def test_no_tensor_of_members_by_m_by_n_in_the_compiled_generation(rank):
     agent = esrl.eggroll(Walk(), esrl.mlp((m, n, m), "tanh"), population=64, rank=rank, chunk=8)
     for program in compiled(agent):
         assert biggest_with(program, [m, n]) <= m * n
-    dense = esrl.es.evolution_strategy(
-        "dense", Walk(), esrl.mlp((m, n, m), "tanh"), esrl.noise.dense(), esrl.es.ESOptions(population=64, chunk=8)
+    dense = evolution_strategy(
+        "dense", Walk(), esrl.mlp((m, n, m), "tanh"), esrl.noise.dense(), ESOptions(population=64, chunk=8)
     )
     assert max(biggest_with(program, [m, n]) for program in compiled(dense)) > m * n  # the test can see one
 

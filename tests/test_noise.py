@@ -39,7 +39,9 @@ def test_rank_of_a_perturbation_is_the_rank():
         assert [int(np.linalg.matrix_rank(np.asarray(e), tol=1e-4)) for e in full] == [rank] * 4
 
 
-@pytest.mark.parametrize("space", [noise.dense(), noise.low_rank(1), noise.low_rank(3)], ids=["dense", "rank1", "rank3"])
+@pytest.mark.parametrize(
+    "space", [noise.dense(), noise.low_rank(1), noise.low_rank(3)], ids=["dense", "rank1", "rank3"]
+)
 def test_contraction_is_the_explicit_sum_and_not_the_product_of_sums(space):
     leaves = space.plan(LEAVES)
     eps = space.sample(seed_key(3), leaves, jnp.arange(16))
@@ -66,7 +68,9 @@ def test_error_of_the_estimate_on_a_linear_fitness_is_what_theory_says(rank):
     standard_error = errors.std() / np.sqrt(count)
     assert abs(errors.mean() - theory) < 4 * standard_error
     assert np.isclose(noise.excess_variance(m, n), 2 * (m + n + 1) / (m * n + 1))
-    np.testing.assert_allclose(np.asarray(noise.contract(fitness / count, noise.sample(seed_key(8), (leaf,), jnp.arange(count)), (leaf,))[0]), goal, atol=6 * np.sqrt(theory / count))
+    eps = noise.sample(seed_key(8), (leaf,), jnp.arange(count))
+    estimate = noise.contract(fitness / count, eps, (leaf,))[0]
+    assert np.linalg.norm(estimate - goal) < 2 * np.linalg.norm(goal) * np.sqrt(theory / count)
 
 
 def test_noise_is_a_function_of_key_and_pair_alone():
@@ -84,7 +88,8 @@ def test_noise_is_a_function_of_key_and_pair_alone():
 def test_pairs_are_independent_of_each_other():
     space = noise.low_rank(1)
     leaves = space.plan(LEAVES)
-    eps = np.concatenate([np.asarray(x).reshape(4000, -1) for x in jax.tree.leaves(space.sample(seed_key(2), leaves, jnp.arange(4000)))], 1)
+    drawn = jax.tree.leaves(space.sample(seed_key(2), leaves, jnp.arange(4000)))
+    eps = np.concatenate([np.asarray(x).reshape(4000, -1) for x in drawn], 1)
     neighbours = (eps[:-1] * eps[1:]).mean(0)
     assert np.abs(neighbours).max() < 5 / np.sqrt(4000)
 

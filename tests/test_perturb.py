@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from esrl import noise, perturb
+from esrl.classify import classify
 from esrl.types import seed_key
 
 P, S, E = 3, 2, 2
@@ -56,7 +57,10 @@ def functional():
         "left": (6, 5), "right": (4, 6), "twice": (4, 4), "heads": (4, 2, 3), "layers": (2, 6, 6),
         "held": (6, 6), "bias": (6,), "table": (7, 6), "scale": (), "unused": (3, 3),
     }  # fmt: skip
-    params = {k: 0.5 * jax.random.normal(jax.random.fold_in(seed_key(0), i), s) for i, (k, s) in enumerate(shapes.items())}
+    keys = jax.random.split(seed_key(0), len(shapes))
+    params = {
+        name: 0.5 * jax.random.normal(key, shape) for key, (name, shape) in zip(keys, shapes.items(), strict=True)
+    }
     return fn, params, (jnp.ones(5),), (jax.random.normal(seed_key(1), (L, 5)),)
 
 
@@ -87,7 +91,7 @@ def test_dense_forward_equals_one_network_for_each_member(case):
 @pytest.mark.usefixtures("lenient")
 def check(case, space):
     fn, params, one, many = case()
-    leaves = space.plan(perturb.classify(fn, params, *one))
+    leaves = space.plan(classify(fn, params, *one))
     eps = space.sample(seed_key(2), leaves, jnp.arange(P))
     sigma = 0.1
     got = jax.jit(perturb.population(fn, leaves))(params, eps, jnp.array([sigma, -sigma]), *many)
@@ -98,27 +102,27 @@ def check(case, space):
     for s, sign in enumerate([1, -1]):
         members = space.perturb(params, eps, leaves, sign * sigma)
         mine = [by_sign(x)[:, s] for x in many]
-        want = jax.vmap(lambda p, *xs: jax.vmap(lambda *x: fn(p, *x))(*xs))(members, *mine)
+        want = jax.vmap(lambda p, *xs: jax.vmap(fn, in_axes=(None, *(0 for _ in xs)))(p, *xs))(members, *mine)
         np.testing.assert_allclose(by_sign(got)[:, s], want, rtol=2e-4, atol=2e-5)
 
 
 def test_classification_names_what_is_low_rank_and_why_the_rest_is_not():
     fn, params, one, _ = functional()
-    leaves = {leaf.path: leaf for leaf in perturb.classify(fn, params, *one)}
+    leaves = {leaf.path: leaf for leaf in classify(fn, params, *one)}
     low = {path for path, leaf in leaves.items() if leaf.rows is not None}
     assert low == {"left", "right", "twice", "heads", "held"}
     assert leaves["heads"].sides == (4, 6)
     assert "scan" in leaves["layers"].why and "not a matrix" in leaves["bias"].why
     assert "no low-rank rule" in leaves["table"].why and "unused" in leaves
     fn, params, one, _ = everything()
-    low = {leaf.path for leaf in perturb.classify(fn, params, *one) if leaf.rows is not None}
+    low = {leaf.path for leaf in classify(fn, params, *one) if leaf.rows is not None}
     assert {"params/Conv_0/kernel", "params/Embed_0/embedding", "params/GRUCell_0/hn/kernel"} <= low
 
 
 def test_a_plan_that_the_network_cannot_keep_fails_loudly():
     """A low-rank weight is never made dense in silence."""
     fn, params, one, many = functional()
-    leaves = list(noise.low_rank(1).plan(perturb.classify(fn, params, *one)))
+    leaves = list(noise.low_rank(1).plan(classify(fn, params, *one)))
     table = next(i for i, leaf in enumerate(leaves) if leaf.path == "table")
     leaves[table] = leaves[table]._replace(rows=(0,), rank=1)
     eps = noise.sample(seed_key(0), leaves, jnp.arange(P))
@@ -130,7 +134,7 @@ def test_no_weight_matrix_for_each_member_is_ever_formed():
     """Not in the jaxpr of the forward, whatever the compiler does later."""
     module = nn.Dense(64)
     params = module.init(seed_key(0), jnp.ones(48))
-    leaves = noise.low_rank(1).plan(perturb.classify(module.apply, params, jnp.ones(48)))
+    leaves = noise.low_rank(1).plan(classify(module.apply, params, jnp.ones(48)))
     eps = noise.sample(seed_key(1), leaves, jnp.arange(P))
     apply = perturb.population(module.apply, leaves)
     text = str(jax.make_jaxpr(apply)(params, eps, jnp.array([0.1, -0.1]), jnp.ones((L, 48))))

@@ -52,8 +52,9 @@ def test_z_score_group_sign_and_leave_one_out_by_their_definitions():
     np.testing.assert_allclose(shaping.z_score()(given), (f - f.mean()) / f.std(), rtol=1e-4)
     groups = f.reshape(2, 8)
     centred = groups - groups.mean(1, keepdims=True)
-    np.testing.assert_allclose(shaping.group(4, "group")(given), (centred / groups.std(1, keepdims=True)).reshape(8, 2), rtol=1e-4)
-    np.testing.assert_allclose(shaping.group(4)(given), (centred / np.sqrt((centred**2).mean())).reshape(8, 2), rtol=1e-4)
+    own, overall = groups.std(1, keepdims=True), np.sqrt((centred**2).mean())
+    np.testing.assert_allclose(shaping.group(4, "group")(given), (centred / own).reshape(8, 2), rtol=1e-4)
+    np.testing.assert_allclose(shaping.group(4)(given), (centred / overall).reshape(8, 2), rtol=1e-4)
     np.testing.assert_allclose(shaping.sign()(given)[:, 0] * 2, np.sign(f[:, 0] - f[:, 1]))
     flat = f.reshape(16, 1)
     others = (flat.sum() - flat) / 15

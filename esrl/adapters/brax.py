@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.adapters._lenient import lenient
+from esrl.adapters._names import with_options
 from esrl.types import Array, EsrlError, Key, PyTree, nearest
 
 BACKENDS = ("spring", "positional", "generalized", "mjx")
@@ -75,13 +76,11 @@ def make(name: str, backend: str = "spring", horizon: int = 1000, **options: Any
         raise EsrlError(f"brax has no environment {name!r}{nearest(name, envs._envs)}")
     if backend not in BACKENDS:
         raise EsrlError(f"brax has no backend {backend!r}; use one of {', '.join(BACKENDS)}")
-    given = {"backend": backend, "horizon": horizon, **options}
-    defaults = {"backend": "spring", "horizon": 1000}
-    query = "&".join(f"{k}={v}" for k, v in given.items() if defaults.get(k) != v)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
             env = envs.get_environment(name, backend=backend, **options)
     except (TypeError, ValueError, AttributeError) as error:
         raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
-    return BraxEnv(f"brax/{name}" + (f"?{query}" if query else ""), env, horizon, backend)
+    given = {"backend": None if backend == "spring" else backend, "horizon": None if horizon == 1000 else horizon}
+    return BraxEnv(with_options(f"brax/{name}", given | options), env, horizon, backend)

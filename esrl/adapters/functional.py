@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.adapters._lenient import lenient
+from esrl.adapters._names import with_options
 from esrl.env import HORIZON
 from esrl.types import Array, EsrlError, Key, PyTree
 
@@ -20,27 +21,32 @@ class FunctionalEnv:
     """A `gymnasium.experimental.functional.FuncEnv` as an environment of one lane.
 
     Methods are called with the arguments that they declare: FuncEnv's signatures differ between environments.
+    `fixed_start` is whether all episodes may begin in the same state.
     """
 
-    def __init__(self, env: Any, name: str, horizon: int) -> None:
+    def __init__(self, env: Any, name: str, horizon: int, fixed_start: bool = False) -> None:
         self.env = env
         self.name = name
         self.horizon = horizon
+        self.fixed_start = fixed_start
         self.observation_space = env.observation_space
         self.action_space, self._offset = _discrete(env.action_space)
         self._params = getattr(env, "default_params", None)
 
     def _call(self, method: str, *args: Any, rng: Any = None) -> Any:
         fn = getattr(self.env, method)
-        declared = inspect.signature(fn).parameters
-        extra = {"rng": rng} if "rng" in declared and rng is not None else {}
-        if "params" in declared and self._params is not None:
-            extra["params"] = self._params
-        return fn(*args, **extra)
+        declared = list(inspect.signature(fn).parameters)
+        extra = {"params": self._params} if "params" in declared and self._params is not None else {}
+        further = [name for name in declared[len(args) :] if name != "params"]  # "rng", or "key", or none
+        return fn(*args, **dict.fromkeys(further[:1], rng), **extra)
 
     @lenient
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
-        state = self._call("initial", rng=jax.random.key_data(key))
+        rng = jax.random.key_data(key)
+        state = self._call("initial", rng=rng)
+        action = jnp.zeros(self.env.action_space.shape, jax.dtypes.canonicalize_dtype(self.env.action_space.dtype))
+        later = jax.eval_shape(lambda state: self._call("transition", state, action, rng=rng), state)
+        state = jax.tree.map(lambda x, like: jnp.broadcast_to(jnp.asarray(x, like.dtype), like.shape), state, later)
         return state, self._observe(state, key)
 
     @lenient
@@ -71,8 +77,7 @@ class FunctionalEnv:
 
 def _discrete(space: spaces.Space) -> tuple[spaces.Space, int | None]:
     """An integer Box of one entry (CliffWalking's action) as the Discrete space that it means, and its lowest value."""
-    one = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer) and int(np.prod(space.shape)) == 1
-    if not one:
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.integer) or space.low.size != 1:
         return space, None
     low, high = int(space.low.item()), int(space.high.item())
     return spaces.Discrete(high - low + 1), low
@@ -108,5 +113,6 @@ def make(identifier: str, spec: Any, horizon: int | None = None, **options: Any)
     cls = functional_class(spec.entry_point)
     if cls is None:
         raise EsrlError(f"gymnasium/{identifier} has no functional (JAX) class behind it")
-    name = f"gymnasium/{identifier}" + (f"?horizon={horizon}" if horizon else "")
-    return FunctionalEnv(cls(**options), name, horizon or spec.max_episode_steps or HORIZON)
+    name = with_options(f"gymnasium/{identifier}", {"horizon": horizon, **options})
+    limit = horizon if horizon is not None else spec.max_episode_steps or HORIZON
+    return FunctionalEnv(cls(**options), name, limit, fixed_start=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from esrl.adapters._names import with_options
 from esrl.env import HORIZON, HostEnv
 from esrl.types import EsrlError, PyTree
 
@@ -24,8 +27,9 @@ class Park(gymnasium.Wrapper):
     does, until a reset brings a new seed. An error inside the environment is said with the step that it happened in.
     """
 
-    def __init__(self, env: gymnasium.Env) -> None:
+    def __init__(self, env: gymnasium.Env, name: str = "") -> None:
         super().__init__(env)
+        self._name = name or type(env.unwrapped).__name__
         self._parked = True
         self._last: Any = None
         self._steps = 0
@@ -42,7 +46,7 @@ class Park(gymnasium.Wrapper):
             return self._last, 0.0, False, False, {}
         self._steps += 1
         out = self._try(f"step {self._steps} of an episode", lambda: self.env.step(action))
-        self._last, reward, terminated, truncated, _ = out
+        self._last, reward, terminated, truncated, *_ = out
         self._parked = bool(terminated or truncated)
         return self._last, float(reward), bool(terminated), bool(truncated), {}
 
@@ -50,25 +54,29 @@ class Park(gymnasium.Wrapper):
         try:
             return call()
         except Exception as error:
-            name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
-            raise EsrlError(f"{name}: {what} raised {type(error).__name__}: {error}") from error
+            raise EsrlError(f"{self._name}: {what} raised {type(error).__name__}: {error}") from error
 
 
 class VectorLanes:
     """Lanes [P, S, E] of one environment as vector environments.
 
     Sync and async ones seed each lane by itself, so the signs of a pair share their world by equal seeds. A true vector
-    environment has one generator for all its lanes; there each sign is a vector environment of its own, and both get the
-    same seed.
+    environment has one generator for all its lanes; there each sign is a vector environment of its own, and both get
+    the same seed.
+
+    Attributes:
+      shape: (P, S, E).
+      failed: whether an environment raised an error; then no more can be asked of these lanes.
     """
 
-    def __init__(self, make: Callable[[int], Any], shape: tuple[int, int, int], true_vector: bool) -> None:
+    def __init__(self, name: str, make: Callable[[int], Any], shape: tuple[int, int, int], true_vector: bool) -> None:
         self.shape = shape
+        self.failed = False
+        self._name = name
         self._twins = shape[1] if true_vector else 1
         self._true_vector = true_vector
         lanes = int(np.prod(shape)) // self._twins
         self._envs = [make(lanes) for _ in range(self._twins)]
-        self._space = self._envs[0].single_observation_space
         self._close = weakref.finalize(self, _close, self._envs)
 
     def _split(self, x: np.ndarray) -> list[np.ndarray]:
@@ -92,19 +100,35 @@ class VectorLanes:
     def reset(self, seeds: np.ndarray) -> PyTree:
         """Starts an episode in every lane; seeds [P, S, E]. Returns observations [L, ...]."""
         flat = seeds.ravel()
-        if self._true_vector:
-            return self._join(
-                [env.reset(seed=int(part[0]))[0] for env, part in zip(self._envs, self._split(flat), strict=True)]
-            )
-        return self._envs[0].reset(seed=[int(seed) for seed in flat])[0]
+        with self._errors("reset"):
+            if not self._true_vector:
+                return self._envs[0].reset(seed=[int(seed) for seed in flat])[0]
+            parts = zip(self._envs, self._split(flat), strict=True)
+            return self._join([env.reset(seed=int(part[0]))[0] for env, part in parts])
 
     def step(self, actions: Any) -> tuple[PyTree, np.ndarray, np.ndarray]:
         """One step of every lane: observations [L, ...], rewards [L], ended [L]; only live lanes mean anything."""
-        results = [env.step(part) for env, part in zip(self._envs, self._split(actions), strict=True)]
+        with self._errors("step"):
+            results = [env.step(part) for env, part in zip(self._envs, self._split(actions), strict=True)]
         observation, reward, terminated, truncated = (self._join([r[i] for r in results]) for i in range(4))
         return observation, np.asarray(reward, np.float64), np.asarray(terminated | truncated)
 
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Says an error in one sentence, without what Gymnasium logs of it for every process."""
+        level, gymnasium.logger.min_level = gymnasium.logger.min_level, gymnasium.logger.ERROR + 1
+        try:
+            yield
+        except Exception as error:
+            self.failed = True
+            if isinstance(error, EsrlError):
+                raise
+            raise EsrlError(f"{self._name}: {what} of its lanes raised {type(error).__name__}: {error}") from error
+        finally:
+            gymnasium.logger.min_level = level
+
     def close(self) -> None:
+        """Closes the vector environments."""
         self._close()
 
 
@@ -121,7 +145,13 @@ def host(
     horizon: int | None,
     true_vector: bool,
 ) -> HostEnv:
-    """A host environment from functions that make one, and that make a vector of n lanes."""
+    """A host environment from functions that make one, and that make a vector of n lanes.
+
+    Raises:
+      EsrlError: a horizon below 1, or an environment that cannot be made (the reason is said).
+    """
+    if horizon is not None and horizon < 1:
+        raise EsrlError(f"{name}: horizon is {horizon}, but must be at least 1")
     try:
         with _quiet():
             one = make_one()
@@ -129,17 +159,24 @@ def host(
     except EsrlError:
         raise
     except Exception as error:
-        raise EsrlError(f"{name} cannot be made: {type(error).__name__}: {_first_line(error)}") from error
-    limit = horizon or getattr(one.spec, "max_episode_steps", None) or getattr(one, "horizon", None) or HORIZON
+        hint = (
+            "; install it with: pip install 'esrl[gymnasium]'"
+            if isinstance(error, gymnasium.error.DependencyNotInstalled)
+            else ""
+        )
+        raise EsrlError(f"{name} cannot be made: {type(error).__name__}: {_first_line(error)}{hint}") from error
+    limit = horizon or getattr(one.spec, "max_episode_steps", None) or HORIZON
     made: dict[tuple[int, ...], VectorLanes] = {}
 
     def lanes(pairs: int, signs: int, episodes: int) -> VectorLanes:
         shape = (pairs, signs, episodes)
+        if shape in made and made[shape].failed:
+            made.pop(shape).close()
         if shape not in made:
             while len(made) >= 2:  # the population's and an evaluation's
                 made.pop(next(iter(made))).close()
             with _quiet():
-                made[shape] = VectorLanes(make_vec, shape, true_vector)
+                made[shape] = VectorLanes(name, make_vec, shape, true_vector)
         return made[shape]
 
     return HostEnv(name, one.observation_space, one.action_space, int(limit), lanes, make_one)
@@ -165,33 +202,38 @@ def make(
     if vectorization == "vector" and spec.vector_entry_point is None:
         raise EsrlError(f"gymnasium/{identifier} has no vector entry point; use vectorization=sync or async")
     true_vector = vectorization == "vector" or (vectorization == "auto" and spec.vector_entry_point is not None)
-    limit = {"max_episode_steps": horizon} if horizon else {}
     mode = "vector_entry_point" if true_vector else "async" if vectorization == "async" else "sync"
+    given = {"horizon": horizon, "vectorization": None if vectorization == "auto" else vectorization, **options}
+    name = with_options(f"gymnasium/{identifier}", given)
+    limited: dict[str, Any] = {**options, **({} if horizon is None else {"max_episode_steps": horizon})}
+    unchecked = {"disable_env_checker": True, **limited}  # esrl.check_env says it in one sentence
 
     def vector(lanes: int) -> Any:
-        wrappers = {} if true_vector else {"wrappers": (Park,)}
-        return gymnasium.make_vec(identifier, lanes, vectorization_mode=mode, **wrappers, **limit, **options)
+        if true_vector:
+            return gymnasium.make_vec(identifier, lanes, vectorization_mode=mode, **limited)
+        extra: dict[str, Any] = {"wrappers": (partial(Park, name=name),)}
+        if mode == "async":
+            multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])  # else each lane imports it
+            extra["vector_kwargs"] = {"context": "forkserver"}  # JAX has threads, so a plain fork may hang
+        return gymnasium.make_vec(identifier, lanes, vectorization_mode=mode, **extra, **unchecked)
 
     def one(**kwargs: Any) -> gymnasium.Env:
-        return gymnasium.make(identifier, **limit, **options, **kwargs)
+        return gymnasium.make(identifier, **{**unchecked, **kwargs})
 
-    given = {"horizon": horizon, "vectorization": None if vectorization == "auto" else vectorization, **options}
-    query = "&".join(f"{key}={value}" for key, value in given.items() if value is not None)
-    return host(f"gymnasium/{identifier}" + (f"?{query}" if query else ""), one, vector, horizon, true_vector)
+    return host(name, one, vector, horizon, true_vector)
 
 
 def from_class(cls: Callable[..., gymnasium.Env], name: str, horizon: int | None = None, **options: Any) -> HostEnv:
     """A stateful `gymnasium.Env` class, stepped on the host."""
 
+    limit: int = getattr(cls, "horizon", HORIZON) if horizon is None else horizon
+
     def one(**kwargs: Any) -> gymnasium.Env:
-        env = cls(**options, **kwargs)
-        limit = horizon or getattr(env, "horizon", HORIZON)
-        return gymnasium.wrappers.TimeLimit(env, limit)
+        return gymnasium.wrappers.TimeLimit(cls(**options, **kwargs), limit)
 
     def vector(lanes: int) -> Any:
-        return gymnasium.vector.SyncVectorEnv([lambda: Park(one())] * lanes)
+        return gymnasium.vector.SyncVectorEnv([lambda: Park(one(), name)] * lanes)
 
-    limit = horizon or int(getattr(cls, "horizon", HORIZON))
     return host(name, one, vector, limit, False)
 
 

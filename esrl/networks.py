@@ -1,0 +1,254 @@
+"""Networks: ready-made ones, and any Flax module or plain function of the user's (level 2).
+
+A network is for one lane, without a batch axis: it takes one observation as the observation space describes it (a Dict
+space gives a dict) and returns one array with as many numbers as the action space's head needs. A recurrent network
+takes and returns a carry as well; the carry starts anew with every episode. Feed-forward networks are the special case
+of an empty carry, so both share one path.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from gymnasium import spaces
+
+from esrl.observations import features
+from esrl.types import Array, EsrlError, Key, PyTree
+
+
+class Bound(NamedTuple):
+    """A network that knows its spaces: `init(key) -> params`, `apply(params, obs, carry) -> (output, carry)`."""
+
+    init: Callable[[Key], PyTree]
+    apply: Callable[[PyTree, PyTree, PyTree], tuple[Array, PyTree]]
+    carry: PyTree = ()
+
+
+class Network(NamedTuple):
+    """A network that does not know its spaces yet.
+
+    Attributes:
+      bind: `bind(observation, size) -> Bound`, given one observation (zeros, as the space describes it) and the number
+        of outputs that the action space needs. `observation_space` comes as a keyword.
+      spec: what a recipe says of it, `{"network": "mlp", ...}`; None for a network that only the user's code can build.
+    """
+
+    bind: Callable[..., Bound]
+    spec: dict[str, Any] | None = None
+
+
+# ---- ready-made networks --------------------------------------------------------------------------------------------
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "pqn": lambda x: nn.relu(nn.LayerNorm(use_bias=False, use_scale=False)(x)),  # the paper's: relu(LayerNorm(x))
+    "relu": nn.relu,
+    "tanh": nn.tanh,
+    "silu": nn.silu,
+    "gelu": nn.gelu,
+    "elu": nn.elu,
+}
+
+
+class _MLP(nn.Module):
+    space: spaces.Space
+    size: int
+    hidden: tuple[int, ...]
+    activation: str
+    output_scale: float
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        x = features(self.space, observation)
+        for width in self.hidden:
+            x = ACTIVATIONS[self.activation](nn.Dense(width, use_bias=self.bias)(x))
+        scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
+        return nn.Dense(self.size, use_bias=self.bias, kernel_init=scale)(x)
+
+
+class _GRU(nn.Module):
+    space: spaces.Space
+    size: int
+    hidden: int
+    activation: str
+    output_scale: float
+
+    @nn.compact
+    def __call__(self, carry: Array, observation: PyTree) -> tuple[Array, Array]:
+        x = ACTIVATIONS[self.activation](nn.Dense(self.hidden)(features(self.space, observation)))
+        carry, x = nn.GRUCell(self.hidden)(carry, x)
+        scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
+        return carry, nn.Dense(self.size, kernel_init=scale)(x)
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise EsrlError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+
+
+def mlp(
+    hidden: tuple[int, ...] = (256, 256, 256), activation: str = "pqn", output_scale: float = 1.0, bias: bool = True
+) -> Network:
+    """A multi-layer perceptron; the default is the paper's, three layers of 256 with relu(LayerNorm(x)).
+
+    Args:
+      hidden: widths of the hidden layers; () is a linear policy.
+      activation: "pqn" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu" or "elu".
+      output_scale: standard deviation of the outputs at the start, relative to the usual initialisation.
+      bias: whether layers have biases.
+
+    Raises:
+      EsrlError: a width below 1, or an unknown activation.
+    """
+    hidden = tuple(int(width) for width in hidden)
+    if any(width < 1 for width in hidden):
+        raise EsrlError(f"hidden is {hidden}, but every width must be at least 1")
+    _check_activation(activation)
+
+    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        module = _MLP(observation_space, size, hidden, activation, output_scale, bias)
+        return _linen(module, observation, ())
+
+    spec = {
+        "network": "mlp",
+        "hidden": list(hidden),
+        "activation": activation,
+        "output_scale": output_scale,
+        "bias": bias,
+    }
+    return Network(bind, spec)
+
+
+def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -> Network:
+    """A recurrent network: a dense layer, a GRU cell, a dense output. The carry starts at zero in every episode.
+
+    Args:
+      hidden: width of the layer and of the carry.
+      activation: of the layer before the cell, as in `mlp`.
+      output_scale: as in `mlp`.
+
+    Raises:
+      EsrlError: a width below 1, or an unknown activation.
+    """
+    if hidden < 1:
+        raise EsrlError(f"hidden is {hidden}, but must be at least 1")
+    _check_activation(activation)
+
+    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        module = _GRU(observation_space, size, hidden, activation, output_scale)
+        return _linen(module, observation, jnp.zeros(hidden))
+
+    spec = {"network": "gru", "hidden": [hidden], "activation": activation, "output_scale": output_scale}
+    return Network(bind, spec)
+
+
+# ---- the user's networks --------------------------------------------------------------------------------------------
+
+
+def policy(
+    network: Any,
+    *,
+    init: Callable[[Key], PyTree] | None = None,
+    params: PyTree | None = None,
+    carry: PyTree = (),
+    spec: dict[str, Any] | None = None,
+) -> Network:
+    """Any network as esrl takes it: a Flax Linen module, a Flax NNX module, or a plain function. Nothing is rewritten.
+
+    Args:
+      network: one of
+        * a Linen module `module(obs) -> output`, or `module(carry, obs) -> (carry, output)` when `carry` is given;
+        * an NNX module with the same call, or a function `rngs -> module` (then every seed has its own start);
+        * a function `f(params, obs) -> output`, or `f(params, obs, carry) -> (output, carry)` when `carry` is given,
+          with `init` or `params`.
+      init: for a function: `init(key) -> params`.
+      params: for a function: the parameters to start from, the same for every seed.
+      carry: for recurrent networks: the carry of one lane at the start of an episode.
+      spec: what a recipe says of it; set by esrl when the network comes from a file.
+
+    Raises:
+      EsrlError: something that is none of these, or a function without `init` or `params`.
+    """
+    if isinstance(network, Network):
+        return network
+    if isinstance(network, nn.Module):
+        return Network(lambda obs, size, *, observation_space: _linen(network, obs, carry), spec)
+    if isinstance(network, nnx.Module) or _makes_nnx(network):
+        return Network(lambda obs, size, *, observation_space: _nnx(network, carry), spec)
+    if inspect.isclass(network) and issubclass(network, nn.Module):
+        raise EsrlError(f"{network.__name__} is a Linen class; give an instance, {network.__name__}(...)")
+    if not callable(network):
+        raise EsrlError(f"a policy is a Flax module or a function, but got {type(network).__name__}")
+    if (init is None) == (params is None):
+        raise EsrlError("a policy function needs its parameters: give init=function(key), or params=...")
+    start = init if init is not None else lambda key: jax.tree.map(jnp.asarray, params)
+
+    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        if carry != ():
+            return Bound(start, network, carry)
+        return Bound(start, lambda p, obs, c: (network(p, obs), c))
+
+    return Network(bind, spec)
+
+
+def _linen(module: nn.Module, observation: PyTree, carry: PyTree) -> Bound:
+    recurrent = jax.tree.leaves(carry) != []
+    inputs = (carry, observation) if recurrent else (observation,)
+
+    def init(key: Key) -> PyTree:
+        variables = dict(module.init(key, *inputs))
+        others = sorted(set(variables) - {"params"})
+        if others:
+            raise EsrlError(
+                f"{type(module).__name__} keeps state outside its parameters ({', '.join(others)}), which no generation"
+                " could share; use layers without it (LayerNorm or GroupNorm in place of BatchNorm)"
+            )
+        return variables.get("params", {})
+
+    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
+        if not recurrent:
+            return module.apply({"params": params}, obs), carry
+        carry, output = module.apply({"params": params}, carry, obs)
+        return output, carry
+
+    return Bound(init, apply, carry)
+
+
+def _makes_nnx(network: Any) -> bool:
+    if inspect.isclass(network):
+        return issubclass(network, nnx.Module)
+    if not callable(network) or isinstance(network, nnx.Module):
+        return False
+    try:
+        names = list(inspect.signature(network).parameters)
+    except (TypeError, ValueError):
+        return False
+    return names == ["rngs"]
+
+
+def _nnx(network: Any, carry: PyTree) -> Bound:
+    recurrent = jax.tree.leaves(carry) != []
+    make = network if not isinstance(network, nnx.Module) else None
+    module = network if make is None else make(rngs=nnx.Rngs(0))
+    graph, start, rest = nnx.split(module, nnx.Param, ...)
+
+    def init(key: Key) -> PyTree:
+        fresh = start if make is None else nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)[1]
+        return nnx.to_pure_dict(fresh)
+
+    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
+        state = jax.tree.map(lambda x: x, start)
+        nnx.replace_by_pure_dict(state, params)
+        whole = nnx.merge(graph, state, rest)
+        if not recurrent:
+            return whole(obs), carry
+        carry, output = whole(carry, obs)
+        return output, carry
+
+    return Bound(init, apply, carry)
