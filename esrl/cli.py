@@ -243,7 +243,7 @@ def _say_json(found: dict[str, Any]) -> None:
 def _dispatch(argv: Sequence[str]) -> int:
     if not argv or argv[0] in HELP:
         lines = "\n".join(f"  {name:10s}{command.short}" for name, command in COMMANDS.items())
-        say(USAGE.format(commands=lines).rstrip())
+        print(USAGE.format(commands=lines).rstrip(), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     name, rest = argv[0], argv[1:]
     if name == "--version":

@@ -142,9 +142,8 @@ def _check_device(env: Any, steps: int, seed: int) -> None:
     if not _same(played[0], jax.device_get(play(keys[0]))):
         raise EsrlError(f"{name_of(env)}: the same key gave two different episodes; use no randomness but the key's")
     if not getattr(env, "fixed_start", False) and all(_same(played[0][0], other[0]) for other in played[1:]):
-        raise EsrlError(
-            f"{name_of(env)}: eight keys gave the same first state; let reset(key) use its key, or set fixed_start = True"
-        )
+        advice = "let reset(key) use its key, or set fixed_start = True"
+        raise EsrlError(f"{name_of(env)}: eight keys gave the same first state; {advice}")
 
 
 def _player(env: Any, steps: int, seed: int) -> Callable[[Key], tuple[PyTree, ...]]:
@@ -162,7 +161,8 @@ def _player(env: Any, steps: int, seed: int) -> Callable[[Key], tuple[PyTree, ..
             state, live = carry
             action, t = x
             state, obs, reward, terminated = env.step(state, action, jax.random.fold_in(key, t))
-            return (state, live & ~terminated), (obs, jnp.asarray(reward, jnp.float32), live)
+            ended = jnp.asarray(terminated, bool)
+            return (state, live & ~ended), (obs, jnp.asarray(reward, jnp.float32), live)
 
         times = jnp.arange(steps, dtype=jnp.uint32)
         _, (seen, rewards, live) = jax.lax.scan(body, (state, jnp.bool_(True)), (actions, times))

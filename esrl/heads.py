@@ -104,10 +104,12 @@ def _box(space: spaces.Box, squash: str) -> Head:
         raise EsrlError(
             f"action space {space} is a Box of {space.dtype}; use a float Box, or MultiDiscrete for integers"
         )
-    low, high = np.asarray(space.low, np.float32), np.asarray(space.high, np.float32)
-    bounded = np.isfinite(low) & np.isfinite(high)
+    wide = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    bounded = np.isfinite(wide[0]) & np.isfinite(wide[1])
     with np.errstate(invalid="ignore"):
-        middle, half = np.where(bounded, (low + high) / 2, 0), np.where(bounded, (high - low) / 2, 1)
+        middle = np.where(bounded, (wide[0] + wide[1]) / 2, 0).astype(np.float32)
+        half = np.where(bounded, (wide[1] - wide[0]) / 2, 1).astype(np.float32)
+    low, high = (side.astype(np.float32) for side in wide)
 
     def fit(out: Array) -> Array:
         x = out.reshape(space.shape).astype(jnp.float32)

@@ -80,8 +80,8 @@ def _base(given: dict[str, Any]) -> Recipe:
             raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
         return read(RunFolder.existing(resume).recipe)
     recipe = read(target) if target is not None and target.endswith(".toml") else Recipe(target or "")
-    named = {name: {name: given[name]} if name in given else {} for name in ("agent", "network")}
-    return recipe.override(named["agent"], named["network"])
+    agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
+    return recipe.override(agent, network)
 
 
 # ---- flags ----------------------------------------------------------------------------------------------------------

@@ -151,6 +151,12 @@ def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -
 # ---- the user's networks --------------------------------------------------------------------------------------------
 
 
+_KEEPS_STATE = (
+    "{} keeps state outside its parameters ({}), which no generation could share; use layers without it"
+    " (LayerNorm or GroupNorm in place of BatchNorm)"
+)
+
+
 def policy(
     network: Any,
     *,
@@ -167,8 +173,8 @@ def policy(
         * an NNX module with the same call, or a function `rngs -> module` (then every seed has its own start);
         * a function `f(params, obs) -> output`, or `f(params, obs, carry) -> (output, carry)` when `carry` is given,
           with `init` or `params`.
-      init: for a function: `init(key) -> params`.
-      params: for a function: the parameters to start from, the same for every seed.
+      init: `init(key) -> params`, the parameters to start from; a function needs it, a module has its own.
+      params: in place of `init`, parameters that are the same for every seed.
       carry: for recurrent networks: the carry of one lane at the start of an episode.
       spec: what a recipe says of it; set by esrl when the network comes from a file.
 
@@ -177,24 +183,25 @@ def policy(
     """
     if isinstance(network, Network):
         return network
+    if init is not None and params is not None:
+        raise EsrlError("a policy starts from init=function(key) or from params=..., but both were given")
+    start = init if params is None else lambda key: jax.tree.map(jnp.asarray, params)
     if isinstance(network, nn.Module):
-        return Network(lambda obs, size, *, observation_space: _linen(network, obs, carry), spec)
+        return Network(lambda obs, size, *, observation_space: _started(_linen(network, obs, carry), start), spec)
     if isinstance(network, nnx.Module) or _makes_nnx(network):
-        return Network(lambda obs, size, *, observation_space: _nnx(network, carry), spec)
+        return Network(lambda obs, size, *, observation_space: _started(_nnx(network, carry), start), spec)
     if inspect.isclass(network) and issubclass(network, nn.Module):
         raise EsrlError(f"{network.__name__} is a Linen class; give an instance, {network.__name__}(...)")
     if not callable(network):
         raise EsrlError(f"a policy is a Flax module or a function, but got {type(network).__name__}")
-    if (init is None) == (params is None):
+    if start is None:
         raise EsrlError("a policy function needs its parameters: give init=function(key), or params=...")
-    start = init if init is not None else lambda key: jax.tree.map(jnp.asarray, params)
+    apply = network if jax.tree.leaves(carry) else lambda p, obs, c: (network(p, obs), c)
+    return Network(lambda obs, size, *, observation_space: Bound(start, apply, carry), spec)
 
-    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
-        if carry != ():
-            return Bound(start, network, carry)
-        return Bound(start, lambda p, obs, c: (network(p, obs), c))
 
-    return Network(bind, spec)
+def _started(bound: Bound, init: Callable[[Key], PyTree] | None) -> Bound:
+    return bound if init is None else bound._replace(init=init)
 
 
 def _linen(module: nn.Module, observation: PyTree, carry: PyTree) -> Bound:
@@ -205,17 +212,12 @@ def _linen(module: nn.Module, observation: PyTree, carry: PyTree) -> Bound:
         variables = dict(module.init(key, *inputs))
         others = sorted(set(variables) - {"params"})
         if others:
-            raise EsrlError(
-                f"{type(module).__name__} keeps state outside its parameters ({', '.join(others)}), which no generation"
-                " could share; use layers without it (LayerNorm or GroupNorm in place of BatchNorm)"
-            )
+            raise EsrlError(_KEEPS_STATE.format(type(module).__name__, ", ".join(others)))
         return variables.get("params", {})
 
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
-        if not recurrent:
-            return module.apply({"params": params}, obs), carry
-        carry, output = module.apply({"params": params}, carry, obs)
-        return output, carry
+        out: Any = module.apply({"params": params}, *((carry, obs) if recurrent else (obs,)))
+        return (out[1], out[0]) if recurrent else (out, carry)
 
     return Bound(init, apply, carry)
 
@@ -236,10 +238,13 @@ def _nnx(network: Any, carry: PyTree) -> Bound:
     recurrent = jax.tree.leaves(carry) != []
     make = network if not isinstance(network, nnx.Module) else None
     module = network if make is None else make(rngs=nnx.Rngs(0))
-    graph, start, rest = nnx.split(module, nnx.Param, ...)
+    if jax.tree.leaves(nnx.state(module, nnx.BatchStat)):
+        raise EsrlError(_KEEPS_STATE.format(type(module).__name__, "BatchStat"))
+    parts: Any = nnx.split(module, nnx.Param, ...)
+    graph, start, rest = parts
 
     def init(key: Key) -> PyTree:
-        fresh = start if make is None else nnx.split(make(rngs=nnx.Rngs(key)), nnx.Param, ...)[1]
+        fresh = start if make is None else nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param)
         return nnx.to_pure_dict(fresh)
 
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Array, PyTree]:

@@ -57,7 +57,7 @@ def features(space: spaces.Space, observation: PyTree) -> Array:
 def outside(space: spaces.Space, observation: Any) -> str:
     """What is wrong with an observation of a space, as the end of a sentence; empty when nothing is."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        parts: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         kind, keys = (dict, set(space.spaces)) if isinstance(space, spaces.Dict) else (tuple, len(space.spaces))
         if not isinstance(observation, kind) or (set(observation) if kind is dict else len(observation)) != keys:
             return f"is not a {kind.__name__} with the entries of its space {space}"
@@ -74,7 +74,7 @@ def outside(space: spaces.Space, observation: Any) -> str:
         return "has an entry that is not finite"
     if isinstance(space, spaces.Box):
         slack = 1e-4 * (1 + np.abs(value.astype(np.float64)))
-        inside = np.all(value >= space.low - slack) and np.all(value <= space.high + slack)
+        inside = bool(np.all((value >= space.low - slack) & (value <= space.high + slack)))
     else:
         inside = space.contains(value.astype(space.dtype))
     return "" if inside else f"lies outside its space {space}"

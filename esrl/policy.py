@@ -57,7 +57,7 @@ def bind(
         float parameters.
     """
     chosen = mlp() if network is None else policy(network)
-    actions: Head = head(action_space, squash)
+    actions = head(action_space, squash)
     observation = observation_zeros(observation_space)
     bound = chosen.bind(observation, actions.size, observation_space=observation_space)
     sampled = actions.gaussian and not deterministic
@@ -66,7 +66,7 @@ def bind(
         params = {"network": bound.init(key)}
         return {**params, "log_std": jnp.zeros(actions.size)} if sampled else params
 
-    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Array, Array | None], PyTree]:
+    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
         output, carry = bound.apply(params["network"], obs, carry)
         return (output, params.get("log_std")), carry
 

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 from esrl import checkpoint
 from esrl.agent import Agent, option
-from esrl.es_options import EggrollOptions
 from esrl.es import eggroll
 from esrl.es_options import EggrollOptions
 from esrl.log import RunFolder
@@ -35,7 +34,7 @@ from esrl.registry import load_attribute, make
 from esrl.train import Training, train
 from esrl.types import EsrlError, nearest, seed_key
 
-AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {"eggroll": (es.eggroll, EggrollOptions)}
+AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {"eggroll": (eggroll, EggrollOptions)}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru}
 NETWORK_KEYS: dict[str, tuple[type, str]] = {
     "hidden": (tuple, "widths of the hidden layers; the one width of a gru"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ from esrl.agent import Agent
 from esrl.env import HostEnv, horizon_of, name_of
 from esrl.types import EsrlError, Key, PyTree, seed_key
 
+FPS = 30  # frames a second, where the environment's metadata has no render_fps
 _SHOWN = 0x5EE5  # folded into the key: the episode shown is held out as well
 
 
 class Episode:
     """One episode of the unperturbed parameters: states (on the device), frames (on the host), rewards."""
 
-    def __init__(self) -> None:
+    def __init__(self, env: Any = None) -> None:
+        self.fps = (getattr(env, "metadata", None) or {}).get("render_fps") or FPS
         self.states: list[Any] = []
         self.frames: list[np.ndarray] = []
         self.rewards: list[float] = []
@@ -73,7 +76,7 @@ def _step(agent: Agent) -> Callable[..., Any]:
 def _device_episode(agent: Agent, state: Any, seed: int) -> Episode:
     key = jax.random.fold_in(seed_key(seed), _SHOWN)
     world, obs = jax.jit(agent.env.reset)(jax.random.fold_in(key, 0))
-    episode, carry, step = Episode(), agent.policy.carry, _step(agent)
+    episode, carry, step = Episode(getattr(agent.env, "env", agent.env)), agent.policy.carry, _step(agent)
     episode.states.append(jax.device_get(world))
     for t in range(horizon_of(agent.env)):
         world, obs, carry, reward, terminated = step(state, world, obs, carry, jax.random.fold_in(key, t + 1))
@@ -93,7 +96,7 @@ def _page(agent: Agent, state: Any, out: Path, seed: int) -> tuple[Path, Episode
     shown = [world.pipeline_state for world in episode.states]
     subtitle = f"{agent.name}, return {episode.total:.0f} in {len(episode.rewards)} steps"
     html = page(brax.sys, shown, name_of(agent.env), float(brax.dt), subtitle, rewards=episode.rewards)
-    path = out.with_suffix(".html")
+    path = out.with_name(out.name + ".html")
     _write(path, lambda: path.write_text(html))
     return path, episode
 
@@ -126,12 +129,12 @@ class _drawing:
 
 
 def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
-    episode = Episode()
     state = jax.device_get(state)
     key = jax.random.fold_in(seed_key(seed), _SHOWN)
     act = jax.jit(agent.act)
     with _drawing(agent):
         env = agent.env.make_one(render_mode="rgb_array")
+        episode = Episode(env)
         try:
             obs, _ = env.reset(seed=seed)
             carry = agent.policy.carry
@@ -140,7 +143,7 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
                 episode.frames.append(np.asarray(env.render()))
                 seen = jax.tree.map(lambda want, x: np.asarray(x, want.dtype), like, obs)
                 action, carry = act(state, seen, carry, jax.random.fold_in(key, t + 1))
-                obs, reward, terminated, truncated, _ = env.step(np.asarray(action))
+                obs, reward, terminated, truncated, _ = env.step(np.asarray(action)[()])
                 episode.rewards.append(float(reward))
                 if terminated or truncated:
                     break
@@ -164,15 +167,23 @@ def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
             form = "gif"
         else:
             form = "mp4"
-    path = out.with_suffix(f".{form}")
-    frames = [
-        np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]) for frame in episode.frames
-    ]
+    path = out.with_name(f"{out.name}.{form}")
+    frames: list[Any] = [_even(frame) for frame in episode.frames]
     if form == "mp4":
-        _write(path, lambda: imageio.mimwrite(path, frames, fps=50, macro_block_size=2))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="os.fork")  # the child only executes ffmpeg
+            _write(path, lambda: imageio.mimwrite(path, frames, fps=episode.fps, macro_block_size=2))
     else:
-        _write(path, lambda: imageio.mimwrite(path, frames[::2], duration=40, loop=0))
+        every = max(1, round(episode.fps / 25))  # browsers slow down GIFs of more frames a second
+        duration = 1000 * every / episode.fps
+        _write(path, lambda: imageio.mimwrite(path, frames[::every], duration=duration, loop=0))
     return path
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """The frame with an even number of rows and columns, as MP4 needs."""
+    rows, columns = (n // 2 * 2 for n in frame.shape[:2])
+    return np.ascontiguousarray(frame[:rows, :columns], np.uint8)
 
 
 def _write(path: Path, write: Callable[[], Any]) -> None:

@@ -1,0 +1,491 @@
+"""Environments: what is wrong with one is said in a sentence, and adapters step exactly as the suites do."""
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import esrl
+from esrl import EsrlError
+from esrl.env import check_contract, check_env
+from esrl.registry import load_attribute, names
+from esrl.rollout import runner
+from esrl.types import seed_key
+
+
+class Line:
+    """A place on a line, moved by the action; ends outside of [-1, 1]."""
+
+    observation_space = spaces.Box(-2.0, 2.0, (1,))
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+    horizon = 20
+
+    def reset(self, key):
+        place = jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5)
+        return place, place
+
+    def step(self, state, action, key):
+        place = state + 0.1 * action
+        return place, place, -jnp.abs(place[0]), jnp.abs(place[0]) > 1
+
+
+def instead(**changes):
+    """A Line with other attributes."""
+    return type("Broken", (Line,), changes)()
+
+
+def stepping(change):
+    """A Line whose step's result goes through `change(state, observation, reward, terminated)`."""
+    return instead(step=lambda self, *args: change(*Line.step(self, *args)))
+
+
+def resetting(change):
+    return instead(reset=lambda self, key: change(*Line.reset(self, key)))
+
+
+DEFECTS = [
+    (lambda: instead(observation_space=None), "observation_space is missing"),
+    (lambda: instead(action_space=3), "action_space is missing"),
+    (lambda: instead(horizon=0), "horizon is 0, but must be a whole number"),
+    (lambda: instead(horizon=2.5), "horizon is 2.5"),
+    (lambda: instead(reset=None), "it has no method reset"),
+    (lambda: instead(step=None), "it has no method step"),
+    (lambda: resetting(lambda s, o: o), r"reset\(key\) returns a .*, but must return \(state, observation\)"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, r, t, {})), r"returns 5 values, but must return \(state, observation,"),
+    (lambda: instead(observation_space=spaces.Box(-2.0, 2.0, (3,))), r"float32\[1\], but its space needs float32\[3\]"),
+    (lambda: resetting(lambda s, o: (s, o.astype(jnp.float16))), r"reset gives an observation float16\[1\]"),
+    (lambda: stepping(lambda s, o, r, t: (s, o[0], r, t)), r"step gives an observation float32\[\]"),
+    (lambda: stepping(lambda s, o, r, t: (s, {"a": o}, r, t)), "whose structure is not that of its space"),
+    (lambda: instead(observation_space=spaces.Discrete(3)), r"float32\[1\], but its space needs int32\[\]"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, r[None], t)), r"a reward float32\[1\], but it must be one number"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, t, t)), r"a reward bool\[\]"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, r, r)), r"terminated as float32\[\], but it must be bool\[\]"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, r, t[None])), r"terminated as bool\[1\]"),
+    (lambda: stepping(lambda s, o, r, t: ((s, s), o, r, t)), "a state of another structure"),
+    (lambda: stepping(lambda s, o, r, t: (s.astype(jnp.int32), o, r, t)), r"from float32\[1\] into int32\[1\]"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, 1.0 if o[0] > 0 else 0.0, t)), "cannot be traced by JAX: Tracer"),
+    (lambda: instead(reset=lambda self, key: 1 / 0), r"reset\(key\) cannot be traced by JAX: ZeroDivisionError"),
+]
+DEFECTS_SEEN_RUNNING = [
+    (lambda: instead(observation_space=spaces.Box(0.0, 2.0, (1,))), "observation after 0 steps lies outside its space"),
+    (lambda: stepping(lambda s, o, r, t: (s, o * jnp.inf, r, t)), "observation after 1 steps has an entry that is not"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, r * jnp.nan, t)), "reward of step 1 is nan; rewards must be finite"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, jnp.inf, t)), "reward of step 1 is inf"),
+    (lambda: instead(reset=lambda self, key: (jnp.zeros(1), jnp.zeros(1))), "eight keys gave the same first state"),
+]
+
+
+def test_a_sound_environment_passes():
+    check_env(Line())
+    check_env(instead(reset=lambda self, key: (jnp.zeros(1), jnp.zeros(1)), fixed_start=True))
+
+
+@pytest.mark.parametrize(("make", "words"), DEFECTS)
+def test_contract_names_the_defect(make, words):
+    with pytest.raises(EsrlError, match="Broken: .*" + words) as caught:
+        check_contract(make())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "words"), DEFECTS_SEEN_RUNNING)
+def test_running_shows_the_defect(make, words):
+    check_contract(make())
+    with pytest.raises(EsrlError, match="Broken: .*" + words):
+        check_env(make())
+
+
+def test_state_may_hold_random_keys_and_nests():
+    def reset(self, key):
+        place = jnp.zeros(1)
+        return {"key": key, "place": place}, place
+
+    def step(self, state, action, key):
+        return state, state["place"], 0, False
+
+    check_env(instead(reset=reset, step=step))
+
+
+def test_a_changing_leaf_is_named():
+    def step(self, state, action, key):
+        return {"a": state["a"], "b": state["b"].astype(jnp.int32)}, state["a"], 0.0, False
+
+    env = instead(reset=lambda self, key: ({"a": jnp.zeros(1), "b": jnp.zeros(2)}, jnp.zeros(1)), step=step)
+    with pytest.raises(EsrlError, match=r"step turns \['b'\] of its state from float32\[2\] into int32\[2\]"):
+        check_contract(env)
+
+
+# ---- environments that Python steps ---------------------------------------------------------------------------------
+
+
+class Countdown(gymnasium.Env):
+    """Ends after a random number of steps below 9; the reward is the action; complains when stepped after the end."""
+
+    observation_space = spaces.Dict(left=spaces.Box(0.0, 10.0, (1,)), side=spaces.Discrete(2))
+    action_space = spaces.Discrete(3)
+    horizon = 8
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left, self.side = int(self.np_random.integers(2, 11)), int(self.np_random.integers(2))
+        return self._observe(), {}
+
+    def step(self, action):
+        assert self.left > 0, "stepped after its end"
+        self.left -= 1
+        self.side = int(self.np_random.integers(2))
+        return self._observe(), float(action), self.left == 0, False, {}
+
+    def _observe(self):
+        return {"left": np.array([self.left], np.float32), "side": self.side}
+
+
+class Fuse(Countdown):
+    """Raises on the fiftieth step."""
+
+    horizon = 200
+    lasts = 50
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.lasts:
+            raise RuntimeError("the fuse blew")
+        return {"left": np.ones(1, np.float32), "side": 0}, 0.0, False, False, {}
+
+
+class LateFuse(Fuse):
+    """A check does not see this one."""
+
+    lasts = 120
+
+
+def host_instead(**changes):
+    return esrl.make(type("Broken", (Countdown,), changes))
+
+
+def host_stepping(change):
+    return host_instead(step=lambda self, action: change(*Countdown.step(self, action)))
+
+
+HOST_DEFECTS = [
+    (lambda: host_stepping(lambda o, r, *rest: (o, float("nan"), *rest)), "reward of step 1 is nan"),
+    (lambda: host_stepping(lambda o, r, *rest: (o, np.zeros(2), *rest)), r"reward of step 1 has shape \(2,\)"),
+    (
+        lambda: host_stepping(lambda o, *rest: ({"left": o["left"]}, *rest)),
+        "after 1 steps is not a dict with the entries",
+    ),
+    (lambda: host_stepping(lambda o, *rest: ({**o, "left": np.full(1, 99.0)}, *rest)), "after 1 steps lies outside"),
+    (lambda: host_stepping(lambda o, *rest: ({**o, "left": np.ones(2)}, *rest)), r"has shape \(2,\), but its space"),
+    (lambda: host_stepping(lambda o, *rest: ({**o, "side": "left"}, *rest)), "but its space .* needs numbers"),
+    (lambda: host_stepping(lambda o, r, t, *rest: (o, r, t, {})), "step 1 raised ValueError"),
+    (lambda: host_stepping(lambda o, r, t, *rest: (o, r, np.array([t]), False, {})), "returns an array as terminated"),
+    (lambda: host_instead(reset=lambda self, **_: 1 / 0), "reset raised ZeroDivisionError"),
+    (lambda: host_instead(__init__=lambda self: 1 / 0), "cannot be made: ZeroDivisionError"),
+    (lambda: host_instead(observation_space=None), "observation_space is missing"),
+    (lambda: esrl.make(Fuse), "Fuse: step 50 raised RuntimeError: the fuse blew"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), HOST_DEFECTS)
+def test_host_environments_are_checked(make, words):
+    with pytest.raises(EsrlError, match=words):
+        check_env(make())
+
+
+def play_alone(env, seed, actions):
+    """Observations, rewards and ends of one episode of a Gymnasium environment, by Gymnasium's own means."""
+    seen, rewards, ends = [env.reset(seed=int(seed))[0]], [], []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        seen, rewards, ends = [*seen, observation], [*rewards, reward], [*ends, terminated or truncated]
+        if ends[-1]:
+            break
+    return seen, rewards, ends
+
+
+@pytest.mark.parametrize("name", ["Acrobot-v1", "Pendulum-v1", "Countdown"])
+def test_lanes_are_gymnasiums_own_episodes(name):
+    env = esrl.make(Countdown if name == "Countdown" else f"gymnasium/{name}")
+    check_env(env)
+    shape, steps = (2, 2, 2), 8
+    seeds = np.repeat(np.array([[[3, 4]], [[5, 2**32 - 1]]]), 2, axis=1)
+    env.action_space.seed(0)
+    actions = np.array([[env.action_space.sample() for _ in range(8)] for _ in range(steps)])
+    lanes = env.make_vec(*shape)
+    seen, results = [lanes.reset(seeds)], []
+    for t in range(steps):
+        results.append(lanes.step(actions[t]))
+        seen.append(results[-1][0])
+    for lane, seed in enumerate(seeds.ravel()):
+        alone = play_alone(env.make_one(), seed, actions[:, lane])
+        for t, (observation, reward, end) in enumerate(zip(alone[0][1:], alone[1], alone[2], strict=True)):
+            assert results[t][1][lane] == reward and results[t][2][lane] == end
+            for mine, own in zip(jax.tree.leaves(seen[t + 1]), jax.tree.leaves(observation), strict=True):
+                np.testing.assert_array_equal(mine[lane], own)
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1"])
+def test_both_signs_see_the_same_worlds(name):
+    env = esrl.make(f"gymnasium/{name}")
+    lanes = env.make_vec(3, 2, 2)
+    seeds = np.broadcast_to(np.arange(6).reshape(3, 1, 2), (3, 2, 2))
+    env.action_space.seed(0)
+    actions = np.array([env.action_space.sample() for _ in range(6)]).reshape(3, 1, 2).repeat(2, 1).ravel()
+    observations = [lanes.reset(seeds), *(lanes.step(actions)[0] for _ in range(5))]
+    for observation in observations:
+        split = observation.reshape(3, 2, 2, -1)
+        np.testing.assert_array_equal(split[:, 0], split[:, 1])
+        assert len(np.unique(split[:, 0].reshape(6, -1), axis=0)) == 6
+    again = lanes.reset(seeds)
+    np.testing.assert_array_equal(again, observations[0])
+    assert not np.array_equal(lanes.reset(seeds + 10), observations[0])
+
+
+def test_finished_lanes_are_not_stepped():
+    """Countdown raises when it is stepped after its end; its horizon also cuts episodes off."""
+    env = esrl.make(Countdown)
+    lanes = env.make_vec(8, 1, 1)
+    for _ in range(2):
+        lanes.reset(np.arange(8).reshape(8, 1, 1))
+        ended = np.zeros(8, bool)
+        for _ in range(12):
+            _, reward, end = lanes.step(np.ones(8, np.int32))
+            np.testing.assert_array_equal(reward, ~ended)
+            assert not (end & ended).any()
+            ended |= end
+        assert ended.all()
+
+
+def test_returns_of_the_runner_are_those_of_the_episodes():
+    env = esrl.make(Countdown)
+    keys = jnp.broadcast_to(jax.random.split(seed_key(0), 4).reshape(2, 1, 2), (2, 2, 2))
+    made, seeds = env.make_vec(2, 2, 2), []
+    reset, made.reset = made.reset, lambda given: (seeds.append(given), reset(given))[1]
+
+    def act(context, observations, carries, keys):
+        return observations["side"] + 1, carries
+
+    played = runner(env, lambda reward: reward - 1).episodes(act, None, keys, (), None)
+    for index, seed in np.ndenumerate(seeds[0]):
+        one, total, length, end = env.make_one(), 0.0, 0, False
+        observation, _ = one.reset(seed=int(seed))
+        while not end:
+            observation, reward, terminated, truncated, _ = one.step(observation["side"] + 1)
+            total, length, end = total + reward, length + 1, terminated or truncated
+        assert (played.returns[index], played.lengths[index]) == (total, length)
+        assert played.shaped[index] == total - length
+    assert int(played.steps) == int(played.lengths.max())
+
+
+def test_an_error_inside_names_step_and_environment():
+    env = esrl.make(LateFuse)
+    check_env(env)
+    lanes = env.make_vec(1, 2, 1)
+    lanes.reset(np.zeros((1, 2, 1), int))
+    with pytest.raises(EsrlError, match=r"^LateFuse: step 120 of an episode raised RuntimeError: the fuse blew$"):
+        for _ in range(200):
+            lanes.step(np.zeros(2, np.int32))
+    assert lanes.failed and env.make_vec(1, 2, 1) is not lanes
+
+
+def test_async_lanes_are_sync_lanes():
+    gymnasium.register("LateFuse-v0", LateFuse, max_episode_steps=200)
+    try:
+        seeds = np.arange(2).reshape(2, 1, 1)
+        kinds = [
+            esrl.make(f"gymnasium/LateFuse-v0?vectorization={kind}").make_vec(2, 1, 1) for kind in ("sync", "async")
+        ]
+        sync, processes = ([lanes.reset(seeds)] for lanes in kinds)
+        for lanes, seen in zip(kinds, (sync, processes), strict=True):
+            with pytest.raises(
+                EsrlError, match=r"LateFuse-v0.*: step 120 of an episode raised RuntimeError: the fuse blew"
+            ):
+                for _ in range(200):
+                    seen.append(lanes.step(np.zeros(2, np.int32)))
+        assert len(sync) == len(processes) == 120
+        for mine, other in zip(jax.tree.leaves(sync), jax.tree.leaves(processes), strict=True):
+            np.testing.assert_array_equal(mine, other)
+    finally:
+        for lanes in kinds:
+            lanes.close()
+        del gymnasium.registry["LateFuse-v0"]
+
+
+def test_registered_environments_are_checked_when_made():
+    class Crooked(Countdown):
+        observation_space = spaces.Box(0.0, 1.0, (2,))
+
+    gymnasium.register("Crooked-v0", Crooked)
+    try:
+        with pytest.raises(EsrlError, match="gymnasium/Crooked-v0: the observation after 0 steps"):
+            esrl.make("gymnasium/Crooked-v0")
+    finally:
+        del gymnasium.registry["Crooked-v0"]
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1?horizon=7", "CartPole-v1?vectorization=sync"])
+def test_horizon_and_name_are_kept(name):
+    env = esrl.make(f"gymnasium/{name}")
+    assert env.name == f"gymnasium/{name}"
+    assert env.horizon == (7 if "horizon" in name else 500)
+    assert esrl.make(env.name).horizon == env.horizon
+
+
+# ---- Gymnasium's functional environments ----------------------------------------------------------------------------
+
+FUNCTIONAL = ["phys2d/CartPole-v1", "phys2d/Pendulum-v0", "tabular/Blackjack-v0", "tabular/CliffWalking-v0"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL)
+def test_functional_steps_are_the_suites_own(name, lenient):
+    """Step by step beside the functional object itself, by its own methods, with the same keys and actions."""
+    env = esrl.make(f"gymnasium/{name}")
+    check_env(env)
+    raw, step, reset = env.env, jax.jit(env.step), jax.jit(env.reset)
+    whole = "tabular" in name
+    env.action_space.seed(1)
+    state, observation = reset(seed_key(0))
+    own = raw.initial(jax.random.key_data(seed_key(0)))
+    for t in range(6):
+        key = jax.random.fold_in(seed_key(1), t)
+        rng = jax.random.key_data(key)
+        action = jnp.asarray(env.action_space.sample())
+        given = action.reshape(raw.action_space.shape)
+        after = raw.transition(own, given, rng)
+        extra = () if "CliffWalking" in name else (rng,)
+        expected = (raw.observation(after, *extra), raw.reward(own, given, after, *extra), raw.terminal(after, *extra))
+        state, observation, reward, terminated = step(state, action, key)
+        tolerance = {"rtol": 0 if whole else 1e-5, "atol": 0 if whole else 1e-6}
+        np.testing.assert_allclose(observation, np.reshape(expected[0], observation.shape), **tolerance)
+        np.testing.assert_allclose(reward, np.squeeze(expected[1]), **tolerance)
+        assert bool(terminated) == bool(expected[2])
+        own = after
+        if terminated:
+            break
+
+
+@pytest.mark.parametrize("name", FUNCTIONAL[:2])
+def test_functional_steps_are_those_of_gymnasiums_environment(name, lenient):
+    """Beside `gymnasium.make`, put into the same state."""
+    env, stateful = esrl.make(f"gymnasium/{name}"), gymnasium.make(name, disable_env_checker=True)
+    stateful.reset(seed=0)
+    step = jax.jit(env.step)
+    state, _ = jax.jit(env.reset)(seed_key(2))
+    stateful.unwrapped.state = state
+    for t in range(30):
+        action = np.asarray(env.action_space.sample())
+        state, observation, reward, terminated = step(state, jnp.asarray(action), seed_key(t))
+        own, own_reward, own_terminated, _, _ = stateful.step(action)
+        np.testing.assert_allclose(observation, own, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(reward, np.squeeze(own_reward), rtol=1e-4)
+        assert bool(terminated) == bool(own_terminated)
+        if terminated:
+            break
+
+
+# ---- Brax -----------------------------------------------------------------------------------------------------------
+
+
+def test_brax_steps_are_braxs_own(lenient):
+    envs = pytest.importorskip("brax.envs")
+    env, raw = esrl.make("brax/inverted_pendulum"), envs.get_environment("inverted_pendulum", backend="spring")
+    check_contract(env)
+    step, own_step = jax.jit(env.step), jax.jit(raw.step)
+    state, observation = jax.jit(env.reset)(seed_key(0))
+    own = jax.jit(raw.reset)(jax.random.key_data(seed_key(0)))
+    ended = []
+    for t in range(40):
+        np.testing.assert_array_equal(observation, own.obs)
+        action = jnp.full(1, np.sin(t).astype(np.float32))
+        state, observation, reward, terminated = step(state, action, seed_key(t))
+        own = own_step(own, action)
+        assert (float(reward), bool(terminated)) == (float(own.reward), bool(own.done))
+        ended.append(bool(terminated))
+    assert any(ended) and not ended[0]
+
+
+def test_brax_names_and_backends():
+    pytest.importorskip("brax")
+    assert {"brax/hopper", "brax/ant", "brax/humanoid", "brax/inverted_pendulum"} <= set(names()["brax"])
+    made = [esrl.make(f"brax/inverted_pendulum?backend={backend}") for backend in ("spring", "positional")]
+    assert [env.backend for env in made] == ["spring", "positional"]
+    assert [env.name for env in made] == ["brax/inverted_pendulum", "brax/inverted_pendulum?backend=positional"]
+    short = esrl.make("brax/inverted_pendulum", horizon=50, backend="generalized")
+    assert (short.horizon, short.backend) == (50, "generalized")
+    assert short.name == "brax/inverted_pendulum?backend=generalized&horizon=50"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["positional", "generalized", "mjx"])
+def test_every_brax_backend_steps(backend, lenient):
+    pytest.importorskip("brax")
+    env = esrl.make(f"brax/inverted_pendulum?backend={backend}")
+    state, _ = jax.jit(env.reset)(seed_key(0))
+    _, observation, reward, terminated = jax.jit(env.step)(state, jnp.zeros(1), seed_key(1))
+    assert np.isfinite(observation).all() and reward == 1 and not terminated
+
+
+# ---- names and files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("brax/hoper", "brax has no environment 'hoper'; did you mean hopper"),
+        ("brax/ant?backend=sprin", "brax has no backend 'sprin'; use one of spring"),
+        ("brax/inverted_pendulum?colour=red", "cannot be made with backend spring"),
+        ("gymnasium/CartPole-v9", "gymnasium has no environment 'CartPole-v9'; did you mean CartPole"),
+        ("gymnasium/phys2d/CartPol-v1", "did you mean phys2d/CartPole-v1"),
+        ("gymnasium/CartPole-v1?vectorization=parallel", "must be one of auto, sync, async, vector"),
+        ("gymnasium/Acrobot-v1?vectorization=vector", "has no vector entry point"),
+        ("gymnasium/Acrobot-v1?horizon=-3", "horizon is -3, but must be at least 1"),
+        ("gymnasium/Acrobot-v1?colour=red", "cannot be made: TypeError"),
+        ("hopper", "unknown environment 'hopper'; did you mean brax/hopper"),
+        ("CartPole-v1", "unknown environment 'CartPole-v1'; did you mean gymnasium/"),
+        ("mujoco/thing", "unknown environment 'mujoco/thing'"),
+        ("envs/none.py:Class", "there is no file"),
+        ("envs/rocket.py", "say which class as well: envs/rocket.py:ClassName"),
+    ],
+)
+def test_unknown_names_offer_near_ones(name, words):
+    with pytest.raises(EsrlError, match=words):
+        esrl.make(name)
+
+
+def test_files_are_loaded_by_path(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("import nothing_of_that_name\n")
+    with pytest.raises(EsrlError, match=r"cannot be imported: ModuleNotFoundError"):
+        load_attribute(f"{path}:Mine")
+    path.write_text("class Rocket:\n    pass\n\n\nclass Snake:\n    pass\n")
+    with pytest.raises(EsrlError, match="has no 'Roket'; did you mean Rocket"):
+        load_attribute(f"{path}:Roket")
+    with pytest.raises(EsrlError, match="observation_space is missing"):
+        esrl.make(f"{path}:Rocket")
+
+
+@pytest.mark.parametrize("name", ["rocket.py:Rocket", "snake.py:Snake"])
+def test_example_environments_are_sound(name, pytestconfig):
+    env = esrl.make(f"{pytestconfig.rootpath / 'envs' / name}")
+    check_env(env)
+    assert env.name.endswith(name)
+
+
+def test_objects_and_classes_are_taken():
+    assert esrl.make(Line()).name == "Line" and esrl.make(Line).name == "Line"
+    host = esrl.make(Countdown)
+    assert esrl.make(host) is host and host.name == "Countdown"
+    with pytest.raises(EsrlError, match="give its class or its id"):
+        esrl.make(Countdown())
+    with pytest.raises(EsrlError, match=r"cannot be constructed with {'size': 3}"):
+        esrl.make(Line, size=3)
+    with pytest.raises(EsrlError, match="already made"):
+        esrl.make(Line(), size=3)
