@@ -28,6 +28,14 @@ def call_body(eqn: Any) -> Any | None:
     return None
 
 
+def scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many of a scan equation's inputs are constants, and how many are carried; the rest are slices."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].update(list(range(len(eqn.invars)))).unpack()  # jax 0.11 and later
+    return len(list(consts)), len(list(carry))
+
+
 class _Use(NamedTuple):
     """One use of a parameter: the dimensions on the m side, or None and the operation that has no low-rank rule."""
 
@@ -69,7 +77,7 @@ def _collect(jaxpr: Any, tracked: dict[Any, tuple[int, tuple[int, ...]]], uses: 
             continue
         name, body = eqn.primitive.name, call_body(eqn)
         if name == "scan":
-            n = eqn.params["num_consts"]
+            n, _ = scan_parts(eqn)
             inner = eqn.params["jaxpr"].jaxpr
             _collect(inner, {inner.invars[k]: where for k, where in held if k < n}, uses)
             for k, (leaf, _) in held:

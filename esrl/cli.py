@@ -56,6 +56,7 @@ def _train(argv: Sequence[str]) -> int:
                 progress.show(last, training.progress(state))
     except KeyboardInterrupt:
         interrupted = True
+        last = (training.folder.rows()[-1:] or [last])[0] if training.folder else last
     except EsrlError as error:
         if last or resume:
             raise EsrlError(f"{error}; earlier generations are saved, go on with: esrl train --resume {out}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -18,9 +18,9 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Progress of one run: generation, steps, steps/s, fitness, return, time left."""
+    """Progress of one run, written to the text stream `to`: generation, steps, steps/s, fitness, return, time left."""
 
-    def __init__(self, recipe: Any, to: TextIO | None = None) -> None:
+    def __init__(self, recipe: Any, to: Any = None) -> None:
         self._to = to or sys.stdout
         self._recipe = recipe
         self._console = Console(file=self._to, highlight=False, soft_wrap=True)
@@ -99,7 +99,10 @@ class Progress:
         self._print(f"curve: {out / 'curve.png'}   look: esrl render {out}   score: esrl evaluate {out}")
 
     def _print(self, text: str) -> None:
-        print(text, file=self._to, flush=True)
+        if self._live is not None:
+            self._live.console.print(Text(text))
+        else:
+            print(text, file=self._to, flush=True)
 
 
 def _short(number: float) -> str:

@@ -171,8 +171,7 @@ def policy(
       network: one of
         * a Linen module `module(obs) -> output`, or `module(carry, obs) -> (carry, output)` when `carry` is given;
         * an NNX module with the same call, or a function `rngs -> module` (then every seed has its own start);
-        * a function `f(params, obs) -> output`, or `f(params, obs, carry) -> (output, carry)` when `carry` is given,
-          with `init` or `params`.
+        * a function `f(params, obs) -> output`, or `f(params, obs, carry) -> (output, carry)` when `carry` is given.
       init: `init(key) -> params`, the parameters to start from; a function needs it, a module has its own.
       params: in place of `init`, parameters that are the same for every seed.
       carry: for recurrent networks: the carry of one lane at the start of an episode.

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from esrl.classify import call_body, matrix_rows
+from esrl.classify import call_body, matrix_rows, scan_parts
 from esrl.noise import Dense, Leaf, LowRank
 from esrl.types import Array, PyTree
 
@@ -279,7 +279,7 @@ def _gather(eqn: Any, values: Sequence[Any], k: int, lanes: _Lanes) -> Array:
 def _scan(eqn: Any, values: Sequence[Any], lanes: _Lanes) -> list[Any]:
     """A scan inside the network whose constants hold perturbed parameters."""
     params = eqn.params
-    n, m = params["num_consts"], params["num_carry"]
+    n, m = scan_parts(eqn)
     consts, body = list(values[:n]), params["jaxpr"]
     carry = [_spread(v, lanes) for v in values[n : n + m]]
     xs = [jnp.moveaxis(_spread(v, lanes), 0, 1) for v in values[n + m :]]

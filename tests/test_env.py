@@ -6,12 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.experimental.functional import FuncEnv
 
 import esrl
 from esrl import EsrlError
 from esrl.env import check_contract, check_env
 from esrl.registry import load_attribute, names
 from esrl.rollout import runner
+from esrl.sharding import one_device
 from esrl.types import seed_key
 
 
@@ -94,6 +96,18 @@ def test_running_shows_the_defect(make, words):
     check_contract(make())
     with pytest.raises(EsrlError, match="Broken: .*" + words):
         check_env(make())
+
+
+def test_randomness_besides_the_key_is_noticed():
+    count = iter(range(10**6))
+    scalar = jax.ShapeDtypeStruct((), np.float32)
+
+    def step(self, state, action, key):
+        reward = jax.pure_callback(lambda _: np.float32(next(count)), scalar, action)
+        return state, state, reward, jnp.bool_(False)
+
+    with pytest.raises(EsrlError, match="the same key gave two different episodes"):
+        check_env(instead(step=step))
 
 
 def test_state_may_hold_random_keys_and_nests():
@@ -389,6 +403,38 @@ def test_functional_steps_are_those_of_gymnasiums_environment(name, lenient):
         assert bool(terminated) == bool(own_terminated)
         if terminated:
             break
+
+
+class Jump(FuncEnv):
+    """A functional environment of the user's own: wins by jumping when the light is on."""
+
+    observation_space = spaces.Box(0.0, 1.0, (1,))
+    action_space = spaces.Discrete(2)
+    horizon = 5
+
+    def initial(self, rng, params=None):
+        return {"light": jax.random.bernoulli(rng), "time": 0}
+
+    def transition(self, state, action, key, params=None):
+        return {"light": jax.random.bernoulli(key), "time": state["time"] + 1}
+
+    def observation(self, state, rng, params=None):
+        return state["light"].astype(jnp.float32)
+
+    def reward(self, state, action, next_state, rng, params=None):
+        return (state["light"] == (action == 1)).astype(jnp.float32)[None]
+
+    def terminal(self, state, rng, params=None):
+        return state["time"] >= 3
+
+
+def test_a_functional_environment_of_ones_own():
+    env = esrl.make(Jump)
+    check_env(env)
+    assert (env.name, env.horizon) == ("Jump", 5)
+    agent = esrl.eggroll(env, esrl.mlp(()), population=32, mesh=one_device())
+    played = agent.rollout(agent.init(seed_key(0)))
+    assert (played.lengths == 3).all() and (played.returns <= 3).all() and (played.returns >= 0).all()
 
 
 # ---- Brax -----------------------------------------------------------------------------------------------------------

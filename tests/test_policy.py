@@ -202,6 +202,17 @@ def test_output_is_the_networks_own(name):
     np.testing.assert_allclose(output, own, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["gru", "linen gru", "nnx gru", "function, carry"])
+def test_what_was_seen_before_counts(name):
+    bound = bind(NETWORKS[name], Memory.observation_space, Memory.action_space)
+    params = jax.tree.map(lambda x: x + 0.1, bound.init(seed_key(0)))
+    first, after = bound.apply(params, jnp.ones(1), bound.carry)
+    again, _ = bound.apply(params, jnp.ones(1), bound.carry)
+    second, _ = bound.apply(params, jnp.ones(1), after)
+    np.testing.assert_array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], second[0])
+
+
 def test_carry_starts_anew_with_every_episode():
     """A policy that acts by what it has seen before can only ever see zero in the first step."""
     seen = policy(lambda p, x, c: (jnp.stack([p, c[0]]), c + 1.0), params=jnp.float32(0.5), carry=jnp.zeros(1))

@@ -18,7 +18,6 @@ from esrl.adapters._names import with_options
 from esrl.types import Array, EsrlError, Key, PyTree, nearest
 
 BACKENDS = ("spring", "positional", "generalized", "mjx")
-EXTRA = "brax"
 
 
 class BraxEnv:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -115,17 +116,15 @@ class VectorLanes:
 
     @contextlib.contextmanager
     def _errors(self, what: str) -> Iterator[None]:
-        """Says an error in one sentence, without what Gymnasium logs of it for every process."""
-        level, gymnasium.logger.min_level = gymnasium.logger.min_level, gymnasium.logger.ERROR + 1
+        """Says an error in one sentence."""
         try:
-            yield
+            with _unlogged(self._envs):
+                yield
         except Exception as error:
             self.failed = True
             if isinstance(error, EsrlError):
                 raise
             raise EsrlError(f"{self._name}: {what} of its lanes raised {type(error).__name__}: {error}") from error
-        finally:
-            gymnasium.logger.min_level = level
 
     def close(self) -> None:
         """Closes the vector environments."""
@@ -133,9 +132,29 @@ class VectorLanes:
 
 
 def _close(envs: list[Any]) -> None:
+    kill = {"terminate": True} if isinstance(envs[0], gymnasium.vector.AsyncVectorEnv) else {}
     for env in envs:
-        with contextlib.suppress(Exception):
-            env.close()
+        with contextlib.suppress(Exception), _unlogged(envs):
+            env.close(**kill)
+
+
+@contextlib.contextmanager
+def _unlogged(envs: list[Any]) -> Iterator[None]:
+    """Keeps off standard error what Gymnasium logs beside an exception when processes step the lanes."""
+    level = gymnasium.logger.min_level
+    if isinstance(envs[0], gymnasium.vector.AsyncVectorEnv):
+        gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
+    try:
+        yield
+    finally:
+        gymnasium.logger.min_level = level
+
+
+def _park(name: str, env: gymnasium.Env) -> Park:
+    """The environment parked; in a process of its own it leaves Ctrl-C to the process that steps it."""
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Park(env, name)
 
 
 def host(
@@ -145,11 +164,7 @@ def host(
     horizon: int | None,
     true_vector: bool,
 ) -> HostEnv:
-    """A host environment from functions that make one, and that make a vector of n lanes.
-
-    Raises:
-      EsrlError: a horizon below 1, or an environment that cannot be made (the reason is said).
-    """
+    """A host environment from functions that make one, and that make a vector of n lanes."""
     if horizon is not None and horizon < 1:
         raise EsrlError(f"{name}: horizon is {horizon}, but must be at least 1")
     try:
@@ -211,7 +226,7 @@ def make(
     def vector(lanes: int) -> Any:
         if true_vector:
             return gymnasium.make_vec(identifier, lanes, vectorization_mode=mode, **limited)
-        extra: dict[str, Any] = {"wrappers": (partial(Park, name=name),)}
+        extra: dict[str, Any] = {"wrappers": (partial(_park, name),)}
         if mode == "async":
             multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])  # else each lane imports it
             extra["vector_kwargs"] = {"context": "forkserver"}  # JAX has threads, so a plain fork may hang
