@@ -1,6 +1,7 @@
 """A rocket that has to land upright, slowly and in the middle of its pad: a pure JAX environment to copy.
 
-esrl train envs/rocket.py:Rocket --population 256 --env-steps 3e6 --hidden 32 --sigma 0.1 --learning-rate 0.03
+Train it with
+    esrl train envs/rocket.py:Rocket --population 128 --env-steps 5e5 --hidden 32 --sigma 0.1 --learning-rate 0.05
 """
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-DT, GRAVITY = 0.1, 1.0
+DT, GRAVITY = 0.2, 1.0
 
 
 class Rocket:
@@ -16,7 +17,7 @@ class Rocket:
 
     observation_space = spaces.Box(-np.inf, np.inf, (6,))
     action_space = spaces.Box(-1.0, 1.0, (2,))
-    horizon = 200
+    horizon = 100
 
     def reset(self, key):
         middle = jnp.array([0.0, 8.0, 0.0, -0.5, 0.0, 0.0])

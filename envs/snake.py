@@ -1,6 +1,7 @@
 """The game of Snake: a stateful Gymnasium environment to copy.
 
-esrl train envs/snake.py:Snake --population 64 --env-steps 5e5 --hidden 32 --out runs/snake
+Train it with
+    esrl train envs/snake.py:Snake --population 64 --env-steps 5e5 --hidden 32 --out runs/snake
 """
 
 import gymnasium

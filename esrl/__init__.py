@@ -1,12 +1,14 @@
 """esrl: reinforcement learning by evolution strategies, without backpropagation.
 
-import esrl
+In Python:
 
-env = esrl.make("brax/hopper")
-agent = esrl.eggroll(env, esrl.mlp((64, 64)), population=512, rank=1)
-for generation, state, metrics in esrl.train(agent, env_steps=1e7, seed=0, out="runs/hopper"):
-    print(generation, metrics["return_mean"])
-print(esrl.evaluate(agent, state, episodes=128).return_mean)
+    import esrl
+
+    env = esrl.make("brax/hopper")
+    agent = esrl.eggroll(env, esrl.mlp((64, 64)), population=512, rank=1)
+    for generation, state, metrics in esrl.train(agent, env_steps=1e7, seed=0, out="runs/hopper"):
+        print(generation, metrics["return_mean"])
+    print(esrl.evaluate(agent, state, episodes=128).return_mean)
 """
 
 from esrl import noise, shaping

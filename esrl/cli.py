@@ -17,6 +17,7 @@ from esrl.console import Progress, say
 from esrl.describe import describe
 from esrl.evaluate import evaluate
 from esrl.invocation import JSON, TARGET, invocation
+from esrl.log import RunFolder
 from esrl.recipe import Recipe, load
 from esrl.registry import names
 from esrl.render import render
@@ -56,11 +57,12 @@ def _train(argv: Sequence[str]) -> int:
                 progress.show(last, training.progress(state))
     except KeyboardInterrupt:
         interrupted = True
-        last = (training.folder.rows()[-1:] or [last])[0] if training.folder else last
+        last = (RunFolder(out).rows()[-1:] or [last])[0]
     except EsrlError as error:
-        if last or resume:
+        if RunFolder(out).rows():
             raise EsrlError(f"{error}; earlier generations are saved, go on with: esrl train --resume {out}") from error
-        _remove(out, missing)
+        if not resume:
+            _remove(out, missing)
         raise
     finally:
         progress.stop()
@@ -273,7 +275,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

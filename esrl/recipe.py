@@ -1,17 +1,19 @@
 """Recipes: a run as a TOML file, and everything by its name (level 6).
 
-env = "brax/hopper"
-agent = "eggroll"
-env_steps = 1e7
-seed = 0
+A whole one, where only `env` is needed:
 
-[policy]
-network = "mlp"
-hidden = [64, 64]
+    env = "brax/hopper"
+    agent = "eggroll"
+    env_steps = 1e7
+    seed = 0
 
-[options]
-population = 512
-sigma = 0.05
+    [policy]
+    network = "mlp"
+    hidden = [64, 64]
+
+    [options]
+    population = 512
+    sigma = 0.05
 """
 
 from __future__ import annotations

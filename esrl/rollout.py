@@ -46,9 +46,9 @@ class Runner(NamedTuple):
     """Plays episodes.
 
     Attributes:
-      episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`. `act(context,
-        observations, carries, keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the start; `moments` says which
-        observations to sum, or is None. Lanes with equal keys see the same world and the same action noise.
+      episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`. `act(context, observations,
+        carries, keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the start; `moments`
+        says which observations to sum, or is None. Lanes with equal keys see the same world and the same action noise.
       jittable: whether `episodes` is pure JAX; else it steps Python environments and must not be traced.
     """
 

@@ -130,13 +130,13 @@ class Training:
                 yield int(state.generation), state, last
             while self.progress(state) < 1:
                 done = self.progress(state)
-                state, row = self._generation(state, clock, first=not before and not last)
-                last = row
+                after, last = self._generation(state, clock, first=not last)
                 if self.folder is not None:
-                    self.folder.write(row)
-                    if self._due(done, state, self.checkpoint_every):
-                        checkpoint.save(self.folder.checkpoints, state)
-                yield int(state.generation), state, row
+                    self.folder.write(last)
+                state = after  # only now: whatever breaks off, a saved generation has its row
+                if self.folder is not None and self._due(done, state, self.checkpoint_every):
+                    checkpoint.save(self.folder.checkpoints, state)
+                yield int(state.generation), state, last
         finally:
             if self.folder is not None:
                 if int(state.generation):

@@ -3,7 +3,8 @@
     python experiments/host_speed.py Acrobot-v1 CartPole-v1
 
 Both are run in turn in one process, several times; the median ratio and its range are printed. The bare loop takes
-random actions and resets by itself. Training counts live steps only, and all its time: noise, network, stepping, update.
+random actions and resets by itself. Training counts live steps only, and all its time: noise, network, stepping and
+update.
 """
 
 from __future__ import annotations
