@@ -23,7 +23,8 @@ def row(result: dict) -> str:
     low, high = interval(returns)
     start = np.mean([run["start_return"] for run in runs])
     seconds = [run["seconds_all"] for run in runs]
-    network = "x".join(map(str, recipe["policy"]["hidden"])) + " " + recipe["policy"]["activation"]
+    hidden = recipe["policy"]["hidden"]
+    network = "x".join(map(str, hidden)) + " " + recipe["policy"]["activation"] if hidden else "linear"
     return (
         f"| `{recipe['env']}` | {network} | {runs[0]['env_steps'] / 1e6:.3g}M | {len(runs)} | {start:.0f} |"
         f" {interquartile_mean(returns):.1f} [{low:.1f}, {high:.1f}] | {returns.min():.1f} |"
@@ -36,7 +37,8 @@ def write_header(path: Path, result: dict, commit: str) -> None:
     returns = np.array([run["return_mean"] for run in result["runs"]])
     low, high = interval(returns)
     seconds = [run["seconds_all"] for run in result["runs"]]
-    body = "".join(line for line in path.read_text().splitlines(True) if not line.startswith("#"))
+    text = path.read_text()
+    body = text[text.index("env =") :]
     header = (
         f"# {datetime.date.today()}, commit {commit}, seeds 0 to {len(returns) - 1}: held-out return, interquartile\n"
         f"# mean {interquartile_mean(returns):.1f}, 95 % bootstrap interval [{low:.1f}, {high:.1f}], lowest seed"

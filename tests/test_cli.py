@@ -463,7 +463,13 @@ def test_an_error_at_once_leaves_a_folder_as_it_was(capsys):
 
 def test_ctrl_c_saves_and_stops():
     """A real signal to a real process."""
-    command = [sys.executable, "-m", "esrl", "train", "w.py:Line", *TINY, "--generations", "1000000", "--out", "run"]
+    # a shell's background job ignores SIGINT, and so would all that it starts
+    heed = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+        " os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    train = ["-m", "esrl", "train", "w.py:Line", *TINY, "--generations", "1000000", "--out", "run"]
+    command = [sys.executable, "-c", heed, *train]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
     ) as process:
