@@ -25,7 +25,7 @@ from esrl.runtime import configure
 from esrl.types import EsrlError, nearest
 
 _FOLDER = Flag("folder", Path, "the folder of a run", metavar="DIR")
-_PATTERN = Flag("pattern", str, "only names that contain this", "", metavar="[TEXT]")
+_PATTERN = Flag("pattern", str, "only names that contain this, in any case", "", metavar="[TEXT]")
 _SEED = Flag("seed", int, "of the episodes' worlds", 1000)
 _EPISODES = Flag("episodes", int, "held-out episodes, played all at once", 128)
 _FORM = Flag(
@@ -141,7 +141,8 @@ def _describe(argv: Sequence[str]) -> int:
 
 def _envs(argv: Sequence[str]) -> int:
     given = _given("envs", argv)
-    listed = {k: [n for n in v if given["pattern"] in n] if isinstance(v, list) else v for k, v in names().items()}
+    part = given["pattern"].lower()
+    listed = {k: [n for n in v if part in n.lower()] if isinstance(v, list) else v for k, v in names().items()}
     if given["json"]:
         _say_json(listed)
         return 0
