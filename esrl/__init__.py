@@ -15,7 +15,7 @@ from esrl import noise, shaping
 from esrl.agent import Agent
 from esrl.describe import describe
 from esrl.env import Env, check_env
-from esrl.es import eggroll
+from esrl.es import eggroll, open_es
 from esrl.evaluate import Evaluation, evaluate
 from esrl.networks import gru, mlp, policy
 from esrl.recipe import Recipe, load
@@ -45,6 +45,7 @@ __all__ = [
     "make",
     "mlp",
     "noise",
+    "open_es",
     "policy",
     "render",
     "shaping",

@@ -19,7 +19,7 @@ from esrl import noise as noises
 from esrl import sharding
 from esrl.agent import Agent, Metrics, changed_options, read_options, takes_options
 from esrl.env import check_contract
-from esrl.es_options import EggrollOptions, ESOptions, check
+from esrl.es_options import EggrollOptions, ESOptions, OpenESOptions, check
 from esrl.es_setup import Setup, base_learning_rate, plan, prepare
 from esrl.moments import Moments, Sums
 from esrl.noise import Noise
@@ -170,6 +170,24 @@ def eggroll(env: Any, policy: Any = None, **options: Any) -> Agent:
     """
     read = read_options(EggrollOptions, options)
     return evolution_strategy("eggroll", env, policy, noises.low_rank(read.rank, read.thin), read)
+
+
+@takes_options(OpenESOptions)
+def open_es(env: Any, policy: Any = None, **options: Any) -> Agent:
+    """OpenES: evolution strategies with dense Gaussian perturbations (Salimans et al., arXiv 1703.03864).
+
+    Antithetic pairs, centred ranks, Adam and observation normalisation as in the source; everything but the noise is
+    EGGROLL's own code.
+
+    Args:
+      env: an environment, or whatever `esrl.make` takes.
+      policy: as in `eggroll`.
+      **options: by keyword:
+
+    Raises:
+      EsrlError: as `eggroll`.
+    """
+    return evolution_strategy("open_es", env, policy, noises.dense(), read_options(OpenESOptions, options))
 
 
 def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: ESOptions) -> Agent:

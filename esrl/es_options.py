@@ -50,6 +50,11 @@ class ESOptions:
 
 
 @dataclass(frozen=True)
+class OpenESOptions(ESOptions):
+    """Options of OpenES: those of every evolution strategy."""
+
+
+@dataclass(frozen=True)
 class EggrollOptions(ESOptions):
     """Options of EGGROLL."""
 

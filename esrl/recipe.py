@@ -28,15 +28,18 @@ from typing import Any, NamedTuple
 
 from esrl import checkpoint
 from esrl.agent import Agent, option
-from esrl.es import eggroll
-from esrl.es_options import EggrollOptions
+from esrl.es import eggroll, open_es
+from esrl.es_options import EggrollOptions, OpenESOptions
 from esrl.log import RunFolder
 from esrl.networks import Network, gru, mlp, policy
 from esrl.registry import load_attribute, make
 from esrl.train import Training, train
 from esrl.types import EsrlError, nearest, seed_key
 
-AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {"eggroll": (eggroll, EggrollOptions)}
+AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {
+    "eggroll": (eggroll, EggrollOptions),
+    "open_es": (open_es, OpenESOptions),
+}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru}
 NETWORK_KEYS: dict[str, tuple[type, str]] = {
     "hidden": (tuple, "widths of the hidden layers; the one width of a gru"),
