@@ -18,6 +18,7 @@ from esrl.env import Env, check_env
 from esrl.es import eggroll, open_es
 from esrl.evaluate import Evaluation, evaluate
 from esrl.networks import gru, mlp, policy
+from esrl.ppo import ppo
 from esrl.recipe import Recipe, load
 from esrl.registry import make
 from esrl.render import render
@@ -47,6 +48,7 @@ __all__ = [
     "noise",
     "open_es",
     "policy",
+    "ppo",
     "render",
     "shaping",
     "train",

@@ -47,6 +47,7 @@ class HostEnv(NamedTuple):
       observation_space, action_space: of one lane.
       horizon: steps after which an episode is truncated.
       make_vec: `make_vec(lanes, twins) -> VectorLanes`, see `esrl.adapters.gymnasium_host`.
+      make_stream: `make_stream(lanes) -> StreamLanes`, lanes that begin a new episode when they are told to.
       make_one: `make_one(**kwargs) -> gymnasium.Env`, for rendering.
     """
 
@@ -55,6 +56,7 @@ class HostEnv(NamedTuple):
     action_space: spaces.Space
     horizon: int
     make_vec: Callable[..., Any]
+    make_stream: Callable[[int], Any]
     make_one: Callable[..., Any]
 
 

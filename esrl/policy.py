@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
-from esrl.heads import head
+from esrl.heads import Head, head
 from esrl.networks import mlp, policy
 from esrl.observations import float_leaves, observation_zeros
 from esrl.types import Array, EsrlError, Key, PyTree
@@ -22,6 +22,7 @@ class Policy(NamedTuple):
       init: `init(key) -> params`: `{"network": ...}` and, to sample from a Box space, `"log_std"` [size].
       apply: `apply(params, obs, carry) -> ((output, log_std), carry)` for one lane.
       action: `action((output, log_std), key) -> action`.
+      head: what an output means.
       carry: the carry at the start of an episode, for one lane.
       observation: shapes and dtypes of one observation.
       floats: for each observation leaf, whether it is a float vector that may be normalised.
@@ -31,6 +32,7 @@ class Policy(NamedTuple):
     init: Callable[[Key], PyTree]
     apply: Callable[[PyTree, PyTree, PyTree], tuple[tuple[Array, Array | None], PyTree]]
     action: Callable[[tuple[Array, Array | None], Key], Array]
+    head: Head
     carry: PyTree
     observation: PyTree
     floats: PyTree
@@ -43,6 +45,7 @@ def bind(
     action_space: spaces.Space,
     deterministic: bool = True,
     squash: str = "tanh",
+    extra: int = 0,
 ) -> Policy:
     """A network as the policy of an environment with these spaces.
 
@@ -51,6 +54,7 @@ def bind(
       observation_space, action_space: Gymnasium spaces of one lane.
       deterministic: act by the mode (argmax, mean) rather than by sampling.
       squash: how outputs meet the bounds of a Box action space: "tanh" or "clip".
+      extra: outputs that the network gives beyond those of the action space; the policy ignores them.
 
     Raises:
       EsrlError: a network that cannot take the observation, whose output does not fit the action space, or that has no
@@ -59,7 +63,8 @@ def bind(
     chosen = mlp() if network is None else policy(network)
     actions = head(action_space, squash)
     observation = observation_zeros(observation_space)
-    bound = chosen.bind(observation, actions.size, observation_space=observation_space)
+    size = actions.size + extra
+    bound = chosen.bind(observation, size, observation_space=observation_space)
     sampled = actions.gaussian and not deterministic
 
     def init(key: Key) -> PyTree:
@@ -71,11 +76,12 @@ def bind(
         return (output, params.get("log_std")), carry
 
     def action(output: tuple[Array, Array | None], key: Key) -> Array:
-        return actions.mode(output[0]) if deterministic else actions.sample(*output, key)
+        out = output[0][: actions.size]
+        return actions.mode(out) if deterministic else actions.sample(out, output[1], key)
 
-    _check_output(init, apply, observation, bound.carry, actions.size, action_space)
+    _check_output(init, apply, observation, bound.carry, size, action_space, extra)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
-    return Policy(init, apply, action, bound.carry, shapes, float_leaves(observation_space), chosen.spec or {})
+    return Policy(init, apply, action, actions, bound.carry, shapes, float_leaves(observation_space), chosen.spec or {})
 
 
 def _check_output(
@@ -85,6 +91,7 @@ def _check_output(
     carry: PyTree,
     size: int,
     action_space: spaces.Space,
+    extra: int,
 ) -> None:
     key = jax.random.key(0, impl="threefry2x32")
     try:
@@ -101,7 +108,8 @@ def _check_output(
     shape = getattr(output, "shape", None)
     if shape != (size,):
         given = f"shape {shape}" if shape is not None else f"a {type(output).__name__}"
-        raise EsrlError(f"the policy's output has {given}, but action space {action_space} needs shape ({size},)")
+        more = f" and {extra} more" if extra else ""
+        raise EsrlError(f"the policy's output has {given}, but action space {action_space}{more} needs shape ({size},)")
     before = jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), carry)
     if jax.tree.map(lambda x: (x.shape, x.dtype), after) != before:
         raise EsrlError("the policy's carry changes its shape or type from one step to the next; it must stay as given")

@@ -32,6 +32,8 @@ from esrl.es import eggroll, open_es
 from esrl.es_options import EggrollOptions, OpenESOptions
 from esrl.log import RunFolder
 from esrl.networks import Network, gru, mlp, policy
+from esrl.ppo import ppo
+from esrl.ppo_options import PPOOptions
 from esrl.registry import load_attribute, make
 from esrl.train import Training, train
 from esrl.types import EsrlError, nearest, seed_key
@@ -39,6 +41,7 @@ from esrl.types import EsrlError, nearest, seed_key
 AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {
     "eggroll": (eggroll, EggrollOptions),
     "open_es": (open_es, OpenESOptions),
+    "ppo": (ppo, PPOOptions),
 }
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru}
 NETWORK_KEYS: dict[str, tuple[type, str]] = {

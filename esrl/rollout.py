@@ -1,6 +1,6 @@
 """Episodes of many lanes at once: the whole population, on the device or on the host (level 3).
 
-A runner plays one episode in every lane and returns sums only: no array has a time axis. Lanes have the shape
+`episodes` plays one episode in every lane and returns sums only: no array has a time axis. Lanes have the shape
 [P, S, E] (pairs, signs, episodes) outside and are flat inside. A lane that is done is masked: its later steps count
 neither as reward, nor as length, nor as observation.
 """
@@ -19,6 +19,7 @@ from esrl import moments as moment
 from esrl.env import HostEnv, horizon_of
 from esrl.moments import Moments, Sums
 from esrl.types import Array, Key, PyTree
+from esrl.unroll import Unroll, narrow, unroller
 
 Act = Callable[[PyTree, PyTree, PyTree, Key], tuple[Array, PyTree]]
 Transform = Callable[[Array], Array]
@@ -49,18 +50,20 @@ class Runner(NamedTuple):
       episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`. `act(context, observations,
         carries, keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the start; `moments`
         says which observations to sum, or is None. Lanes with equal keys see the same world and the same action noise.
-      jittable: whether `episodes` is pure JAX; else it steps Python environments and must not be traced.
+      unroll: a fixed number of steps in lanes that live on, see `esrl.unroll`.
+      jittable: whether they are pure JAX; else they step Python environments and must not be traced.
     """
 
     episodes: Callable[..., Episodes]
+    unroll: Unroll
     jittable: bool
 
 
 def runner(env: Any, transform: Transform | None = None) -> Runner:
     """The runner of an environment; `transform` maps rewards to what is trained on, and returns stay raw."""
     if isinstance(env, HostEnv):
-        return Runner(_host(env, transform), False)
-    return Runner(_device(env, transform), True)
+        return Runner(_host(env, transform), unroller(env), False)
+    return Runner(_device(env, transform), unroller(env), True)
 
 
 def _start(carry: PyTree, lanes: int) -> PyTree:
@@ -163,7 +166,7 @@ def _host(env: HostEnv, transform: Transform | None) -> Callable[..., Episodes]:
         sums = moment.zero_sums(moments)
         time = 0
         while time < env.horizon and live.any():
-            observation = jax.tree.map(_narrow, observation)
+            observation = narrow(observation)
             actions, carries, sums = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
             observation, reward, ended = lanes.step(jax.device_get(actions))
             returns += np.where(live, reward, 0.0)
@@ -179,8 +182,3 @@ def _host(env: HostEnv, transform: Transform | None) -> Callable[..., Episodes]:
 
     return episodes
 
-
-def _narrow(x: Any) -> np.ndarray:
-    """NumPy's 64-bit arrays as JAX's 32-bit ones."""
-    x = np.asarray(x)
-    return x.astype(jax.dtypes.canonicalize_dtype(x.dtype)) if x.dtype.itemsize == 8 else x

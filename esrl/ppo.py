@@ -1,0 +1,339 @@
+"""Proximal policy optimisation: the yardstick, behind the same interface as evolution strategies (level 4).
+
+`rollout` and `update` are the algorithm in reading order. Sources: PPO, Schulman et al., arXiv 1707.06347; advantages,
+arXiv 1506.02438; the details that matter, Andrychowicz et al., arXiv 2006.05990.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from esrl import moments as moment
+from esrl import sharding
+from esrl.actor_critic import Output
+from esrl.advantage import discounted_sums, gae, next_values
+from esrl.agent import Agent, Metrics, Plan, changed_options, read_options, takes_options
+from esrl.env import check_contract
+from esrl.moments import Moments, Sums
+from esrl.ppo_options import TRACED, PPOOptions, check
+from esrl.ppo_setup import Setup, prepare
+from esrl.registry import make
+from esrl.types import Array, Count, Key, PyTree, count, count_add
+from esrl.unroll import Ended, Lanes, Trajectory, restart
+
+
+class PPOState(NamedTuple):
+    """What the next iteration needs.
+
+    Attributes:
+      params: the actor's and the critic's.
+      opt_state: the optimiser's.
+      moments: observation statistics, or None without normalisation.
+      reward_moments: statistics of the running discounted return, or None; `discounted` [L] is where it stands.
+      lanes: the environments, each somewhere in an episode.
+      key: the run key, which never changes: all randomness is folded from it and the generation.
+      generation: uint32, iterations done. env_steps: environment steps so far.
+      recent: mean return and length of the episodes that ended in the last iteration in which any did.
+      learning_rate, gamma, gae_lambda, clip_eps, entropy_coef, value_coef: float32, as in the options.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    moments: Moments | None
+    reward_moments: Moments | None
+    discounted: Array
+    lanes: Lanes
+    key: Key
+    generation: Array
+    env_steps: Count
+    recent: tuple[Array, Array]
+    learning_rate: Array
+    gamma: Array
+    gae_lambda: Array
+    clip_eps: Array
+    entropy_coef: Array
+    value_coef: Array
+
+
+class Decision(NamedTuple):
+    """What a step's record holds: the choice that was drawn, its log probability, and the value, for every lane."""
+
+    choice: Array
+    log_prob: Array
+    value: Array
+
+
+class Batch(NamedTuple):
+    """An iteration's experience: lanes L, steps T.
+
+    Attributes:
+      lanes: where they are afterwards.
+      trajectory: [L, T, ...], with a `Decision` as record.
+      last: [L], value of the observation after the last step.
+      sums: of observations, or None.
+      ended: the episodes that ended.
+    """
+
+    lanes: Lanes
+    trajectory: Trajectory
+    last: Array
+    sums: Sums | None
+    ended: Ended
+
+
+class Sample(NamedTuple):
+    """What is learnt from: sequences [B, S, ...] (S is 1 for a policy without memory), begun with `carry` [B, ...].
+
+    `anew` marks steps that begin an episode, before which the carry starts again.
+    """
+
+    observations: PyTree
+    choice: Array
+    log_prob: Array
+    value: Array
+    advantage: Array
+    target: Array
+    anew: Array
+    carry: PyTree
+
+
+# ---- the algorithm --------------------------------------------------------------------------------------------------
+
+
+def rollout(setup: Setup, state: PPOState) -> Batch:
+    """Steps every environment `num_steps` times with the policy as it is."""
+    key = jax.random.fold_in(state.key, state.generation + 1)
+
+    def play(args: tuple[PyTree, Key], lanes: Lanes) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        context, key = args
+        after, trajectory, last, ended = setup.runner.unroll.run(
+            setup.act, setup.value, context, lanes, key, setup.nets.carry, setup.steps
+        )
+        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.observations)
+        live = jnp.ones(trajectory.rewards.size, bool)
+        sums = moment.accumulate(moment.zero_sums(context[1]), context[1], seen, live)
+        return (after, trajectory, last), (sums, ended)
+
+    args = ((state.params, state.moments), key)
+    rows, totals = sharding.map_chunks(play, args, state.lanes, setup.lanes // setup.mesh.size, setup.mesh)
+    return Batch(*rows, *totals)
+
+
+def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metrics]:
+    """Improves policy and value function by `num_epochs` passes of clipped gradient steps over the batch."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 0xB)
+    rewards, reward_moments, discounted = scaled_rewards(setup, state, batch.trajectory)
+    samples = prepared(setup, state, batch, rewards)
+    sequences = samples.advantage.shape[0]
+    rate = setup.learning_rate(state)
+
+    def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
+        params, opt_state = carry
+        part = jax.tree.map(lambda x: x[chosen], samples)
+        if setup.normalize_advantages:
+            part = part._replace(advantage=standardised(part.advantage))
+        gradient, metrics = setup.gradient(partial(loss, setup), params, state, part)
+        norm = optax.tree.norm(gradient)
+        direction, after = setup.optimizer.update(gradient, opt_state, params)
+        moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
+        sound = jnp.isfinite(norm)  # a step that is not finite is left out
+        new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
+        return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
+
+    def epoch(carry: tuple[PyTree, PyTree], key: Key) -> tuple[tuple[PyTree, PyTree], Metrics]:
+        order = jax.random.permutation(key, sequences).reshape(setup.minibatches, -1)
+        return jax.lax.scan(step, carry, order)
+
+    start = (state.params, state.opt_state)
+    (params, opt_state), metrics = jax.lax.scan(epoch, start, jax.random.split(key, setup.epochs))
+
+    some = batch.ended.episodes > 0
+    means = (x / jnp.maximum(batch.ended.episodes, 1).astype(jnp.float32) for x in batch.ended[1:])
+    recent = tuple(jnp.where(some, new, old) for new, old in zip(means, state.recent, strict=True))
+    after = state._replace(
+        params=params,
+        opt_state=opt_state,
+        moments=moment.merge(state.moments, batch.sums),
+        reward_moments=reward_moments,
+        discounted=discounted,
+        lanes=batch.lanes,
+        generation=state.generation + 1,
+        env_steps=count_add(state.env_steps, count(batch.trajectory.rewards.size)),
+        recent=recent,
+    )
+    return after, {
+        "return_mean": recent[0],
+        "length_mean": recent[1],
+        "episodes": batch.ended.episodes,
+        "nonfinite": jnp.sum(~jnp.isfinite(batch.trajectory.rewards)),
+        **{name: jnp.mean(value) for name, value in metrics.items()},
+        "explained_variance": explained(samples),
+        "learning_rate": rate,
+    }
+
+
+def scaled_rewards(
+    setup: Setup, state: PPOState, trajectory: Trajectory
+) -> tuple[Array, Moments | None, Array]:
+    """Rewards as they are trained on [L, T]: finite, scaled, and divided by the deviation of the discounted return."""
+    rewards = jnp.where(jnp.isfinite(trajectory.rewards), trajectory.rewards, 0.0) * setup.reward_scale
+    moments = state.reward_moments
+    if moments is None:
+        return rewards, None, state.discounted
+    ended = trajectory.terminated | trajectory.truncated
+    running, discounted = discounted_sums(state.discounted, rewards, ended, state.gamma)
+    sums = moment.accumulate(moment.zero_sums(moments), moments, running.ravel(), jnp.ones(running.size, bool))
+    moments = moment.merge(moments, sums)
+    deviation = jnp.sqrt(moments.m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
+    return jnp.clip(rewards / deviation, -10.0, 10.0), moments, discounted
+
+
+def prepared(setup: Setup, state: PPOState, batch: Batch, rewards: Array) -> Sample:
+    """Advantages and value targets of a batch, cut into the sequences that are learnt from."""
+    trajectory: Any = batch.trajectory
+    record, terminated, truncated = trajectory.record, trajectory.terminated, trajectory.truncated
+    after = next_values(record.value, trajectory.final, batch.last, truncated)
+    advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda)
+    over = terminated | truncated
+    samples = Sample(
+        observations=jax.vmap(jax.vmap(partial(moment.normalise, state.moments)))(trajectory.observations),
+        choice=record.choice,
+        log_prob=record.log_prob,
+        value=record.value,
+        advantage=advantage,
+        target=advantage + record.value,
+        anew=jnp.concatenate([jnp.zeros_like(over[:, :1]), over[:, :-1]], axis=1),
+        carry=state.lanes.carry,
+    )
+    if setup.nets.recurrent:
+        return samples
+    return jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), samples)
+
+
+def loss(setup: Setup, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, Metrics]:
+    """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9)."""
+    out: Output = evaluate_sequences(setup, params, part)
+    log_prob = _each(setup.nets.policy.head.log_prob)(out.output, out.log_std, part.choice)
+    entropy = jnp.mean(_each(setup.nets.policy.head.entropy)(out.output, out.log_std))
+    change = log_prob - part.log_prob
+    ratio = jnp.exp(change)
+    clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
+    policy_loss = -jnp.mean(jnp.minimum(ratio * part.advantage, clipped * part.advantage))
+    error = (out.value - part.target) ** 2
+    if setup.clip_value:
+        near = part.value + jnp.clip(out.value - part.value, -state.clip_eps, state.clip_eps)
+        error = jnp.maximum(error, (near - part.target) ** 2)
+    value_loss = 0.5 * jnp.mean(error)
+    total = policy_loss + state.value_coef * value_loss - state.entropy_coef * entropy
+    return total, {
+        "loss": total,
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": jnp.mean(ratio - 1 - change),  # Schulman's low-variance estimator
+        "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > state.clip_eps).astype(jnp.float32)),
+    }
+
+
+def evaluate_sequences(setup: Setup, params: PyTree, part: Sample) -> Output:
+    """The networks' outputs along sequences, [B, S, ...]; the carry starts again with each episode."""
+    if not setup.nets.recurrent:
+        each = jax.vmap(jax.vmap(lambda obs: setup.nets.apply(params, obs, setup.nets.carry)[0]))
+        return each(part.observations)
+    forward = jax.vmap(partial(setup.nets.apply, params))
+
+    def step(carry: PyTree, now: tuple[PyTree, Array]) -> tuple[PyTree, Output]:
+        observations, anew = now
+        out, carry = forward(observations, restart(carry, setup.nets.carry, anew))
+        return carry, out
+
+    time_major = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (part.observations, part.anew))
+    out = jax.lax.scan(step, part.carry, time_major)[1]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
+
+
+def _each(fn: Any) -> Any:
+    return jax.vmap(jax.vmap(fn))
+
+
+def standardised(x: Array) -> Array:
+    """To mean 0 and standard deviation 1; all zero when all are equal."""
+    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+
+
+def explained(samples: Sample) -> Array:
+    """The part of the value targets' variance that the values explain; 0 when the targets do not vary."""
+    variance = jnp.var(samples.target)
+    return jnp.where(variance > 1e-12, 1 - jnp.var(samples.target - samples.value) / jnp.maximum(variance, 1e-12), 0.0)
+
+
+# ---- construction ---------------------------------------------------------------------------------------------------
+
+
+@takes_options(PPOOptions)
+def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
+    """PPO: proximal policy optimisation with generalised advantages (arXiv 1707.06347).
+
+    On JAX environments an iteration is one compiled program. Environments that Python steps are no part of the state:
+    a run that is resumed begins new episodes there.
+
+    Args:
+      env: an environment, or whatever `esrl.make` takes.
+      policy: a network, as in `esrl.eggroll`; None is `esrl.mlp()` with small outputs at the start.
+      **options: by keyword:
+
+    Raises:
+      EsrlError: an unknown option, a value that does not fit, or an environment or network that does not.
+    """
+    read = read_options(PPOOptions, options)
+    check(read)
+    env = make(env)
+    check_contract(env)
+    setup = prepare(env, policy, read)
+    nets, compiled = setup.nets, partial(sharding.compiled, mesh=setup.mesh)
+    normalized = read.normalize_observations and any(jax.tree.leaves(nets.policy.floats))
+
+    def init(key: Key) -> PPOState:
+        params = nets.init(jax.random.fold_in(key, 0))
+        worlds = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 0xA)))(jnp.arange(setup.lanes))
+        return PPOState(
+            params=params,
+            opt_state=setup.optimizer.init(params),
+            moments=moment.init(nets.policy.observation, nets.policy.floats) if normalized else None,
+            reward_moments=moment.init(jnp.float32(0), True) if read.normalize_rewards else None,
+            discounted=jnp.zeros(setup.lanes),
+            lanes=setup.runner.unroll.start(worlds, nets.carry),
+            key=key,
+            generation=jnp.uint32(0),
+            env_steps=count(),
+            recent=(jnp.float32(0), jnp.float32(0)),
+            **{name: jnp.float32(getattr(read, name)) for name in TRACED},
+        )
+
+    def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
+        seen = moment.normalise(state.moments, observation)
+        output, carry = nets.policy.apply(state.params["actor"], seen, carry)
+        choose = nets.policy.head.mode(output[0][: nets.policy.head.size]) if read.deterministic else None
+        return nets.policy.action(output, key) if choose is None else choose, carry
+
+    weights = sum(math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)).params))
+    play, learn = partial(rollout, setup), partial(update, setup)
+    jittable = setup.runner.jittable
+    return Agent(
+        "ppo",
+        env,
+        nets.policy,
+        setup.runner,
+        init=compiled(init),
+        rollout=compiled(play) if jittable else play,
+        update=compiled(learn),
+        act=act,
+        plan=Plan(setup.lanes, dense_floats=weights, chunk=setup.lanes // setup.mesh.size, devices=setup.mesh.size),
+        options=changed_options(read),
+    )
