@@ -17,6 +17,7 @@ from esrl.describe import describe
 from esrl.env import Env, check_env
 from esrl.es import eggroll, open_es
 from esrl.evaluate import Evaluation, evaluate
+from esrl.many import Many, train_many
 from esrl.networks import gru, mlp, policy
 from esrl.ppo import ppo
 from esrl.recipe import Recipe, load
@@ -33,6 +34,7 @@ __all__ = [
     "Env",
     "EsrlError",
     "Evaluation",
+    "Many",
     "Recipe",
     "Result",
     "Training",
@@ -52,4 +54,5 @@ __all__ = [
     "render",
     "shaping",
     "train",
+    "train_many",
 ]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+from jax.sharding import Mesh
+
+from esrl import sharding
 from esrl.noise import Leaf
 from esrl.policy import Policy
 from esrl.rollout import Runner
@@ -21,26 +25,39 @@ class Plan(NamedTuple):
     """What a generation consists of, known before it runs.
 
     Attributes:
-      lanes: episodes played in one generation.
+      lanes: episodes played at once in one generation.
       leaves: how each parameter is perturbed (empty for agents that perturb nothing).
-      noise_floats: random numbers that a member's perturbation takes. dense_floats: what a dense one would take.
-      chunk: pairs evaluated at once on each device. devices: how many there are.
+      noise_floats: random numbers that a member's perturbation takes. weights: how many there are to be trained.
+      chunk: pairs (lanes, for agents that perturb nothing) at once on each device. devices: how many there are.
     """
 
     lanes: int
     leaves: tuple[Leaf, ...] = ()
     noise_floats: int = 0
-    dense_floats: int = 0
+    weights: int = 0
     chunk: int = 0
     devices: int = 1
 
 
+class Pure(NamedTuple):
+    """An agent as pure, untransformed functions, for `jax.jit`, `jax.vmap` and `jax.lax.map`.
+
+    Attributes:
+      init: `init(key) -> state`. step: `step(state) -> (state, metrics)`.
+      values: names of float32 scalars in a state that may differ between runs of one program.
+    """
+
+    init: Callable[[Key], Any]
+    step: Callable[[Any], tuple[Any, Metrics]]
+    values: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Agent:
-    """An algorithm bound to an environment, as pure functions of its state.
+    """An algorithm bound to an environment, as functions of its state.
 
     A state is what the next step needs, metrics are what an observer wants. `step` is `update` after `rollout`; they
-    are apart so that an observer can time them. On JAX environments all are pure and can be jitted and vmapped.
+    are there by themselves so that an observer can time them.
 
     Attributes:
       name: what the command line calls it, "eggroll".
@@ -48,11 +65,13 @@ class Agent:
       policy: the policy bound to it.
       runner: plays its episodes.
       init: `init(key) -> state`. A state has at least `generation`, `env_steps` (a `Count`) and `params`.
+      step: `step(state) -> (state, metrics)`, one generation; on JAX environments one compiled program.
       rollout: `rollout(state) -> batch`, one generation's experience.
       update: `update(state, batch) -> (state, metrics)`.
       act: `act(state, observation, carry, key) -> (action, carry)` for one lane, with the unperturbed parameters.
       plan: sizes known before running.
       options: what was given to the constructor and differs from its defaults.
+      pure: the same without compilation, or None when Python steps the environment.
     """
 
     name: str
@@ -60,15 +79,34 @@ class Agent:
     policy: Policy
     runner: Runner
     init: Callable[[Key], Any]
+    step: Callable[[Any], tuple[Any, Metrics]]
     rollout: Callable[[Any], Any]
     update: Callable[[Any, Any], tuple[Any, Metrics]]
     act: Callable[[Any, PyTree, PyTree, Key], tuple[Array, PyTree]]
     plan: Plan
     options: dict[str, Any] = field(default_factory=dict)
+    pure: Pure | None = None
 
-    def step(self, state: Any) -> tuple[Any, Metrics]:
-        """One generation: `(state, metrics)`."""
-        return self.update(state, self.rollout(state))
+
+def compiled(
+    init: Callable[[Key], Any],
+    rollout: Callable[[Any], Any],
+    update: Callable[[Any, Any], tuple[Any, Metrics]],
+    mesh: Mesh,
+    jittable: bool,
+    values: tuple[str, ...],
+) -> dict[str, Any]:
+    """`init`, `step`, `rollout`, `update` and `pure` of an `Agent`, from pure functions and the devices they run on."""
+    place = partial(sharding.compiled, mesh=mesh)
+
+    def step(state: Any) -> tuple[Any, Metrics]:
+        return update(state, rollout(state))
+
+    functions = {"init": place(init), "update": place(update)}
+    if not jittable:
+        learn = functions["update"]
+        return {**functions, "rollout": rollout, "step": lambda state: learn(state, rollout(state))}
+    return {**functions, "rollout": place(rollout), "step": place(step), "pure": Pure(init, step, values)}
 
 
 def option(default: Any, help: str, plain: Any = None) -> Any:

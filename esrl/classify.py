@@ -60,13 +60,14 @@ def classify(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> tuple[L
     tracked = {var: (i, tuple(range(len(var.aval.shape)))) for i, var in enumerate(jaxpr.invars[: len(named)])}
     _collect(jaxpr, tracked, uses)
     return tuple(
-        _decide("/".join(_key(k) for k in path), tuple(leaf.shape), found)
+        _decide(path_name(path), tuple(leaf.shape), found)
         for (path, leaf), found in zip(named, uses, strict=True)
     )
 
 
-def _key(entry: Any) -> str:
-    return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's place in its tree, as network/Dense_0/kernel."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
 def _collect(jaxpr: Any, tracked: dict[Any, tuple[int, tuple[int, ...]]], uses: list[list[_Use]]) -> None:

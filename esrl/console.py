@@ -34,9 +34,11 @@ class Progress:
     def start(self, agent: Any, out: Path) -> None:
         """Says what will run, before compilation."""
         plan = agent.plan
+        each = f", {plan.noise_floats:,} random numbers each" if plan.noise_floats else ""
+        at_once = "episodes a generation" if plan.noise_floats else "environments side by side"
         self._print(
-            f"{agent.name} on {self._recipe.env}: {plan.lanes:,} episodes a generation,"
-            f" {plan.dense_floats:,} weights, {plan.noise_floats:,} random numbers each; writing {out}"
+            f"{agent.name} on {self._recipe.env}: {plan.lanes:,} {at_once}, {plan.weights:,} weights{each};"
+            f" writing {out}"
         )
         if self._console.is_terminal:
             self._live = Live(Text("compiling ..."), console=self._console, refresh_per_second=4)
@@ -69,12 +71,12 @@ class Progress:
             f"gen {row['generation']}",
             f"{_short(row['env_steps'])} steps ({progress:.0%})",
             f"{_short(row['env_steps_per_second'])}/s",
-            f"fitness {row.get('fitness_mean', float('nan')):.1f}",
+            f"fitness {row['fitness_mean']:.1f}" if "fitness_mean" in row else f"training {row['return_mean']:.1f}",
             f"return {self._return:.1f}" if self._return is not None else "return -",
             f"{_clock(left)} left" if left is not None else "",
         ]
-        bad = row.get("nonfinite", 0)
-        return "  ".join(p for p in [*parts, f"{bad} members not finite" if bad else ""] if p)
+        bad, what = row.get("nonfinite", 0), "members" if "fitness_mean" in row else "rewards"
+        return "  ".join(p for p in [*parts, f"{bad} {what} not finite" if bad else ""] if p)
 
     def stop(self) -> None:
         """Takes the live line away, leaving its last state."""

@@ -17,7 +17,7 @@ import optax
 from esrl import moments as moment
 from esrl import noise as noises
 from esrl import sharding
-from esrl.agent import Agent, Metrics, changed_options, read_options, takes_options
+from esrl.agent import Agent, Metrics, changed_options, compiled, read_options, takes_options
 from esrl.env import check_contract
 from esrl.es_options import EggrollOptions, ESOptions, OpenESOptions, check
 from esrl.es_setup import Setup, base_learning_rate, plan, prepare
@@ -143,6 +143,7 @@ def summary(batch: Batch) -> Metrics:
         "return_mean": _mean(batch.returns, finite),
         "length_mean": jnp.mean(batch.lengths.astype(jnp.float32)),
         "nonfinite": jnp.sum(~good),
+        "all_nonfinite": ~jnp.any(good),
     }
 
 
@@ -230,17 +231,14 @@ def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: 
         output, carry = setup.policy.apply(state.params, seen, carry)
         return setup.policy.action(output, key), carry
 
-    compiled = partial(sharding.compiled, mesh=setup.mesh)
-    play = partial(rollout, setup)
+    play, learn = partial(rollout, setup), partial(update, setup)
     return Agent(
-        name,
-        env,
-        setup.policy,
-        setup.runner,
-        init=compiled(init),
-        rollout=compiled(play) if setup.runner.jittable else play,
-        update=compiled(partial(update, setup)),
+        name=name,
+        env=env,
+        policy=setup.policy,
+        runner=setup.runner,
         act=act,
         plan=plan(setup),
         options=changed_options(options),
+        **compiled(init, play, learn, setup.mesh, setup.runner.jittable, ("sigma", "learning_rate")),
     )

@@ -120,6 +120,6 @@ def base_learning_rate(options: ESOptions) -> Any:
 def plan(setup: Setup) -> Plan:
     """The sizes of a generation."""
     floats = sum(leaf.floats for leaf in setup.leaves)
-    dense = sum(math.prod(leaf.shape) for leaf in setup.leaves)
+    weights = sum(math.prod(leaf.shape) for leaf in setup.leaves)
     lanes = setup.pairs * len(setup.signs) * setup.episodes
-    return Plan(lanes, setup.leaves, floats, dense, setup.chunk, setup.mesh.size)
+    return Plan(lanes, setup.leaves, floats, weights, setup.chunk, setup.mesh.size)

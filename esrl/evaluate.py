@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -40,14 +40,18 @@ def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Ev
     """
     if episodes < 1:
         raise EsrlError(f"episodes is {episodes}, but must be at least 1")
-    keys = jax.random.split(jax.random.fold_in(seed_key(seed), _HELD_OUT), episodes)
-    returns, lengths = (np.asarray(x, np.float64) for x in _player(agent, episodes)(state, keys))
+    keys = held_out_keys(seed, episodes)
+    returns, lengths = (np.asarray(x, np.float64) for x in _compiled(agent, episodes)(state, keys))
     return Evaluation(float(returns.mean()), float(returns.std()), float(lengths.mean()), episodes, returns)
 
 
-@lru_cache(maxsize=8)
-def _player(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Array]]:
-    """`play(state, keys [E]) -> (returns [E], lengths [E])`, compiled once for an agent and a number of episodes."""
+def held_out_keys(seed: int, episodes: int) -> Key:
+    """Keys [E] of episodes that no training has."""
+    return jax.random.split(jax.random.fold_in(seed_key(seed), _HELD_OUT), episodes)
+
+
+def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
+    """Returns and lengths [E] of episodes with these keys, with the unperturbed parameters."""
 
     def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
         return jax.vmap(agent.act, in_axes=(None, 0, 0, 0))(state, observations, carry, keys)
@@ -57,7 +61,14 @@ def _player(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Ar
         return (played.returns.reshape(-1), played.lengths.reshape(-1)), ()
 
     if not agent.runner.jittable:
-        return lambda state, keys: play(state, keys)[0]
-    mesh = sharding.default_mesh(episodes)
-    chunk = sharding.default_chunk(episodes, 1, mesh)
-    return sharding.compiled(lambda state, keys: sharding.map_chunks(play, state, keys, chunk, mesh)[0], mesh)
+        return play(state, keys)[0]
+    mesh = sharding.default_mesh(keys.shape[0])
+    chunk = sharding.default_chunk(keys.shape[0], 1, mesh)
+    return sharding.map_chunks(play, state, keys, chunk, mesh)[0]
+
+
+@lru_cache(maxsize=8)
+def _compiled(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Array]]:
+    """`player` of an agent, compiled once for a number of episodes."""
+    play = partial(player, agent)
+    return sharding.compiled(play, sharding.default_mesh(episodes)) if agent.runner.jittable else play

@@ -6,7 +6,6 @@ arXiv 1506.02438; the details that matter, Andrychowicz et al., arXiv 2006.05990
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,11 +17,11 @@ from esrl import moments as moment
 from esrl import sharding
 from esrl.actor_critic import Output
 from esrl.advantage import discounted_sums, gae, next_values
-from esrl.agent import Agent, Metrics, Plan, changed_options, read_options, takes_options
+from esrl.agent import Agent, Metrics, changed_options, compiled, read_options, takes_options
 from esrl.env import check_contract
 from esrl.moments import Moments, Sums
 from esrl.ppo_options import TRACED, PPOOptions, check
-from esrl.ppo_setup import Setup, prepare
+from esrl.ppo_setup import Decision, Setup, plan, prepare
 from esrl.registry import make
 from esrl.types import Array, Count, Key, PyTree, count, count_add
 from esrl.unroll import Ended, Lanes, Trajectory, restart
@@ -59,14 +58,6 @@ class PPOState(NamedTuple):
     clip_eps: Array
     entropy_coef: Array
     value_coef: Array
-
-
-class Decision(NamedTuple):
-    """What a step's record holds: the choice that was drawn, its log probability, and the value, for every lane."""
-
-    choice: Array
-    log_prob: Array
-    value: Array
 
 
 class Batch(NamedTuple):
@@ -172,6 +163,7 @@ def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metri
         "length_mean": recent[1],
         "episodes": batch.ended.episodes,
         "nonfinite": jnp.sum(~jnp.isfinite(batch.trajectory.rewards)),
+        "all_nonfinite": ~jnp.any(jnp.isfinite(batch.trajectory.rewards)),
         **{name: jnp.mean(value) for name, value in metrics.items()},
         "explained_variance": explained(samples),
         "learning_rate": rate,
@@ -196,8 +188,9 @@ def scaled_rewards(
 
 def prepared(setup: Setup, state: PPOState, batch: Batch, rewards: Array) -> Sample:
     """Advantages and value targets of a batch, cut into the sequences that are learnt from."""
-    trajectory: Any = batch.trajectory
-    record, terminated, truncated = trajectory.record, trajectory.terminated, trajectory.truncated
+    trajectory = batch.trajectory
+    record: Decision = trajectory.record
+    terminated, truncated = trajectory.terminated, trajectory.truncated
     after = next_values(record.value, trajectory.final, batch.last, truncated)
     advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda)
     over = terminated | truncated
@@ -296,7 +289,7 @@ def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
     env = make(env)
     check_contract(env)
     setup = prepare(env, policy, read)
-    nets, compiled = setup.nets, partial(sharding.compiled, mesh=setup.mesh)
+    nets = setup.nets
     normalized = read.normalize_observations and any(jax.tree.leaves(nets.policy.floats))
 
     def init(key: Key) -> PPOState:
@@ -319,21 +312,18 @@ def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
     def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
         seen = moment.normalise(state.moments, observation)
         output, carry = nets.policy.apply(state.params["actor"], seen, carry)
-        choose = nets.policy.head.mode(output[0][: nets.policy.head.size]) if read.deterministic else None
-        return nets.policy.action(output, key) if choose is None else choose, carry
+        if read.deterministic:
+            return nets.policy.head.mode(output[0][: nets.policy.head.size]), carry
+        return nets.policy.action(output, key), carry
 
-    weights = sum(math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)).params))
     play, learn = partial(rollout, setup), partial(update, setup)
-    jittable = setup.runner.jittable
     return Agent(
-        "ppo",
-        env,
-        nets.policy,
-        setup.runner,
-        init=compiled(init),
-        rollout=compiled(play) if jittable else play,
-        update=compiled(learn),
+        name="ppo",
+        env=env,
+        policy=nets.policy,
+        runner=setup.runner,
         act=act,
-        plan=Plan(setup.lanes, dense_floats=weights, chunk=setup.lanes // setup.mesh.size, devices=setup.mesh.size),
+        plan=plan(setup),
         options=changed_options(read),
+        **compiled(init, play, learn, setup.mesh, setup.runner.jittable, TRACED),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,23 @@ from jax.sharding import Mesh, PartitionSpec
 from esrl import moments as moment
 from esrl import sharding
 from esrl.actor_critic import ActorCritic, actor_critic
+from esrl.agent import Plan
+from esrl.classify import path_name
 from esrl.networks import mlp
+from esrl.noise import Leaf
 from esrl.optimizers import make_optimizer
 from esrl.ppo_options import PPOOptions, check_minibatches
 from esrl.rollout import Runner
 from esrl.rollout import runner as make_runner
 from esrl.types import Array, Key, PyTree
+
+
+class Decision(NamedTuple):
+    """What a step's record holds: the choice that was drawn, its log probability, and the value, for every lane."""
+
+    choice: Array
+    log_prob: Array
+    value: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +66,6 @@ def prepare(env: Any, policy: Any, options: PPOOptions) -> Setup:
     Raises:
       EsrlError: an option that does not fit the others, or a network that does not fit the environment.
     """
-    from esrl.ppo import Decision
-
     network = mlp(output_scale=0.01) if policy is None else policy
     nets = actor_critic(network, env.observation_space, env.action_space, options.critic, options.squash)
     check_minibatches(options, nets.recurrent)
@@ -103,6 +112,15 @@ def prepare(env: Any, policy: Any, options: PPOOptions) -> Setup:
         clip_value=options.clip_value,
         normalize_advantages=options.normalize_advantages,
     )
+
+
+def plan(setup: Setup) -> Plan:
+    """The sizes of an iteration."""
+    shapes = jax.eval_shape(setup.nets.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
+    named = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    leaves = tuple(Leaf(path_name(path), x.shape, None, "gradient") for path, x in named)
+    weights = sum(math.prod(leaf.shape) for leaf in leaves)
+    return Plan(setup.lanes, leaves, 0, weights, setup.lanes // setup.mesh.size, setup.mesh.size)
 
 
 def _gradient(mesh: Mesh) -> Callable[..., tuple[PyTree, PyTree]]:

@@ -67,6 +67,7 @@ class Training:
         self.evaluations = evaluations
         self.evaluate_episodes = evaluate_episodes
         self.checkpoint_every = checkpoint_every
+        self._whole = not agent.plan.noise_floats and agent.pure is not None  # nothing between rollout and update
         self._key = seed_key(seed)
         self._started = False
         self.folder: RunFolder | None = None
@@ -147,14 +148,18 @@ class Training:
         start = self._score(state) if first and self.evaluations else {}
         done, steps_before = self.progress(state), int(state.env_steps)
         clock.start()
-        batch = jax.block_until_ready(self.agent.rollout(state))
-        clock.stop("rollout")
-        after, metrics = jax.block_until_ready(self.agent.update(state, batch))
-        clock.stop("update")
+        if self._whole:
+            after, metrics = jax.block_until_ready(self.agent.step(state))
+            clock.stop("step")
+        else:
+            batch = jax.block_until_ready(self.agent.rollout(state))
+            clock.stop("rollout")
+            after, metrics = jax.block_until_ready(self.agent.update(state, batch))
+            clock.stop("update")
         values = {name: _number(value) for name, value in jax.device_get(metrics).items()}
-        if values.get("nonfinite", 0) and not np.isfinite(values["fitness_max"]):
+        if values.pop("all_nonfinite", False):
             raise EsrlError(
-                f"{name_of(self.agent.env)}: no member of generation {int(after.generation)} has a finite return; the"
+                f"{name_of(self.agent.env)}: generation {int(after.generation)} has not one finite return; the"
                 " environment's rewards are NaN or infinite (esrl.check_env says at which step)"
             )
         steps = int(after.env_steps)
@@ -162,7 +167,9 @@ class Training:
         row: Row = {"generation": int(after.generation), "env_steps": steps, **clock.row(steps, steps - steps_before)}
         if hasattr(after, "padded_steps"):
             row["padded_steps"] = int(after.padded_steps)
-        row |= {**values, "noise_floats_per_member": plan.noise_floats, "dense_floats_per_member": plan.dense_floats}
+        row |= values
+        if plan.noise_floats:
+            row |= {"noise_floats_per_member": plan.noise_floats, "dense_floats_per_member": plan.weights}
         if start:
             row["start_return_mean"] = start["eval_return_mean"]
         if self._due(done, after, None) and self.evaluations:
@@ -212,8 +219,7 @@ class _Clock:
         return {
             "seconds": round(seconds, 4),
             "seconds_compile": round(compile_seconds() - self._compile0, 4),
-            "seconds_rollout": round(self._last["rollout"], 6),
-            "seconds_update": round(self._last["update"], 6),
+            **{f"seconds_{part}": round(value, 6) for part, value in self._last.items()},
             "env_steps_per_second": round(fresh / max(working, 1e-9), 1),
         }
 
