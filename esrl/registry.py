@@ -19,7 +19,7 @@ from esrl.env import HORIZON, HostEnv, check_contract, check_env
 from esrl.runtime import configure
 from esrl.types import EsrlError, nearest
 
-SUITES = {"brax": "esrl.adapters.brax", "gymnasium": "", "gymnax": "esrl.adapters.gymnax"}
+SUITES = {"brax": "esrl.adapters.brax", "gymnax": "esrl.adapters.gymnax", "gymnasium": ""}  # names in two: the last
 
 
 def make(env: Any, **options: Any) -> Any:

@@ -318,7 +318,7 @@ def test_envs(capsys):
     listed = json.loads(ran(capsys, "envs", "--json"))
     assert {"gymnasium/CartPole-v1", "gymnasium/phys2d/CartPole-v1"} <= set(listed["gymnasium"])
     few = ran(capsys, "envs", "phys2d/Pendulum")
-    assert few == "gymnasium (1)\n  gymnasium/phys2d/Pendulum-v0\n"
+    assert "gymnasium (1)\n  gymnasium/phys2d/Pendulum-v0\n" in few  # besides suites that are not installed
 
 
 def test_describe(capsys):
