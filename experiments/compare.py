@@ -49,11 +49,16 @@ def run(agent: esrl.Agent, recipe: esrl.Recipe, seed: int) -> list[Row]:
     return [{**common, **nothing, "return_mean": start.return_mean, "return_std": start.return_std}, *rows]
 
 
-def measure(recipe: esrl.Recipe, csv: Path, seeds: int) -> None:
-    """The seeds of one recipe that are not in the CSV yet, in turn in this process; what fails is noted."""
+def missing(csv: Path, seeds: int) -> list[int]:
+    """The seeds that the CSV does not have yet."""
+    return sorted(set(range(seeds)) - {int(row["seed"]) for row in read_rows(csv)})
+
+
+def measure(recipe: esrl.Recipe, csv: Path, seeds: int) -> list[str]:
+    """Runs the missing seeds of one recipe in turn in this process; notes and returns those that fail."""
     about, rows, agent = About(csv.with_suffix(".json"), plain(recipe)), read_rows(csv), None
-    done = {int(row["seed"]) for row in rows}
-    for seed in sorted(set(range(seeds)) - done):
+    print(f"{recipe.env}, {recipe.agent}", flush=True)
+    for seed in missing(csv, seeds):
         begun = time.perf_counter()
         try:
             agent = agent or recipe.build()
@@ -72,6 +77,7 @@ def measure(recipe: esrl.Recipe, csv: Path, seeds: int) -> None:
             f" ({last['seconds_compile']:.1f} s compiling)",
             flush=True,
         )
+    return list(about.values["failed"])
 
 
 def prepare(arguments: argparse.Namespace, env: str, agent: str) -> tuple[esrl.Recipe, Path] | str:
@@ -100,7 +106,10 @@ def prepare(arguments: argparse.Namespace, env: str, agent: str) -> tuple[esrl.R
 
 
 def in_process(arguments: argparse.Namespace, env: str, recipe: esrl.Recipe, csv: Path) -> list[str]:
-    """Measures a pair in a process of its own, and returns the seeds that failed."""
+    """Measures what a pair misses in a process of its own, and returns the seeds that failed."""
+    if not missing(csv, arguments.seeds):
+        print(f"{env}, {recipe.agent}: there already", flush=True)
+        return []
     options = ["--seeds", arguments.seeds, "--evaluations", arguments.evaluations, "--episodes", arguments.episodes]
     options += ["--env-steps", arguments.env_steps] if arguments.env_steps else []
     options += ["--recipes", arguments.recipes, "--out", arguments.out, "--here"]
@@ -109,9 +118,9 @@ def in_process(arguments: argparse.Namespace, env: str, recipe: esrl.Recipe, csv
     command = [sys.executable, __file__, env, "--agents", recipe.agent, *map(str, options)]
     status = subprocess.run(command, env=environment).returncode
     about = About(csv.with_suffix(".json"), plain(recipe))
-    if status:
-        done = {int(row["seed"]) for row in read_rows(csv)}
-        about.failed(min(set(range(arguments.seeds)) - done, default=0), f"the process ended with status {status}")
+    unexplained = [seed for seed in missing(csv, arguments.seeds) if str(seed) not in about.values["failed"]]
+    if status and unexplained:
+        about.failed(unexplained[0], f"the process ended with status {status}")
     return list(about.values["failed"])
 
 
@@ -134,6 +143,9 @@ def main() -> None:
     parser.add_argument("--cache", default="", help="folder of a compilation cache; none unless given")
     parser.add_argument("--here", action="store_true", help="in this process, rather than one for each pair")
     arguments = parser.parse_args()
+    for agent in arguments.agents:
+        if agent not in recipes.AGENTS:
+            parser.error(f"{agent} is no agent; environments come before --agents")
     for env in arguments.envs:
         if not (arguments.recipes / env.partition("?")[0]).is_dir():
             parser.error(f"{env} has no recipes in {arguments.recipes}")
@@ -146,11 +158,8 @@ def main() -> None:
                 failed += [f"{env}, {agent}"] * (prepared != "no recipe")
                 continue
             recipe, csv = prepared
-            if arguments.here:
-                measure(recipe, csv, arguments.seeds)
-                continue
-            print(f"{env}, {agent}", flush=True)
-            failed += [f"{env}, {agent}, seed {seed}" for seed in in_process(arguments, env, recipe, csv)]
+            here = measure(recipe, csv, arguments.seeds) if arguments.here else in_process(arguments, env, recipe, csv)
+            failed += [f"{env}, {agent}, seed {seed}" for seed in here]
     if failed:
         sys.exit("failed: " + "; ".join(failed))
 

@@ -12,9 +12,10 @@ import platform
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from esrl.recipe import Recipe
+if TYPE_CHECKING:
+    from esrl.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
@@ -93,7 +94,7 @@ def versions() -> dict[str, Any]:
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "esrl", "agents", "experiments/*.py")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "esrl", "agents", ":(glob)experiments/*.py")
     found = {}
     for name in PACKAGES:
         try:

@@ -1,67 +1,142 @@
-"""What the recipes reached, from the result files of experiments/seeds.py, as a Markdown table.
+"""What the agents reached, from the result files of experiments/compare.py, as a Markdown table.
 
-python experiments/table.py               # prints the table
-python experiments/table.py --headers     # also writes each recipe's header: date, commit, seeds, score
+    python experiments/table.py                # every environment with results
+    python experiments/table.py brax/hopper
+    python experiments/table.py --headers      # also writes each measured recipe's header
+
+"Return" is the last evaluation's held-out mean: interquartile mean over seeds with its 95 % bootstrap interval.
+Steps and seconds to the threshold are those of the first evaluation at or above it, medians over seeds; a seed that
+never gets there counts as infinitely late. Seconds are those of a run alone, compiling included.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import subprocess
+import re
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from seeds import ROOT, interquartile_mean, interval
+import pandas as pd
+from record import ROOT, plain
+from summary import AGENTS, COMPARE, about, final, interquartile_mean, interval, reaching, read, threshold
+
+from esrl import recipe as recipes
+
+HEAD = ("environment", "agent", "seeds", "env steps", "return, IQM [95 %]", "lowest seed")
+HEAD += ("threshold", "reached by", "steps to it", "seconds to it", "seconds", "compiling")
+HEADER = re.compile(r"\A# \d{4}-\d\d-\d\d.*\n(?:(?:#.*\n)*?#.*again\.\n|(?:# .*\n)*)")
 
 
-def row(result: dict) -> str:
-    """One recipe's line."""
-    runs, recipe = result["runs"], result["recipe"]
-    returns = np.array([run["return_mean"] for run in runs])
-    low, high = interval(returns)
-    start = np.mean([run["start_return"] for run in runs])
-    seconds = [run["seconds_all"] for run in runs]
-    hidden = recipe["policy"]["hidden"]
-    network = "x".join(map(str, hidden)) + " " + recipe["policy"]["activation"] if hidden else "linear"
-    return (
-        f"| `{recipe['env']}` | {network} | {runs[0]['env_steps'] / 1e6:.3g}M | {len(runs)} | {start:.0f} |"
-        f" {interquartile_mean(returns):.1f} [{low:.1f}, {high:.1f}] | {returns.min():.1f} |"
-        f" {min(seconds):.0f} to {max(seconds):.0f} |"
+def count(x: float) -> str:
+    """A number of steps: "2.06M"; a dash when there is none."""
+    if not np.isfinite(x):
+        return "–"
+    return f"{x / 1e6:.3g}M" if x >= 1e5 else f"{x / 1e3:.3g}k" if x >= 1e3 else f"{x:.0f}"
+
+
+def seconds(x: float) -> str:
+    """Seconds, whole from 10 on; a dash when there are none."""
+    return f"{x:.0f}" if 10 <= x < np.inf else f"{x:.1f}" if x < 10 else "–"
+
+
+def number(x: float) -> str:
+    """A return: one decimal below 1000."""
+    return f"{x:.1f}" if abs(x) < 1000 else f"{x:.0f}"
+
+
+def measures(rows: pd.DataFrame) -> dict[str, Any]:
+    """An agent's numbers in one environment."""
+    last, aim = final(rows), threshold(rows["env"].iloc[0])
+    reached: tuple[float, float, int] = (np.inf, np.inf, 0)
+    if aim is not None:
+        reached = (reaching(rows, aim, "env_steps")[0], *reaching(rows, aim, "seconds"))
+    return {
+        "seeds": sorted(last["seed"]),
+        "steps": last["env_steps"].median(),
+        "return": interquartile_mean(last["return_mean"]),
+        "interval": interval(last["return_mean"]),
+        "lowest": last["return_mean"].min(),
+        "aim": aim,
+        "reached": reached,
+        "seconds": last["seconds"].median(),
+        "compiling": rows["seconds_compile"].max(),
+    }
+
+
+def line(env: str, agent: str, m: dict[str, Any]) -> str:
+    """One line of the table."""
+    low, high = m["interval"]
+    steps, at, seeds = m["reached"]
+    cells = [f"`{env}`", AGENTS.get(agent, agent), len(m["seeds"]), count(m["steps"])]
+    cells += [number(m["return"]) + (f" [{number(low)}, {number(high)}]" if np.isfinite(low) else "")]
+    cells += [number(m["lowest"])]
+    cells += ["–"] * 4 if m["aim"] is None else [f"{m['aim']:g}", f"{seeds} of {len(m['seeds'])}"]
+    cells += [] if m["aim"] is None else [count(steps), seconds(at)]
+    return "| " + " | ".join(map(str, [*cells, seconds(m["seconds"]), seconds(m["compiling"])])) + " |"
+
+
+def header(m: dict[str, Any], measured: list[dict[str, Any]]) -> str:
+    """What a recipe reached, as its first lines."""
+    low, high = m["interval"]
+    seeds = m["seeds"]
+    text = f"{measured[-1]['date']}, commit {', '.join(dict.fromkeys(x['commit'] for x in measured))},"
+    text += (
+        f" seeds {seeds[0]} to {seeds[-1]}: held-out return" if len(seeds) > 1 else f" seed {seeds[0]}: held-out return"
     )
-
-
-def write_header(path: Path, result: dict, commit: str) -> None:
-    """Says in the recipe's first lines what it reached."""
-    returns = np.array([run["return_mean"] for run in result["runs"]])
-    low, high = interval(returns)
-    seconds = [run["seconds_all"] for run in result["runs"]]
-    text = path.read_text()
-    body = text[text.index("env =") :]
-    header = (
-        f"# {datetime.date.today()}, commit {commit}, seeds 0 to {len(returns) - 1}: held-out return, interquartile\n"
-        f"# mean {interquartile_mean(returns):.1f}, 95 % bootstrap interval [{low:.1f}, {high:.1f}], lowest seed"
-        f" {returns.min():.1f}; {min(seconds):.0f} to {max(seconds):.0f} s on two cores,\n"
-        "# compilation included. python experiments/seeds.py measures it again.\n"
+    text += f" {number(m['return'])} (interquartile mean),"
+    text += f" 95 % bootstrap interval [{number(low)},\xa0{number(high)}]," if np.isfinite(low) else ""
+    text += f" lowest seed {number(m['lowest'])}"
+    if m["aim"] is not None:
+        steps, _, reached = m["reached"]
+        median = f", at {count(steps)} steps (median)" if np.isfinite(steps) else ""
+        text += f"; {m['aim']:g} reached by {reached} of {len(seeds)} seeds{median}"
+    machine = measured[-1]["machine"]
+    text += f"; {seconds(m['seconds'])} s a run on {machine['cores']} cores ({machine['processor']},"
+    text += f" {machine['device']}), compiling included. python experiments/compare.py measures it again.".replace(
+        " x ", "\xa0x\xa0"
     )
-    path.write_text(header + body)
+    filled = textwrap.fill(text, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    return filled.replace("\xa0", " ") + "\n"
+
+
+def write_header(folder: Path, recipe: dict[str, Any], text: str) -> str:
+    """Replaces a recipe's header, if it is the recipe that was measured; returns what was done.
+
+    The header is the first comment if that begins with a date, up to "again." or a bare "#"; other comments stay.
+    """
+    path = folder / recipe["env"].partition("?")[0] / f"{recipe['agent']}.toml"
+    if not path.exists():
+        return f"{path} is gone"
+    own = {"evaluations", "evaluate_episodes", "checkpoint_every"}  # the comparison's
+    now = plain(recipes.read(path))
+    if any(now.get(k) != recipe.get(k) for k in (now.keys() | recipe.keys()) - own):
+        return f"{path} is not what was measured; its header stays"
+    old = path.read_text()
+    rest = HEADER.sub("", old, count=1)
+    apart = "#\n" if rest.startswith("# ") else ""
+    path.write_text(text + apart + rest)
+    return f"{path}: header written"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headers", action="store_true")
+    parser.add_argument("envs", nargs="*")
+    parser.add_argument("--headers", action="store_true", help="write the recipes' headers")
+    parser.add_argument("--results", type=Path, default=COMPARE)
+    parser.add_argument("--recipes", type=Path, default=ROOT / "agents")
     arguments = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    print("| environment | network | env steps | seeds | start | return, IQM [95 %] | lowest seed | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
-    for path in sorted((ROOT / "experiments" / "results" / "seeds").glob("*.json")):
-        result = json.loads(path.read_text())
-        print(row(result))
+    notes = []
+    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
+    for (env, agent), rows in read(arguments.results, arguments.envs).groupby(["env", "agent"], sort=False):
+        found, m = about(arguments.results, env, agent), measures(rows)
+        print(line(env, agent, m))
+        notes += [f"{env}, {agent}, seed {seed} failed: {error}" for seed, error in found["failed"].items()]
         if arguments.headers:
-            recipe = result["recipe"]
-            file = ROOT / "agents" / recipe["env"].partition("?")[0] / f"{recipe.get('agent', 'eggroll')}.toml"
-            write_header(file, result, commit.stdout.strip())
+            notes.append(write_header(arguments.recipes, found["recipe"], header(m, found["measured"])))
+    if notes:
+        print("\n" + "\n".join(notes))
 
 
 if __name__ == "__main__":

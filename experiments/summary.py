@@ -1,0 +1,99 @@
+"""Statistics over the seeds of a comparison, from its result files: what the tables and the figures show."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from record import RESULTS, folder_name
+from scipy import stats
+
+COMPARE, SWEEP = RESULTS / "compare", RESULTS / "sweep"
+AGENTS = {"eggroll": "EGGROLL", "open_es": "OpenES", "ppo": "PPO"}  # in every table's and figure's order
+THRESHOLDS = {  # held-out return at which an environment counts as solved, by its name in any suite
+    "acrobot": -100.0,
+    "ant": 2000.0,
+    "cartpole": 475.0,
+    "halfcheetah": 2000.0,
+    "hopper": 1000.0,
+    "inverteddoublependulum": 9000.0,
+    "invertedpendulum": 950.0,
+    "lunarlander": 200.0,
+    "mountaincar": -110.0,
+    "mountaincarcontinuous": 90.0,
+    "pendulum": -200.0,
+    "walker2d": 1000.0,
+}
+
+
+def threshold(env: str) -> float | None:
+    """The return to reach in an environment, or None: "gymnasium/phys2d/CartPole-v1" is 475."""
+    name = env.partition("?")[0].rpartition("/")[2].partition("-v")[0]
+    return THRESHOLDS.get(name.replace("_", "").lower())
+
+
+def interquartile_mean(x: Any, axis: int = -1) -> Any:
+    """Mean without the lowest and the highest quarter, whole values each: of 5 seeds the middle 3, of 3 all."""
+    return stats.trim_mean(np.asarray(x), 0.25, axis=axis)
+
+
+def interval(x: Any) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the interquartile mean; NaN for fewer than two values."""
+    x = np.asarray(x, float)
+    if len(x) < 2:
+        return math.nan, math.nan
+    found = stats.bootstrap((x,), interquartile_mean, n_resamples=2000, method="percentile", rng=0)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def read(folder: Path = COMPARE, envs: Sequence[str] = ()) -> pd.DataFrame:
+    """Every row of a comparison, or of some environments, by agent in the order of `AGENTS`.
+
+    `seconds` become those of a run alone: without what the run itself compiled, plus what the most compiling run of its
+    agent and environment did, which the others shared.
+    """
+    frames = [pd.read_csv(path) for path in sorted(folder.glob("*/*.csv"))]
+    frames = [frame for frame in frames if not envs or frame["env"][0].partition("?")[0] in envs]
+    for frame in frames:
+        frame["seconds"] += frame["seconds_compile"].max() - frame["seconds_compile"]
+    if not frames:
+        raise SystemExit(f"{folder} has no results{' of ' + ', '.join(envs) if envs else ''}")
+    order = [*AGENTS, *sorted({frame["agent"][0] for frame in frames} - AGENTS.keys())]
+    frames.sort(key=lambda frame: (frame["env"][0].lower(), order.index(frame["agent"][0])))
+    return pd.concat(frames, ignore_index=True)
+
+
+def about(folder: Path, env: str, agent: str) -> dict[str, Any]:
+    """The JSON beside a CSV."""
+    return json.loads((folder / folder_name(env) / f"{agent}.json").read_text())
+
+
+def final(rows: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each seed."""
+    return rows.sort_values("env_steps").groupby("seed").tail(1)
+
+
+def reaching(rows: pd.DataFrame, value: float, column: str) -> tuple[float, int]:
+    """A column's median where seeds first score at least `value`, infinite where one never does; and how many do."""
+    good = rows[rows["return_mean"] >= value]
+    first = good.groupby("seed")[column].min()
+    never = [math.inf] * (rows["seed"].nunique() - len(first))
+    return float(np.median([*first, *never])), len(first)
+
+
+def curves(rows: pd.DataFrame, column: str, points: int = 60) -> pd.DataFrame:
+    """The curves of each agent's seeds at common values of a column, where all of them have one; linear in between."""
+    found = []
+    for (env, agent), group in rows.groupby(["env", "agent"], sort=False):
+        runs = [run.sort_values("env_steps") for _, run in group.groupby("seed")]
+        first, last = max(run[column].min() for run in runs), min(run[column].max() for run in runs)
+        grid = np.linspace(first, last, points)
+        for run in runs:
+            values = {column: grid, "return_mean": np.interp(grid, run[column], run["return_mean"])}
+            found.append(pd.DataFrame({"env": env, "agent": agent, "seed": run["seed"].iloc[0], **values}))
+    return pd.concat(found, ignore_index=True)
