@@ -1,0 +1,206 @@
+"""What the comparisons with other libraries share: held-out scores on esrl's worlds, result files, tables."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib.metadata
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+# A clone that is not installed, the other experiments, and no cache, so that compile seconds are real.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+os.environ["ESRL_CACHE_DIR"] = os.environ.get("ESRL_CACHE_DIR", "")
+
+import jax
+import numpy as np
+from record import RESULTS, About, Row, read_rows, write_rows
+from summary import interquartile_mean, interval
+
+import esrl
+from esrl.clock import compile_seconds
+from esrl.env import HostEnv
+from esrl.types import seed_key
+
+WORLDS = 1000  # seed of the held-out episodes: the same for every side and run
+EPISODES = 128
+PEERS = ("evosax", "rejax", "brax", "gymnax", "gymnasium", "stable-baselines3", "torch")
+
+Act = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+
+
+def scorer(env: Any, act: Act, episodes: int = EPISODES) -> Callable[[Any], float]:
+    """`score(state) -> mean held-out return` of any library's policy, through `esrl.evaluate`.
+
+    Args:
+      env: from `esrl.make`.
+      act: `act(state, observation, (), key) -> (action, ())` for one lane, pure JAX.
+      episodes: how many; all sides play the same ones.
+    """
+    agent = dataclasses.replace(esrl.open_es(env, esrl.mlp(()), population=2), act=act)  # its runner, another's policy
+    return lambda state: esrl.evaluate(agent, state, episodes, WORLDS).return_mean
+
+
+class Stopwatch:
+    """Seconds since it was made, and those of them that went into tracing and compiling, whoever's code it was.
+
+    `pause` is a context: what happens in it is counted as neither.
+    """
+
+    def __init__(self) -> None:
+        compile_seconds()
+        self._begun, self._compiled, self._paused = time.perf_counter(), compile_seconds(), [0.0, 0.0]
+        self._mark = (0.0, 0.0)
+
+    def __enter__(self) -> Stopwatch:
+        self._mark = (time.perf_counter(), compile_seconds())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._paused[0] += time.perf_counter() - self._mark[0]
+        self._paused[1] += compile_seconds() - self._mark[1]
+
+    pause = property(lambda self: self)
+
+    def seconds(self) -> tuple[float, float]:
+        """(all, compiling)."""
+        every = time.perf_counter() - self._begun - self._paused[0]
+        return every, compile_seconds() - self._compiled - self._paused[1]
+
+
+def times(watch: Stopwatch, steps: int) -> Row:
+    """Columns of a run: steps, seconds, and steps/s without compiling."""
+    seconds, compiling = watch.seconds()
+    rate = steps / max(seconds - compiling, 1e-9)
+    return {
+        "env_steps": steps,
+        "seconds": round(seconds, 3),
+        "seconds_compile": round(compiling, 3),
+        "env_steps_per_second": round(rate, 1),
+    }
+
+
+def mib(program: Any, devices: int = 1) -> float:
+    """MiB that a compiled program holds while it runs, on all its devices: arguments, temporaries and results."""
+    sizes = program.memory_analysis()
+    names = ("argument_size_in_bytes", "temp_size_in_bytes", "output_size_in_bytes")
+    return round(devices * sum(getattr(sizes, name) for name in names) / 2**20, 1)
+
+
+def one_step(agent: esrl.Agent) -> tuple[Callable[[Any], Any], Callable[[Any], Any], int, float]:
+    """An esrl agent as `agent.init` and `agent.step`, compiled ahead: `(init, step, devices, MiB)`."""
+    state = agent.init(seed_key(0))
+    place = jax.tree.leaves(state)[0].sharding
+    program = jax.jit(agent.pure.step, out_shardings=place).lower(state).compile()
+    devices = agent.plan.devices
+    return (
+        lambda seed: agent.init(seed_key(seed)),
+        lambda state: blocked(program(state)[0]),
+        devices,
+        mib(program, devices),
+    )
+
+
+@dataclasses.dataclass
+class Results:
+    """A CSV of runs that grows run by run, and the JSON beside it; `key` are the columns that tell runs apart."""
+
+    path: Path
+    key: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.rows: list[Row] = read_rows(self.path)
+        self._about = About(self.path.with_suffix(".json"), self.settings)
+        found = {}
+        for name in PEERS:
+            try:
+                found[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        self._about.values["peers"] = found
+
+    def _label(self, row: Row) -> str:
+        return "/".join(str(row[name]) for name in self.key)
+
+    def has(self, **row: Any) -> bool:
+        """Whether the file holds this run."""
+        return self._label(row) in map(self._label, self.rows)
+
+    def add(self, row: Row) -> None:
+        """Writes a run, and prints it."""
+        self.rows.append(row)
+        write_rows(self.path, self.rows)
+        self._about.ran([self._label(row)])
+        rest = ", ".join(f"{name} {_short(value)}" for name, value in row.items() if name not in self.key)
+        print(f"{self._label(row)}: {rest}", flush=True)
+
+
+def _short(value: Any) -> str:
+    return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def numbers(rows: Iterable[Row], name: str) -> np.ndarray:
+    """A column as float64; what is empty is left out."""
+    return np.array([float(row[name]) for row in rows if row.get(name) not in ("", None)])
+
+
+def score_text(values: np.ndarray, digits: int = 1) -> str:
+    """Interquartile mean over seeds with its 95 % bootstrap interval."""
+    if not len(values):
+        return "-"
+    low, high = interval(values)
+    return f"{interquartile_mean(values):,.{digits}f} [{low:,.{digits}f}, {high:,.{digits}f}]"
+
+
+def rate_text(values: np.ndarray) -> str:
+    """Median of speeds."""
+    return f"{np.median(values):,.0f}" if len(values) else "-"
+
+
+def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by the values of some columns, in order of first appearance."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(str(row[name]) for name in names), []).append(row)
+    return found
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
+
+
+def parser(doc: str, seeds: int = 5) -> argparse.ArgumentParser:
+    """The flags that all comparisons have."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--seeds", type=int, default=seeds, help="runs of each side: seeds 0 to N - 1")
+    found.add_argument(
+        "--env-steps", type=float, help="live environment steps of each run; each line's own unless given"
+    )
+    found.add_argument("--only", nargs="+", metavar="PART", help="lines whose name contains one of these")
+    found.add_argument("--results", type=Path, default=RESULTS / "peers", help="folder of the result files")
+    found.add_argument("--table", action="store_true", help="only print the tables of what is there")
+    return found
+
+
+def chosen(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
+    """Names that contain one of the parts."""
+    return [name for name in names if only is None or any(part in name for part in only)]
+
+
+def made(name: str) -> Any:
+    """`esrl.make`, which also sets JAX up: one CPU device for each core, for every side alike."""
+    env = esrl.make(name)
+    assert not isinstance(env, HostEnv)
+    return env
+
+
+def blocked(x: Any) -> Any:
+    """x, once it is there."""
+    return jax.block_until_ready(x)

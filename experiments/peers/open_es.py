@@ -1,0 +1,259 @@
+"""esrl's OpenES against evosax's `Open_ES`, on the same environments.
+
+    python experiments/peers/open_es.py                    # both parts, five seeds
+    python experiments/peers/open_es.py --part speed --only CartPole
+    python experiments/peers/open_es.py --table
+
+Both sides have the same population, sigma, Adam, learning rate, centred ranks, antithetic pairs, network (layers,
+tanh, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalised observations, and
+budget of live environment steps. They run in turn in one process. Scored is the mean of the search distribution, on the
+same 128 held-out episodes, through `esrl.evaluate`; scoring is not timed.
+
+What is each side's own way: evosax plays every member in one and the same world of a generation, esrl each pair in a
+world of its own; evosax steps every member for the whole horizon and resets it in between, and what it sees after an
+episode's end also goes into its normalisation, esrl stops counting there and stops stepping once all of a chunk are
+done. Live steps are those before a member's first end; `padded_steps` are the others. evosax runs on one device by
+itself; "evosax, 2 devices" is the same program with its population split over JAX's devices by one added line, as
+esrl's always is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import common  # first: it finds esrl
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from common import Results, Stopwatch, blocked, numbers, rate_text, score_text
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import esrl
+from esrl.env import horizon_of
+from esrl.sharding import one_device
+from esrl.types import seed_key
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One environment's settings, the same for both sides."""
+
+    population: int
+    sigma: float
+    learning_rate: float
+    env_steps: float
+
+
+LINES = {
+    "gymnax/CartPole-v1": Line(256, 0.1, 0.03, 2e6),
+    "gymnax/Pendulum-v1": Line(256, 0.1, 0.03, 10e6),
+    "brax/inverted_pendulum": Line(256, 0.05, 0.02, 3e6),
+    "brax/hopper": Line(256, 0.05, 0.02, 4e6),
+}
+LEARN = ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "brax/inverted_pendulum")
+SPEED = ("gymnax/Pendulum-v1", "brax/hopper")
+SPEED_WIDTHS = ((32, 32), (256, 256, 256))
+SIDES = ("esrl", "evosax")
+
+
+class Esrl:
+    """esrl's side; `mib` is what a generation's program holds."""
+
+    def __init__(self, env: Any, line: Line, hidden: tuple[int, ...], devices: int) -> None:
+        agent = agent_of(env, line, hidden, one_device() if devices == 1 else None)
+        self.init, self._step, self.devices, self.mib = common.one_step(agent)
+        self.score = common.scorer(env, agent.act)
+
+    def generation(self, state: Any) -> tuple[Any, int, int]:
+        """(state, live steps, padded steps) of one generation."""
+        before = int(state.env_steps), int(state.padded_steps)
+        state = self._step(state)
+        return state, int(state.env_steps) - before[0], int(state.padded_steps) - before[1]
+
+
+class Evosax:
+    """evosax's side: its problem, network and algorithm, a whole generation in one compiled program.
+
+    It begins with the parameters that esrl begins with: both name the layers of a Flax network alike.
+    """
+
+    def __init__(self, env: Any, line: Line, hidden: tuple[int, ...], devices: int) -> None:
+        from evosax.algorithms import Open_ES
+        from evosax.problems.networks import MLP
+
+        size, output = _head(env)
+        network = MLP((*hidden, size), activation=nn.tanh, output_fn=output)
+        self.problem, self.steps = _problem(env, network), line.population * horizon_of(env)
+        agent = agent_of(env, line, hidden, one_device())
+        self._start = lambda seed: {"params": agent.init(seed_key(seed)).params["network"]}
+        adam = optax.adam(line.learning_rate)
+        std = optax.constant_schedule(line.sigma)
+        self.es = Open_ES(line.population, self._start(0), optimizer=adam, std_schedule=std)
+        self.devices = devices
+        split = NamedSharding(Mesh(np.array(jax.local_devices()[:devices]), ("members",)), PartitionSpec("members"))
+
+        def generation(state: Any) -> tuple[Any, Any]:
+            key, es, world = state
+            key, ask, play, tell = jax.random.split(key, 4)
+            population, es = self.es.ask(ask, es, self.es.default_params)
+            if devices > 1:
+                population = jax.lax.with_sharding_constraint(population, split)
+            fitness, world, info = self.problem.eval(play, population, world)
+            es, _ = self.es.tell(tell, population, -fitness, es, self.es.default_params)
+            return (key, es, world), jnp.sum(_lengths(info["env_states"]))
+
+        def act(state: Any, observation: Any, carry: Any, key: Any) -> tuple[Any, Any]:
+            seen = self.problem.normalize_obs(observation, state[2])
+            return network.apply(self.es.get_mean(state[1]), seen, key), carry
+
+        place = NamedSharding(split.mesh, PartitionSpec())
+        self._place = lambda state: jax.device_put(jax.tree.map(jnp.asarray, state), place)
+        lowered = jax.jit(generation, out_shardings=place).lower(self.init(0))
+        self._program = lowered.compile()
+        self.mib = common.mib(self._program, devices)
+        self.score = common.scorer(env, act)
+
+    def init(self, seed: int) -> Any:
+        key, other = jax.random.split(jax.random.key(seed))
+        state = key, self.es.init(other, self._start(seed), self.es.default_params), self.problem.init(other)
+        return self._place(state)
+
+    def generation(self, state: Any) -> tuple[Any, int, int]:
+        """(state, live steps, padded steps) of one generation."""
+        state, live = blocked(self._program(state))
+        return state, int(live), self.steps - int(live)
+
+
+def agent_of(env: Any, line: Line, hidden: tuple[int, ...], mesh: Any) -> esrl.Agent:
+    options: dict[str, Any] = {k: v for k, v in dataclasses.asdict(line).items() if k != "env_steps"}
+    return esrl.open_es(env, esrl.mlp(hidden, "tanh"), mesh=mesh, **options)
+
+
+def _problem(env: Any, network: Any) -> Any:
+    """evosax's own problem class for the environment, with its own normalisation."""
+    from evosax.problems.rl.brax import BraxProblem
+    from evosax.problems.rl.gymnax import GymnaxProblem
+
+    suite, _, name = env.name.partition("/")
+    if suite == "gymnax":
+        return GymnaxProblem(name, network, episode_length=horizon_of(env))
+    return BraxProblem(name, network, episode_length=horizon_of(env), env_kwargs={"backend": "spring"})
+
+
+def _head(env: Any) -> tuple[int, Any]:
+    """Outputs of the network, and how they become an action: as esrl's deterministic heads."""
+    space = env.action_space
+    if hasattr(space, "n"):
+        return int(space.n), lambda x, key=None: jnp.argmax(x, axis=-1).astype(jnp.int32)
+    high = jnp.asarray(space.high)
+    return int(np.prod(space.shape)), lambda x, key=None: high * jnp.tanh(x)
+
+
+def _lengths(states: Any) -> Any:
+    """Steps up to each member's first end, from the states [P, 1, T] of all steps."""
+    over = states[1].time == 0 if isinstance(states, tuple) else states.done > 0  # gymnax has reset it by then
+    over = over[:, 0]
+    return jnp.where(jnp.any(over, axis=1), jnp.argmax(over, axis=1) + 1, over.shape[1])
+
+
+# ---- the two parts --------------------------------------------------------------------------------------------------
+
+
+def learn(results: Results, name: str, seeds: int, budget: float | None) -> None:
+    """Trains both sides in turn, seed by seed, on all devices."""
+    env, line = common.made(name), LINES[name]
+    sides = Sides(env, line, (32, 32))
+    for seed in range(seeds):
+        for who in SIDES:
+            key = {"env": name, "side": who, "seed": seed}
+            if results.has(**key):
+                continue
+            watch = Stopwatch()
+            one = sides.get(who, len(jax.local_devices()))
+            state, live, padded, generations = one.init(seed), 0, 0, 0
+            while live < (budget or line.env_steps):
+                state, more, idle = one.generation(state)
+                live, padded, generations = live + more, padded + idle, generations + 1
+            timed = common.times(watch, live)
+            scores = {"return_mean": round(one.score(state), 3), "mib": one.mib}
+            results.add({**key, "generations": generations, "padded_steps": padded, **timed, **scores})
+
+
+def speed(results: Results, name: str, seconds: float) -> None:
+    """Times the first generation again and again: sides, devices and widths in turn, three times over."""
+    env = common.made(name)
+    for hidden in SPEED_WIDTHS:
+        sides = Sides(env, LINES[name], hidden)
+        configurations = [(who, devices) for devices in sorted({1, len(jax.local_devices())}) for who in SIDES]
+        for repeat, (who, devices) in itertools.product(range(3), configurations):
+            width = "x".join(map(str, hidden))
+            key = {"env": name, "network": width, "side": who, "devices": devices, "repeat": repeat}
+            if results.has(**key):
+                continue
+            watch = Stopwatch()
+            one = sides.get(who, devices)
+            compiling, state = watch.seconds()[1], one.init(0)
+            watch, live, padded = Stopwatch(), 0, 0
+            while live == 0 or watch.seconds()[0] < seconds:
+                _, more, idle = one.generation(state)
+                live, padded = live + more, padded + idle
+            timed = {**common.times(watch, live), "seconds_compile": round(compiling, 3)}
+            results.add({**key, "padded_steps": padded, **timed, "mib": one.mib})
+
+
+class Sides:
+    """Each side, made when it is first needed."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._arguments, self._made = arguments, {}
+
+    def get(self, who: str, devices: int) -> Any:
+        if (who, devices) not in self._made:
+            kind = Esrl if who == "esrl" else Evosax
+            self._made[who, devices] = kind(*self._arguments, devices)
+        return self._made[who, devices]
+
+
+def tables(learning: Results, speeds: Results) -> None:
+    lines = []
+    for (env, who), rows in common.grouped(learning.rows, "env", "side").items():
+        million = [f"{np.mean(numbers(rows, name)) / 1e6:.2f}M" for name in ("env_steps", "padded_steps")]
+        working = np.median(numbers(rows, "seconds") - numbers(rows, "seconds_compile"))
+        speed, held_out = rate_text(numbers(rows, "env_steps_per_second")), score_text(numbers(rows, "return_mean"))
+        most = [f"{numbers(rows, name).max():.1f}" for name in ("seconds_compile", "mib")]
+        lines.append([env, who, str(len(rows)), *million, held_out, speed, f"{working:.1f}", *most])
+    header = ["environment", "side", "seeds", "env steps", "padded", "return, IQM [95 %]", "steps/s", "s", "compile s"]
+    print("\n2x32 tanh, held-out return of the mean parameters\n\n" + common.markdown([*header, "MiB"], lines))
+    lines = []
+    for key, rows in common.grouped(speeds.rows, "env", "network", "side", "devices").items():
+        live, padded, seconds = (numbers(rows, name) for name in ("env_steps", "padded_steps", "seconds"))
+        most = [f"{numbers(rows, name).max():.1f}" for name in ("seconds_compile", "mib")]
+        lines.append([*key, rate_text((live + padded) / seconds), rate_text(live / seconds), *most])
+    header = ["environment", "network", "side", "devices", "all steps/s", "live steps/s", "compile s", "MiB"]
+    print("\nThe first generation, median of three\n\n" + common.markdown(header, lines))
+
+
+def main() -> None:
+    flags = common.parser(__doc__ or "")
+    flags.add_argument("--part", choices=("learn", "speed", "both"), default="both")
+    flags.add_argument("--seconds", type=float, default=3, help="of each speed measurement, at least")
+    arguments = flags.parse_args()
+    settings = {name: dataclasses.asdict(line) for name, line in LINES.items()}
+    learning = Results(arguments.results / "open_es.csv", ("env", "side", "seed"), settings)
+    key = ("env", "network", "side", "devices", "repeat")
+    speeds = Results(arguments.results / "open_es_speed.csv", key, settings)
+    if not arguments.table and arguments.part in ("learn", "both"):
+        for name in common.chosen(LEARN, arguments.only):
+            learn(learning, name, arguments.seeds, arguments.env_steps)
+    if not arguments.table and arguments.part in ("speed", "both"):
+        for name in common.chosen(SPEED, arguments.only):
+            speed(speeds, name, arguments.seconds)
+    tables(learning, speeds)
+
+
+if __name__ == "__main__":
+    main()
