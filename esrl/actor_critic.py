@@ -121,4 +121,3 @@ def _critic(network: Any, own: Network | None, space: spaces.Space, carry: PyTre
 
 def _any(carry: PyTree) -> bool:
     return bool(jax.tree.leaves(carry))
-

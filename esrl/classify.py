@@ -60,8 +60,7 @@ def classify(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> tuple[L
     tracked = {var: (i, tuple(range(len(var.aval.shape)))) for i, var in enumerate(jaxpr.invars[: len(named)])}
     _collect(jaxpr, tracked, uses)
     return tuple(
-        _decide(path_name(path), tuple(leaf.shape), found)
-        for (path, leaf), found in zip(named, uses, strict=True)
+        _decide(path_name(path), tuple(leaf.shape), found) for (path, leaf), found in zip(named, uses, strict=True)
     )
 
 

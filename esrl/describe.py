@@ -28,7 +28,9 @@ def describe(agent: Agent, width: int = 110) -> str:
     console.print(_perturbed(plan) if plan.noise_floats else _plain(plan))
     if plan.noise_floats:
         ratio = plan.weights / plan.noise_floats
-        console.print(f"\n{ratio:.1f} times fewer random numbers than dense noise; {plan.lanes:,} episodes a generation,")
+        console.print(
+            f"\n{ratio:.1f} times fewer random numbers than dense noise; {plan.lanes:,} episodes a generation,"
+        )
         console.print(f"{plan.chunk:,} pairs at once on each of {plan.devices} device(s)")
     else:
         console.print(f"\ntrained by gradients; {plan.lanes:,} environments side by side on {plan.devices} device(s)")

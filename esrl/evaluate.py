@@ -52,9 +52,7 @@ def held_out_keys(seed: int, episodes: int) -> Key:
 
 def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
     """Returns and lengths [E] of episodes with these keys, with the unperturbed parameters."""
-
-    def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
-        return jax.vmap(agent.act, in_axes=(None, 0, 0, 0))(state, observations, carry, keys)
+    act = _act(agent)
 
     def play(state: Any, keys: Key) -> tuple[tuple[Array, Array], tuple[()]]:
         played = agent.runner.episodes(act, state, keys[:, None, None], agent.policy.carry, None)
@@ -65,6 +63,16 @@ def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
     mesh = sharding.default_mesh(keys.shape[0])
     chunk = sharding.default_chunk(keys.shape[0], 1, mesh)
     return sharding.map_chunks(play, state, keys, chunk, mesh)[0]
+
+
+@lru_cache(maxsize=8)
+def _act(agent: Agent) -> Callable[..., tuple[Array, PyTree]]:
+    """An agent's decisions for all lanes: one function for an agent, which the host's runner compiles once."""
+
+    def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
+        return jax.vmap(agent.act, in_axes=(None, 0, 0, 0))(state, observations, carry, keys)
+
+    return act
 
 
 @lru_cache(maxsize=8)

@@ -157,7 +157,9 @@ def _box(space: spaces.Box, squash: str) -> Head:
     return Head(
         size=math.prod(space.shape),
         best=lambda out: out,
-        draw=lambda out, log_std, key: out + jnp.exp(spread(out, log_std)) * jax.random.normal(key, out.shape, out.dtype),
+        draw=lambda out, log_std, key: (
+            out + jnp.exp(spread(out, log_std)) * jax.random.normal(key, out.shape, out.dtype)
+        ),
         action=fit,
         log_prob=log_prob,
         entropy=lambda out, log_std: jnp.sum(spread(out, log_std) + 0.5 * math.log(2 * math.pi * math.e)),

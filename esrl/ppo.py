@@ -137,12 +137,9 @@ def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metri
         new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
         return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
 
-    def epoch(carry: tuple[PyTree, PyTree], key: Key) -> tuple[tuple[PyTree, PyTree], Metrics]:
-        order = jax.random.permutation(key, sequences).reshape(setup.minibatches, -1)
-        return jax.lax.scan(step, carry, order)
-
-    start = (state.params, state.opt_state)
-    (params, opt_state), metrics = jax.lax.scan(epoch, start, jax.random.split(key, setup.epochs))
+    shuffled = jnp.argsort(jax.random.bits(key, (setup.epochs, sequences)), axis=1)
+    order = shuffled.reshape(setup.epochs * setup.minibatches, -1)
+    (params, opt_state), metrics = jax.lax.scan(step, (state.params, state.opt_state), order)
 
     some = batch.ended.episodes > 0
     means = (x / jnp.maximum(batch.ended.episodes, 1).astype(jnp.float32) for x in batch.ended[1:])
@@ -170,9 +167,7 @@ def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metri
     }
 
 
-def scaled_rewards(
-    setup: Setup, state: PPOState, trajectory: Trajectory
-) -> tuple[Array, Moments | None, Array]:
+def scaled_rewards(setup: Setup, state: PPOState, trajectory: Trajectory) -> tuple[Array, Moments | None, Array]:
     """Rewards as they are trained on [L, T]: finite, scaled, and divided by the deviation of the discounted return."""
     rewards = jnp.where(jnp.isfinite(trajectory.rewards), trajectory.rewards, 0.0) * setup.reward_scale
     moments = state.reward_moments

@@ -145,10 +145,14 @@ def _decide(act: Act) -> Callable[..., Any]:
     return jax.jit(decide)
 
 
+@jax.jit
+def _draw_seeds(keys: Key) -> Array:
+    return jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0)))(keys)
+
+
 def _seeds(keys: Key) -> np.ndarray:
     """A reset seed for every lane; lanes with equal keys get equal seeds."""
-    draw = jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0)))
-    return np.asarray(jax.jit(draw)(keys.reshape(-1))).reshape(keys.shape)
+    return np.asarray(_draw_seeds(keys.reshape(-1))).reshape(keys.shape)
 
 
 def _host(env: HostEnv, transform: Transform | None) -> Callable[..., Episodes]:
@@ -181,4 +185,3 @@ def _host(env: HostEnv, transform: Transform | None) -> Callable[..., Episodes]:
         return Episodes(raw, trained, jnp.asarray(lengths.reshape(keys.shape)), sums, jnp.int32(time))
 
     return episodes
-

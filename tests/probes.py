@@ -40,6 +40,39 @@ class Constant(Probe):
         return 1.0
 
 
+class Terminating(Probe):
+    """One step, which ends in a terminal state; reward 1. Its value is 1, whatever the discount."""
+
+    horizon = 10
+
+    def step(self, state: Any, action: jax.Array, key: Key) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
+        state, observation, reward, _ = super().step(state, action, key)
+        return state, observation, reward, jnp.bool_(True)
+
+    def reward(self, seen: jax.Array, action: jax.Array, time: jax.Array) -> jax.Array | float:
+        return 1.0
+
+
+class SignIsValue(Terminating):
+    """Like `Terminating`, but the reward is the observation: values of the two observations are -1 and 1."""
+
+    def reward(self, seen: jax.Array, action: jax.Array, time: jax.Array) -> jax.Array:
+        return seen
+
+
+class LaterReward(Probe):
+    """Two steps, told apart by the observation (0, then 1); reward 1 after the second, which is terminal."""
+
+    horizon = 10
+
+    def reset(self, key: Key) -> tuple[Any, jax.Array]:
+        return jnp.int32(0), jnp.zeros(1)
+
+    def step(self, state: Any, action: jax.Array, key: Key) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
+        last = state == 1
+        return state + 1, jnp.ones(1), last.astype(jnp.float32), last
+
+
 class ActionMatters(Probe):
     """Reward 1 for action 1, else 0."""
 

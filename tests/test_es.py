@@ -1,5 +1,7 @@
 """Laws of a generation: what does not change it, what must, and what never reaches the parameters."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,12 +30,13 @@ def run(agent, generations=1, seed=0):
     return state, metrics
 
 
+@pytest.mark.parametrize("make", [esrl.eggroll, esrl.open_es])
 @pytest.mark.parametrize("shaping", ["centred_rank", "z_score", "group", "sign", "none", "leave_one_out"])
 @pytest.mark.parametrize("antithetic", [True, False])
-def test_equal_fitness_moves_nothing(shaping, antithetic):
+def test_equal_fitness_moves_nothing(shaping, antithetic, make):
     if shaping == "sign" and not antithetic:
         pytest.skip("needs pairs")
-    agent = esrl.eggroll(Constant(), TINY, population=16, shaping=shaping, antithetic=antithetic, optimizer="sgd")
+    agent = make(Constant(), TINY, population=16, shaping=shaping, antithetic=antithetic, optimizer="sgd")
     start = agent.init(seed_key(0))
     after, metrics = agent.step(start)
     np.testing.assert_array_equal(params_of(start), params_of(after))
@@ -82,10 +85,12 @@ def test_not_finite_fitness_is_counted_and_never_reaches_the_parameters():
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.moments))
 
 
-def test_a_gradient_step_is_the_estimator_of_the_equation():
+@pytest.mark.parametrize("kind", ["low rank", "dense"])
+def test_a_gradient_step_is_the_estimator_of_the_equation(kind):
     """Parameters move by -rate * sum_i f_i E_i / (N sigma), with E_i formed in full."""
-    agent = esrl.eggroll(
-        Target(), TINY, population=64, rank=2, shaping="none", optimizer="sgd", learning_rate=0.5, sigma=0.2,
+    make = partial(esrl.eggroll, rank=2) if kind == "low rank" else esrl.open_es
+    agent = make(
+        Target(), TINY, population=64, shaping="none", optimizer="sgd", learning_rate=0.5, sigma=0.2,
         normalize_observations=False,
     )  # fmt: skip
     state = agent.init(seed_key(1))
@@ -212,11 +217,12 @@ LEARN = {
 }
 
 
+@pytest.mark.parametrize("make", [esrl.eggroll, esrl.open_es])
 @pytest.mark.parametrize("case", LEARN)
-def test_probe_environments_are_solved(case):
+def test_probe_environments_are_solved(case, make):
     env, network, best, options = LEARN[case]
     defaults = {"sigma": 0.2, "learning_rate": 0.05, "episodes_per_member": 8}
-    agent = esrl.eggroll(env(), network, population=64, **{**defaults, **options})
+    agent = make(env(), network, population=64, **{**defaults, **options})
     result = esrl.train(agent, generations=100, evaluations=0).run()
     score = esrl.evaluate(agent, result.state, 128).return_mean
     assert score > best - 0.15, score

@@ -1,9 +1,12 @@
 """Heads: actions of every space lie in it, the mode is where the output says, samples are as likely as it says."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from gymnasium import spaces
 
 from esrl import EsrlError
@@ -82,6 +85,40 @@ def test_parts_of_a_sample_are_independent():
     keys = jax.random.split(seed_key(3), 1000)
     drawn = np.asarray(jax.vmap(lambda key: several.sample(jnp.zeros(4), None, key))(keys))
     assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.1
+
+
+FINITE = [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([[2], [3]]), spaces.MultiBinary(3)]
+
+
+def choices(space):
+    sizes = [2] * int(np.prod(space.shape)) if isinstance(space, spaces.MultiBinary) else None
+    sizes = sizes or ([int(space.n)] if isinstance(space, spaces.Discrete) else space.nvec.ravel().tolist())
+    return jnp.asarray(list(itertools.product(*map(range, sizes))), jnp.int32)
+
+
+@pytest.mark.parametrize("space", FINITE, ids=str)
+def test_probabilities_sum_to_one_and_give_the_entropy(space):
+    made = head(space)
+    out = jax.random.normal(seed_key(4), (made.size,))
+    logs = jax.vmap(lambda choice: made.log_prob(out, None, choice))(choices(space))
+    np.testing.assert_allclose(jnp.sum(jnp.exp(logs)), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(made.entropy(out, None), -jnp.sum(jnp.exp(logs) * logs), rtol=1e-5)
+    best = made.log_prob(out, None, made.best(out).astype(jnp.int32))
+    np.testing.assert_allclose(best, jnp.max(logs), rtol=1e-5)
+
+
+def test_gaussian_densities_are_those_of_scipy():
+    made = head(spaces.Box(-1.0, 1.0, (2, 2)))
+    out, log_std, choice = jax.random.normal(seed_key(5), (3, 4))
+    mean, deviation = np.asarray(out), np.exp(np.asarray(log_std))
+    want = sum(scipy.stats.norm.logpdf(np.asarray(choice), mean, deviation))
+    np.testing.assert_allclose(made.log_prob(out, log_std, choice), want, rtol=1e-5)
+    np.testing.assert_allclose(made.entropy(out, log_std), sum(scipy.stats.norm.entropy(mean, deviation)), rtol=1e-5)
+
+
+def test_an_impossible_choice_costs_no_entropy():
+    made = head(spaces.Discrete(3))
+    np.testing.assert_allclose(made.entropy(jnp.array([0.0, 0.0, -jnp.inf]), None), np.log(2), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
