@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esrl import sharding
 from esrl.agent import Agent
 from esrl.clock import compile_seconds
 from esrl.env import name_of
@@ -58,8 +57,8 @@ def train_many(
     Args:
       agent: on a JAX environment.
       seeds: one for each run.
-      hyper: for each name in `agent.pure.values` (`sigma` and `learning_rate` of evolution strategies; those and `gamma`,
-        `gae_lambda`, `clip_eps`, `entropy_coef`, `value_coef` of PPO), a value for each run.
+      hyper: for each name in `agent.pure.values` (evolution strategies: `sigma`, `learning_rate`; PPO: `learning_rate`,
+        `gamma`, `gae_lambda`, `clip_eps`, `entropy_coef`, `value_coef`), a value for each run.
       env_steps, generations, evaluations, evaluate_episodes: as in `esrl.train`, for every run.
       at_once: runs that are vmapped together; the others follow. All of them unless given, but one on a CPU, where side
         by side they would only push each other out of its caches.
@@ -67,8 +66,8 @@ def train_many(
     Raises:
       EsrlError: an environment that Python steps, no seeds or budget, an unknown value, or lists of other lengths.
     """
-    hyper = {name: [float(v) for v in values] for name, values in (hyper or {}).items()}
-    _check(agent, seeds, hyper, env_steps, generations, at_once)
+    values = {name: [float(v) for v in given] for name, given in (hyper or {}).items()}
+    _check(agent, seeds, values, env_steps, generations, at_once)
     runs = len(seeds)
     pure: Any = agent.pure
     on_cpu = jax.local_devices()[0].platform == "cpu"
@@ -92,9 +91,9 @@ def train_many(
 
     clock = _Clock()
     keys = jnp.stack([seed_key(seed) for seed in seeds])
-    states = start(keys, {name: jnp.asarray(values, jnp.float32) for name, values in hyper.items()})
+    states = start(keys, {name: jnp.asarray(v, jnp.float32) for name, v in values.items()})
     worlds = jnp.stack([held_out_keys(seed, evaluate_episodes) for seed in seeds])
-    known = [{"run": i, "seed": int(s), **{k: v[i] for k, v in hyper.items()}} for i, s in enumerate(seeds)]
+    known = [{"run": i, "seed": int(s), **{k: v[i] for k, v in values.items()}} for i, s in enumerate(seeds)]
     rows: list[Row] = []
     done = np.zeros(runs)
     metrics: Any = {}

@@ -38,7 +38,7 @@ class PPOState(NamedTuple):
       lanes: the environments, each somewhere in an episode.
       key: the run key, which never changes: all randomness is folded from it and the generation.
       generation: uint32, iterations done. env_steps: environment steps so far.
-      recent: mean return and length of the episodes that ended in the last iteration in which any did.
+      recent: [2], mean return and length of the episodes that ended in the last iteration in which any did.
       learning_rate, gamma, gae_lambda, clip_eps, entropy_coef, value_coef: float32, as in the options.
     """
 
@@ -51,7 +51,7 @@ class PPOState(NamedTuple):
     key: Key
     generation: Array
     env_steps: Count
-    recent: tuple[Array, Array]
+    recent: Array
     learning_rate: Array
     gamma: Array
     gae_lambda: Array
@@ -142,8 +142,8 @@ def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metri
     (params, opt_state), metrics = jax.lax.scan(step, (state.params, state.opt_state), order)
 
     some = batch.ended.episodes > 0
-    means = (x / jnp.maximum(batch.ended.episodes, 1).astype(jnp.float32) for x in batch.ended[1:])
-    recent = tuple(jnp.where(some, new, old) for new, old in zip(means, state.recent, strict=True))
+    number = jnp.maximum(batch.ended.episodes, 1).astype(jnp.float32)
+    recent = jnp.where(some, jnp.stack([batch.ended.returns, batch.ended.lengths]) / number, state.recent)
     after = state._replace(
         params=params,
         opt_state=opt_state,
@@ -170,7 +170,7 @@ def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metri
 def scaled_rewards(setup: Setup, state: PPOState, trajectory: Trajectory) -> tuple[Array, Moments | None, Array]:
     """Rewards as they are trained on [L, T]: finite, scaled, and divided by the deviation of the discounted return."""
     rewards = jnp.where(jnp.isfinite(trajectory.rewards), trajectory.rewards, 0.0) * setup.reward_scale
-    moments = state.reward_moments
+    moments: Any = state.reward_moments
     if moments is None:
         return rewards, None, state.discounted
     ended = trajectory.terminated | trajectory.truncated
@@ -300,7 +300,7 @@ def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
             key=key,
             generation=jnp.uint32(0),
             env_steps=count(),
-            recent=(jnp.float32(0), jnp.float32(0)),
+            recent=jnp.zeros(2),
             **{name: jnp.float32(getattr(read, name)) for name in TRACED},
         )
 

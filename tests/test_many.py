@@ -72,5 +72,5 @@ def test_bad_input_is_said_in_one_sentence(seeds, given, sentence):
 
 def test_python_environments_are_refused():
     agent = esrl.eggroll("gymnasium/CartPole-v1", TINY, population=4)
-    with pytest.raises(EsrlError, match="use esrl.train for each seed"):
+    with pytest.raises(EsrlError, match="is stepped by Python"):
         esrl.train_many(agent, [0], generations=1)
