@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from esrl.arguments import HELP, Flag, Groups, raw, values
 from esrl.log import RunFolder
-from esrl.recipe import AGENTS, NETWORK_KEYS, NETWORKS, Recipe, agent_named, read
+from esrl.recipe import AGENTS, NETWORK_KEYS, NETWORKS, Recipe, agent_named, policy_defaults, read
 from esrl.types import EsrlError, nearest
 
 _BUDGET = 1e6  # environment steps when no budget is given
@@ -66,7 +65,7 @@ def invocation(argv: Sequence[str]) -> Invocation:
     if recipe.env_steps is None and recipe.generations is None:
         recipe = dataclasses.replace(recipe, env_steps=_BUDGET)
     folders = values(given, _FOLDERS)
-    shown = [flag for flag in network if flag.name in ("network", *_keys(recipe.network))]
+    shown = [flag for flag in network if flag.name in ("network", *policy_defaults(recipe.agent, recipe.network))]
     groups: Groups = {"run": [*run, *_FOLDERS], "network": shown, f"options of {recipe.agent}": options}
     return Invocation(recipe, folders.get("out"), folders.get("resume"), folders.get("json", False), groups)
 
@@ -93,19 +92,13 @@ def _run_flags(recipe: Recipe) -> list[Flag]:
 
 
 def _network_flags(recipe: Recipe) -> list[Flag]:
-    defaults = _keys(recipe.network) | recipe.policy
+    defaults = policy_defaults(recipe.agent, recipe.network) | recipe.policy
     network = Flag("network", str, f"{', '.join(NETWORKS)}, or path/to/file.py:Name", recipe.network)
     return [network, *(Flag(key, kind, text, defaults.get(key)) for key, (kind, text) in NETWORK_KEYS.items())]
 
 
-def _keys(network: str) -> dict[str, Any]:
-    """The keys that a network takes, with their defaults."""
-    takes = inspect.signature(NETWORKS[network]).parameters if network in NETWORKS else {}
-    return {name: parameter.default for name, parameter in takes.items()}
-
-
 def _option_flags(recipe: Recipe) -> list[Flag]:
-    fields = dataclasses.fields(agent_named(recipe.agent)[1])
+    fields = dataclasses.fields(agent_named(recipe.agent).options)
     return [_of(f, recipe.options.get(f.name, f.default)) for f in fields if f.metadata["plain"] is not None]
 
 

@@ -38,10 +38,20 @@ from esrl.registry import load_attribute, make
 from esrl.train import Training, train
 from esrl.types import EsrlError, nearest, seed_key
 
-AGENTS: dict[str, tuple[Callable[..., Agent], type]] = {
-    "eggroll": (eggroll, EggrollOptions),
-    "open_es": (open_es, OpenESOptions),
-    "ppo": (ppo, PPOOptions),
+
+
+class Algorithm(NamedTuple):
+    """An agent by name: its constructor, its options, and keys of [policy] that have other defaults with it."""
+
+    constructor: Callable[..., Agent]
+    options: type
+    policy: dict[str, Any] = {}  # noqa: RUF012
+
+
+AGENTS: dict[str, Algorithm] = {
+    "eggroll": Algorithm(eggroll, EggrollOptions),
+    "open_es": Algorithm(open_es, OpenESOptions),
+    "ppo": Algorithm(ppo, PPOOptions, {"output_scale": 0.01}),
 }
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru}
 NETWORK_KEYS: dict[str, tuple[type, str]] = {
@@ -102,13 +112,13 @@ class Recipe:
         Raises:
           EsrlError: a name or value in the recipe that does not fit.
         """
-        constructor, _ = agent_named(self.agent)
+        algorithm = agent_named(self.agent)
         custom = sorted(name for name, value in self.options.items() if isinstance(value, str) and value == CUSTOM)
         if custom:
             raise EsrlError(f"the recipe's {', '.join(custom)} was a Python object and cannot be made from the recipe")
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in self.options.items()}
-        chosen = network_from(self.policy) if network is None else network
-        return constructor(make(self.env) if env is None else env, chosen, **options)
+        chosen = network_from(policy_defaults(self.agent, self.network) | self.policy) if network is None else network
+        return algorithm.constructor(make(self.env) if env is None else env, chosen, **options)
 
     def train(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Training:
         """Training of the agent with this recipe's budget, seed and evaluations."""
@@ -116,8 +126,15 @@ class Recipe:
         return train(agent, out=out, resume=resume, **{name: getattr(self, name) for name in names})
 
 
-def agent_named(name: str) -> tuple[Callable[..., Agent], type]:
-    """Constructor and options of an agent.
+def policy_defaults(agent: str, network: str) -> dict[str, Any]:
+    """The keys that a ready-made network takes, with their defaults for an agent; nothing for other networks."""
+    takes = inspect.signature(NETWORKS[network]).parameters if network in NETWORKS else {}
+    own = {name: value for name, value in agent_named(agent).policy.items() if name in takes}
+    return {name: parameter.default for name, parameter in takes.items()} | own
+
+
+def agent_named(name: str) -> Algorithm:
+    """An agent's constructor and options.
 
     Raises:
       EsrlError: no agent has that name.
@@ -180,7 +197,7 @@ def read(path: str | Path) -> Recipe:
     read = _typed(f"{path}: ", data, kinds | {"policy": dict, "options": dict})
     if "env" not in read:
         raise EsrlError(f'{path}: the key env is missing, as env = "brax/hopper"')
-    _, options = agent_named(read.get("agent", "eggroll"))
+    options = agent_named(read.get("agent", "eggroll")).options
     own = {f.name: f.metadata["plain"] for f in dataclasses.fields(options)}
     keys = {"network": str} | {name: kind for name, (kind, _) in NETWORK_KEYS.items()}
     for table, known in (("options", own), ("policy", keys)):
