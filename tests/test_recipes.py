@@ -13,7 +13,8 @@ from esrl.types import seed_key
 
 AGENTS = Path(__file__).parents[1] / "agents"
 RECIPES = sorted(AGENTS.rglob("*.toml"))
-MEMBERS, HORIZON = 8, 30  # enough to run every line of a generation
+HORIZON = 30
+SMALL = {"population": 8, "chunk": None, "num_envs": 8, "num_steps": 16, "num_minibatches": 2}  # every line is run
 
 
 def _quick(path):
@@ -40,11 +41,12 @@ def test_recipe_is_where_its_name_says(path):
 @pytest.mark.parametrize("path", CASES)
 def test_recipe_runs_a_generation(path, lenient):
     recipe = recipes.read(path)
-    options = {**recipe.options, "population": MEMBERS, "chunk": None}
+    known = {f.name for f in dataclasses.fields(recipes.agent_named(recipe.agent).options)}
+    options = {**recipe.options, **{name: value for name, value in SMALL.items() if name in known}}
     env = esrl.make(recipe.env, horizon=HORIZON)
     agent = dataclasses.replace(recipe, options=options).build(env)
     state = agent.init(seed_key(recipe.seed))
     state, metrics = agent.step(state)
     assert int(state.generation) == 1 and metrics["nonfinite"] == 0
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
-    assert 0 < float(metrics["length_mean"]) <= HORIZON
+    assert 0 <= float(metrics["length_mean"]) <= HORIZON
