@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from summary import interquartile_mean, interval
 
 import esrl
 from esrl.clock import compile_seconds
-from esrl.env import HostEnv
 from esrl.types import seed_key
 
 WORLDS = 1000  # seed of the held-out episodes: the same for every side and run
@@ -34,22 +34,26 @@ PEERS = ("evosax", "rejax", "brax", "gymnax", "gymnasium", "stable-baselines3", 
 Act = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 
-def scorer(env: Any, act: Act, episodes: int = EPISODES) -> Callable[[Any], float]:
+def scorer(env: Any, act: Callable[[], Act]) -> Callable[[Any], float]:
     """`score(state) -> mean held-out return` of any library's policy, through `esrl.evaluate`.
 
     Args:
       env: from `esrl.make`.
-      act: `act(state, observation, (), key) -> (action, ())` for one lane, pure JAX.
-      episodes: how many; all sides play the same ones.
+      act: `act()`, called when it is first needed, gives `act(state, observation, (), key) -> (action, ())` for one
+        lane, pure JAX.
     """
-    agent = dataclasses.replace(esrl.open_es(env, esrl.mlp(()), population=2), act=act)  # its runner, another's policy
-    return lambda state: esrl.evaluate(agent, state, episodes, WORLDS).return_mean
+
+    @cache
+    def agent() -> esrl.Agent:
+        return dataclasses.replace(esrl.open_es(env, esrl.mlp(()), population=2), act=act())  # another's policy
+
+    return lambda state: round(esrl.evaluate(agent(), state, EPISODES, WORLDS).return_mean, 3)
 
 
 class Stopwatch:
     """Seconds since it was made, and those of them that went into tracing and compiling, whoever's code it was.
 
-    `pause` is a context: what happens in it is counted as neither.
+    As a context it stands still: what happens in it counts as neither.
     """
 
     def __init__(self) -> None:
@@ -64,8 +68,6 @@ class Stopwatch:
     def __exit__(self, *_: object) -> None:
         self._paused[0] += time.perf_counter() - self._mark[0]
         self._paused[1] += compile_seconds() - self._mark[1]
-
-    pause = property(lambda self: self)
 
     def seconds(self) -> tuple[float, float]:
         """(all, compiling)."""
@@ -192,13 +194,6 @@ def parser(doc: str, seeds: int = 5) -> argparse.ArgumentParser:
 def chosen(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
     """Names that contain one of the parts."""
     return [name for name in names if only is None or any(part in name for part in only)]
-
-
-def made(name: str) -> Any:
-    """`esrl.make`, which also sets JAX up: one CPU device for each core, for every side alike."""
-    env = esrl.make(name)
-    assert not isinstance(env, HostEnv)
-    return env
 
 
 def blocked(x: Any) -> Any:

@@ -66,7 +66,7 @@ class Esrl:
     def __init__(self, env: Any, line: Line, hidden: tuple[int, ...], devices: int) -> None:
         agent = agent_of(env, line, hidden, one_device() if devices == 1 else None)
         self.init, self._step, self.devices, self.mib = common.one_step(agent)
-        self.score = common.scorer(env, agent.act)
+        self.score = common.scorer(env, lambda: agent.act)
 
     def generation(self, state: Any) -> tuple[Any, int, int]:
         """(state, live steps, padded steps) of one generation."""
@@ -115,7 +115,7 @@ class Evosax:
         lowered = jax.jit(generation, out_shardings=place).lower(self.init(0))
         self._program = lowered.compile()
         self.mib = common.mib(self._program, devices)
-        self.score = common.scorer(env, act)
+        self.score = common.scorer(env, lambda: act)
 
     def init(self, seed: int) -> Any:
         key, other = jax.random.split(jax.random.key(seed))
@@ -165,7 +165,7 @@ def _lengths(states: Any) -> Any:
 
 def learn(results: Results, name: str, seeds: int, budget: float | None) -> None:
     """Trains both sides in turn, seed by seed, on all devices."""
-    env, line = common.made(name), LINES[name]
+    env, line = esrl.make(name), LINES[name]
     sides = Sides(env, line, (32, 32))
     for seed in range(seeds):
         for who in SIDES:
@@ -179,13 +179,13 @@ def learn(results: Results, name: str, seeds: int, budget: float | None) -> None
                 state, more, idle = one.generation(state)
                 live, padded, generations = live + more, padded + idle, generations + 1
             timed = common.times(watch, live)
-            scores = {"return_mean": round(one.score(state), 3), "mib": one.mib}
+            scores = {"return_mean": one.score(state), "mib": one.mib}
             results.add({**key, "generations": generations, "padded_steps": padded, **timed, **scores})
 
 
 def speed(results: Results, name: str, seconds: float) -> None:
     """Times the first generation again and again: sides, devices and widths in turn, three times over."""
-    env = common.made(name)
+    env = esrl.make(name)
     for hidden in SPEED_WIDTHS:
         sides = Sides(env, LINES[name], hidden)
         configurations = [(who, devices) for devices in sorted({1, len(jax.local_devices())}) for who in SIDES]

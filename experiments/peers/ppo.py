@@ -1,0 +1,220 @@
+"""esrl's PPO against rejax's and brax.training's, with the peer's published hyper-parameters on both sides.
+
+    python experiments/peers/ppo.py                            # the lines with published settings, five seeds
+    python experiments/peers/ppo.py --only rejax/gymnax --seeds 3
+    python experiments/peers/ppo.py --table
+
+Each line is an environment, a peer, and one set of hyper-parameters: the peer's own, and their translation for esrl,
+side by side in `LINES`. Sides run in turn in one process, on the same environment (spring backend), with the same
+number of environment steps. `return_mean` is that of the policies' modes on the same 128 held-out episodes, through
+`esrl.evaluate`; `return_sampled` that of actions drawn from them. brax.training offers the mode, rejax only draws, so
+there the mode is taken from the distribution that it draws from. Scoring is not timed, and no side evaluates while it
+trains.
+
+What could not be made the same is in `REMAINS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import common  # first: it finds esrl
+import numpy as np
+from brax_ppo import Brax
+from common import Results, Stopwatch, numbers, rate_text, score_text
+from rejax_ppo import Rejax
+
+import esrl
+
+REMAINS = """
+- rejax takes gymnax's `done` at the time limit for the end of the world; esrl takes the value of what comes after.
+- rejax bounds every entry of a gradient by max_grad_norm, and gives actor and critic an optimiser each; esrl bounds the
+  global norm of both together.
+- rejax normalises by statistics of the very step, esrl and brax.training by those at the start of an iteration or after
+  it.
+- rejax plays Brax through two automatic resets, its wrapper's and gymnax's; brax.training and rejax (Brax) replay a
+  lane's first state in every episode, esrl draws a new one.
+- rejax runs on one device, with all cores; brax.training and esrl on one device for each core.
+- brax.training computes advantages within unrolls of 5 steps, from values that it works out again in every gradient
+  step, its deviation depends on the observation, and its entropy counts the tanh; esrl's advantages are over all of an
+  iteration's steps, the deviation is a parameter, the entropy the Gaussian's.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One comparison.
+
+    Attributes:
+      env: what `esrl.make` takes.
+      source: where the peer's settings come from.
+      config: the peer's. hidden, activation, options: esrl's network and options, the same in esrl's words.
+      env_steps: budget of each run.
+      published: whether the peer publishes these settings for this environment.
+    """
+
+    env: str
+    source: str
+    config: dict[str, Any]
+    hidden: tuple[int, ...]
+    activation: str
+    options: dict[str, Any]
+    env_steps: float
+    published: bool = True
+
+
+def rejax_line(env: str, file: str, env_steps: float, given: dict[str, Any], **config: Any) -> Line:
+    """A line against rejax: its file's numbers, of which esrl's are a translation; networks are its default, 2x64."""
+    activation = config["agent_kwargs"]["activation"]
+    options = {name: config[name] for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches")}
+    options |= {name: config[name] for name in ("learning_rate", "gamma", "gae_lambda", "clip_eps", "max_grad_norm")}
+    options |= {"entropy_coef": config["ent_coef"], "value_coef": config["vf_coef"], "clip_value": True}
+    options |= {"normalize_observations": config.get("normalize_observations", False), "normalize_rewards": False}
+    esrls = {"swish": "silu"}.get(activation, activation)
+    source = f"rejax, configs/{file}"
+    return Line(env, source, {**given, **config}, (64, 64), esrls, {**options, "squash": "clip"}, env_steps)
+
+
+def brax_line(env: str, env_steps: float, critic: tuple[int, ...], published: bool) -> Line:
+    """A line against brax.training: its notebook's settings for inverted_double_pendulum, its default policy."""
+    same = {"num_envs": 2048, "num_minibatches": 32, "learning_rate": 3e-4, "normalize_observations": True}
+    config = {**same, "unroll_length": 5, "batch_size": 1024, "num_updates_per_batch": 4, "discounting": 0.97}
+    config |= {"entropy_cost": 1e-2, "reward_scaling": 10, "policy": (32,) * 4, "value": critic}
+    steps = config["batch_size"] * config["num_minibatches"] * config["unroll_length"] // config["num_envs"]
+    options = {**same, "num_steps": steps, "num_epochs": 4, "gamma": 0.97, "gae_lambda": 0.95, "clip_eps": 0.3}
+    options |= {"entropy_coef": 1e-2, "value_coef": 0.5, "max_grad_norm": None, "reward_scale": 10.0}
+    options |= {"normalize_rewards": False, "squash": "tanh", "critic": critic}
+    source = "Brax, notebooks/training.ipynb"
+    return Line(env, source, config, (32,) * 4, "silu", options, env_steps, published)
+
+
+GAE = {"gae_lambda": 0.95, "clip_eps": 0.2, "vf_coef": 0.5}
+LINES = {
+    "rejax/gymnax/CartPole-v1": rejax_line(
+        "gymnax/CartPole-v1",
+        "gymnax/cartpole.yaml",
+        1e5,
+        {"env": "CartPole-v1"},
+        **GAE,
+        agent_kwargs={"activation": "tanh"},
+        num_envs=5,
+        num_steps=100,
+        num_epochs=5,
+        num_minibatches=5,
+        learning_rate=7.5e-4,
+        max_grad_norm=0.5,
+        gamma=0.99,
+        ent_coef=0.01,
+    ),
+    "rejax/gymnax/Pendulum-v1": rejax_line(
+        "gymnax/Pendulum-v1",
+        "gymnax/pendulum.yaml",
+        7.5e5,  # its total_timesteps is 150,000, but it trains an iteration of 10,000 for each of 75 evaluations
+        {"env": "Pendulum-v1"},
+        **GAE,
+        agent_kwargs={"activation": "swish"},
+        num_envs=100,
+        num_steps=100,
+        num_epochs=10,
+        num_minibatches=10,
+        learning_rate=1e-3,
+        max_grad_norm=10.0,
+        gamma=0.995,
+        ent_coef=0.0,
+        normalize_observations=True,
+    ),
+    "rejax/brax/hopper": rejax_line(
+        "brax/hopper",
+        "brax/hopper.yaml",
+        3e6,
+        {"env": "brax/hopper", "env_params": {"backend": "spring"}},
+        **GAE,
+        agent_kwargs={"activation": "tanh"},
+        num_envs=32,
+        num_steps=32,
+        num_epochs=9,
+        num_minibatches=2,
+        learning_rate=0.00025674088686342003,
+        max_grad_norm=1.0,
+        gamma=0.995,
+        ent_coef=0.01,
+        normalize_observations=True,
+    ),
+    "brax/inverted_double_pendulum, critic 4x32": brax_line("brax/inverted_double_pendulum", 3e6, (32,) * 4, True),
+    "brax/inverted_double_pendulum": brax_line("brax/inverted_double_pendulum", 2e6, (256,) * 5, True),
+    "brax/hopper": brax_line("brax/hopper", 2e6, (256,) * 5, False),
+}
+
+
+class Esrl:
+    """esrl's side."""
+
+    def __init__(self, env: Any, line: Line, env_steps: int) -> None:
+        options = dict(line.options)
+        if isinstance(options.get("critic"), tuple):
+            options["critic"] = esrl.mlp(options["critic"], line.activation)
+        network = esrl.mlp(line.hidden, line.activation)
+        made = [partial(esrl.ppo, env, network, **options, deterministic=mode) for mode in (True, False)]
+        self._init, self._step, _, self.mib = common.one_step(made[0]())
+        self._mode, self._sampled = (common.scorer(env, lambda make=make: make().act) for make in made)
+        self.env_steps = env_steps
+
+    def train(self, seed: int) -> tuple[Any, int]:
+        """(state, environment steps)."""
+        state = self._init(seed)
+        while int(state.env_steps) < self.env_steps:
+            state = self._step(state)
+        return state, int(state.env_steps)
+
+    def scores(self, state: Any) -> dict[str, float]:
+        return {"return_mean": self._mode(state), "return_sampled": self._sampled(state)}
+
+
+def measure(results: Results, name: str, seeds: int, budget: float | None) -> None:
+    """Trains both sides of a line in turn, seed by seed."""
+    line, peer = LINES[name], name.partition("/")[0]
+    env, env_steps = esrl.make(line.env), int(budget or line.env_steps)
+    made: dict[str, Any] = {}
+    for seed in range(seeds):
+        for who in ("esrl", peer):
+            key = {"line": name, "side": who, "seed": seed}
+            if results.has(**key):
+                continue
+            watch = Stopwatch()
+            if who not in made:
+                kind = Rejax if who == "rejax" else Brax
+                made[who] = Esrl(env, line, env_steps) if who == "esrl" else kind(env, line.config, env_steps)
+            state, steps = made[who].train(seed)
+            timed = common.times(watch, steps)
+            results.add({**key, **timed, **made[who].scores(state), "mib": made[who].mib})
+
+
+def tables(results: Results) -> None:
+    lines = []
+    for (name, who), rows in common.grouped(results.rows, "line", "side").items():
+        steps = f"{np.mean(numbers(rows, 'env_steps')) / 1e6:.3g}M"
+        working = np.median(numbers(rows, "seconds") - numbers(rows, "seconds_compile"))
+        scores = [score_text(numbers(rows, column)) for column in ("return_mean", "return_sampled")]
+        most = [f"{numbers(rows, column).max():.1f}" for column in ("seconds_compile", "mib")]
+        speed = rate_text(numbers(rows, "env_steps_per_second"))
+        settings = LINES[name].source if LINES[name].published else LINES[name].source + " (of another environment)"
+        lines.append([LINES[name].env, settings, who, str(len(rows)), steps, *scores, speed, f"{working:.1f}", *most])
+    header = ["environment", "settings", "side", "seeds", "env steps", "return (mode), IQM [95 %]", "return (sampled)"]
+    print("\n" + common.markdown([*header, "steps/s", "s", "compile s", "MiB"], lines))
+    print("\nWhat remains different:" + REMAINS)
+
+
+def main() -> None:
+    arguments = common.parser(__doc__ or "").parse_args()
+    settings = {name: dataclasses.asdict(line) for name, line in LINES.items()}
+    results = Results(arguments.results / "ppo.csv", ("line", "side", "seed"), settings)
+    published = [name for name, line in LINES.items() if line.published or arguments.only]
+    for name in [] if arguments.table else common.chosen(published, arguments.only):
+        measure(results, name, arguments.seeds, arguments.env_steps)
+    tables(results)
+
+
+if __name__ == "__main__":
+    main()
