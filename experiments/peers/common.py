@@ -108,17 +108,13 @@ def one_step(agent: esrl.Agent) -> tuple[Callable[[Any], Any], Callable[[Any], A
     )
 
 
-@dataclasses.dataclass
 class Results:
     """A CSV of runs that grows run by run, and the JSON beside it; `key` are the columns that tell runs apart."""
 
-    path: Path
-    key: tuple[str, ...]
-    settings: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.rows: list[Row] = read_rows(self.path)
-        self._about = About(self.path.with_suffix(".json"), self.settings)
+    def __init__(self, path: Path, key: tuple[str, ...], settings: dict[str, Any]) -> None:
+        self.path, self.key = path, key
+        self.rows: list[Row] = read_rows(path)
+        self._about = About(path.with_suffix(".json"), settings)
         found = {}
         for name in PEERS:
             try:
@@ -130,17 +126,22 @@ class Results:
     def _label(self, row: Row) -> str:
         return "/".join(str(row[name]) for name in self.key)
 
-    def has(self, **row: Any) -> bool:
-        """Whether the file holds this run."""
-        return self._label(row) in map(self._label, self.rows)
-
-    def add(self, row: Row) -> None:
-        """Writes a run, and prints it."""
+    def attempt(self, key: Row, run: Callable[..., Row], *arguments: Any) -> None:
+        """Makes a run that the file does not hold, writes and prints it; one that fails is noted, and left out."""
+        label = self._label(key)
+        if label in map(self._label, self.rows):
+            return
+        try:
+            row = {**key, **run(*arguments)}
+        except Exception as error:
+            self._about.failed(label, f"{type(error).__name__}: {error}")
+            print(f"{label} failed: {type(error).__name__}: {error}", flush=True)
+            return
         self.rows.append(row)
         write_rows(self.path, self.rows)
-        self._about.ran([self._label(row)])
+        self._about.ran([label])
         rest = ", ".join(f"{name} {_short(value)}" for name, value in row.items() if name not in self.key)
-        print(f"{self._label(row)}: {rest}", flush=True)
+        print(f"{label}: {rest}", flush=True)
 
 
 def _short(value: Any) -> str:

@@ -17,13 +17,14 @@ What could not be made the same is in `REMAINS`.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import common  # first: it finds esrl
 import numpy as np
 from brax_ppo import Brax
-from common import Results, Stopwatch, numbers, rate_text, score_text
+from common import Results, Row, Stopwatch, numbers, rate_text, score_text
 from rejax_ppo import Rejax
 
 import esrl
@@ -172,28 +173,28 @@ class Esrl:
         return {"return_mean": self._mode(state), "return_sampled": self._sampled(state)}
 
 
-def measure(results: Results, name: str, seeds: int, budget: float | None) -> None:
+def measure(results: Results, name: str, seeds: int, env_steps: float | None) -> None:
     """Trains both sides of a line in turn, seed by seed."""
     line, peer = LINES[name], name.partition("/")[0]
-    env, env_steps = esrl.make(line.env), int(budget or line.env_steps)
-    made: dict[str, Any] = {}
+    env, budget = esrl.make(line.env), int(env_steps or line.env_steps)
+    kind = Rejax if peer == "rejax" else Brax
+    makers = {"esrl": cache(lambda: Esrl(env, line, budget)), peer: cache(lambda: kind(env, line.config, budget))}
     for seed in range(seeds):
-        for who in ("esrl", peer):
-            key = {"line": name, "side": who, "seed": seed}
-            if results.has(**key):
-                continue
-            watch = Stopwatch()
-            if who not in made:
-                kind = Rejax if who == "rejax" else Brax
-                made[who] = Esrl(env, line, env_steps) if who == "esrl" else kind(env, line.config, env_steps)
-            state, steps = made[who].train(seed)
-            timed = common.times(watch, steps)
-            results.add({**key, **timed, **made[who].scores(state), "mib": made[who].mib})
+        for who, make in makers.items():
+            key = {"line": name, "side": who, "budget": budget, "seed": seed}
+            results.attempt(key, _measured, make, seed)
+
+
+def _measured(make: Callable[[], Any], seed: int) -> Row:
+    watch = Stopwatch()
+    one = make()
+    state, steps = one.train(seed)
+    return {**common.times(watch, steps), **one.scores(state), "mib": one.mib}
 
 
 def tables(results: Results) -> None:
     lines = []
-    for (name, who), rows in common.grouped(results.rows, "line", "side").items():
+    for (name, _, who), rows in common.grouped(results.rows, "line", "budget", "side").items():
         steps = f"{np.mean(numbers(rows, 'env_steps')) / 1e6:.3g}M"
         working = np.median(numbers(rows, "seconds") - numbers(rows, "seconds_compile"))
         scores = [score_text(numbers(rows, column)) for column in ("return_mean", "return_sampled")]
@@ -209,7 +210,7 @@ def tables(results: Results) -> None:
 def main() -> None:
     arguments = common.parser(__doc__ or "").parse_args()
     settings = {name: dataclasses.asdict(line) for name, line in LINES.items()}
-    results = Results(arguments.results / "ppo.csv", ("line", "side", "seed"), settings)
+    results = Results(arguments.results / "ppo.csv", ("line", "side", "budget", "seed"), settings)
     published = [name for name, line in LINES.items() if line.published or arguments.only]
     for name in [] if arguments.table else common.chosen(published, arguments.only):
         measure(results, name, arguments.seeds, arguments.env_steps)

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import common  # first: it finds esrl
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results, Stopwatch, numbers
+from common import Results, Row, Stopwatch, numbers
 
 import esrl
 from esrl.types import Array, PyTree, seed_key
@@ -197,27 +198,26 @@ def _act(state: PyTree, observation: Array, carry: PyTree, key: Array) -> tuple[
     return jnp.argmax(x @ layers[-1][0] + layers[-1][1]).astype(jnp.int32), carry
 
 
-SIDES = {"esrl": Esrl, "sb3": Sb3}
-
-
-def measure(results: Results, name: str, seeds: int, budget: float | None) -> None:
+def measure(results: Results, name: str, seeds: int, env_steps: float | None) -> None:
     """Races both sides in turn, seed by seed."""
-    line, env, made = LINES[name], esrl.make(f"gymnasium/{name}"), {}
-    budget = budget or line.env_steps
+    line, env = LINES[name], esrl.make(f"gymnasium/{name}")
+    budget = int(env_steps or line.env_steps)
+    makers = {who: cache(partial(kind, name, env, line, budget)) for who, kind in (("esrl", Esrl), ("sb3", Sb3))}
     for seed in range(seeds):
-        for who, kind in SIDES.items():
-            key = {"env": name, "side": who, "seed": seed}
-            if results.has(**key):
-                continue
-            race = Race(line, budget, lambda state, who=who: made[who].score(state))
-            made[who] = made.get(who) or kind(name, env, line, budget)
-            made[who].run(race, seed)
-            results.add({**key, **race.row})
+        for who, make in makers.items():
+            key = {"env": name, "side": who, "budget": budget, "seed": seed}
+            results.attempt(key, _raced, make, line, budget, seed)
+
+
+def _raced(make: Callable[[], Any], line: Line, budget: int, seed: int) -> Row:
+    race = Race(line, budget, lambda state: make().score(state))
+    make().run(race, seed)
+    return race.row
 
 
 def tables(results: Results) -> None:
     lines = []
-    for (env, who), rows in common.grouped(results.rows, "env", "side").items():
+    for (env, _, who), rows in common.grouped(results.rows, "env", "budget", "side").items():
         there = [row for row in rows if row["reached"] in (1, "1")]
         working = numbers(there, "seconds") - numbers(there, "seconds_compile")
         steps, speed = numbers(there, "env_steps"), numbers(rows, "env_steps_per_second")
@@ -246,7 +246,7 @@ def main() -> None:
     flags.add_argument("--threads", type=int, default=1, help="PyTorch's; more are slower with networks this small")
     arguments = flags.parse_args()
     settings = {name: {**dataclasses.asdict(line), "source": SOURCE} for name, line in LINES.items()}
-    results = Results(arguments.results / "sb3.csv", ("env", "side", "seed"), settings)
+    results = Results(arguments.results / "sb3.csv", ("env", "side", "budget", "seed"), settings)
     if not arguments.table:
         import stable_baselines3  # noqa: F401  # not in the first run's time
         import torch
