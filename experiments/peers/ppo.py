@@ -3,6 +3,7 @@
     python experiments/peers/ppo.py                            # the lines with published settings, five seeds
     python experiments/peers/ppo.py --only rejax/gymnax --seeds 3
     python experiments/peers/ppo.py --table
+    JAX_NUM_CPU_DEVICES=1 python experiments/peers/ppo.py --results one_device    # one device for every side
 
 Each line is an environment, a peer, and one set of hyper-parameters: the peer's own, and their translation for esrl,
 side by side in `LINES`. Sides run in turn in one process, on the same environment (spring backend), with the same
@@ -35,8 +36,8 @@ REMAINS = """
   global norm of both together.
 - rejax normalises by statistics of the very step, esrl and brax.training by those at the start of an iteration or after
   it.
-- rejax plays Brax through two automatic resets, its wrapper's and gymnax's; brax.training and rejax (Brax) replay a
-  lane's first state in every episode, esrl draws a new one.
+- brax.training begins every episode of a lane in the state of its first one, which costs nothing; rejax and esrl draw a
+  new one, and work it out in every step. rejax plays Brax through two automatic resets, its wrapper's and gymnax's.
 - rejax runs on one device, with all cores; brax.training and esrl on one device for each core.
 - brax.training computes advantages within unrolls of 5 steps, from values that it works out again in every gradient
   step, its deviation depends on the observation, and its entropy counts the tanh; esrl's advantages are over all of an
