@@ -186,15 +186,16 @@ def parser(doc: str, seeds: int = 5) -> argparse.ArgumentParser:
     found.add_argument(
         "--env-steps", type=float, help="live environment steps of each run; each line's own unless given"
     )
-    found.add_argument("--only", nargs="+", metavar="PART", help="lines whose name contains one of these")
+    found.add_argument("--only", nargs="+", metavar="PART", help="lines of this name, or that contain it")
     found.add_argument("--results", type=Path, default=RESULTS / "peers", help="folder of the result files")
     found.add_argument("--table", action="store_true", help="only print the tables of what is there")
     return found
 
 
 def chosen(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
-    """Names that contain one of the parts."""
-    return [name for name in names if only is None or any(part in name for part in only)]
+    """The names that were asked for, whole or by a part; all when nothing was."""
+    names = list(names)
+    return [n for n in names if only is None or any(p == n or (p in n and p not in names) for p in only)]
 
 
 def blocked(x: Any) -> Any:
