@@ -5,9 +5,9 @@
     python experiments/peers/open_es.py --table
 
 Both sides have the same population, sigma, Adam, learning rate, centred ranks, antithetic pairs, network (layers,
-activation, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalised observations, and
-budget of live environment steps. They run in turn in one process. Scored is the mean of the search distribution, on the
-same 128 held-out episodes, through `esrl.evaluate`; scoring is not timed.
+activation, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalised
+observations, and budget of live environment steps. They run in turn in one process. Scored is the mean of the search
+distribution, on the same 128 held-out episodes, through `esrl.evaluate`; scoring is not timed.
 
 What is each side's own way: evosax plays every member in one and the same world of a generation, esrl each pair in a
 world of its own; evosax steps every member for the whole horizon and resets it in between, and what it sees after an
