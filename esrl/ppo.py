@@ -117,29 +117,10 @@ def rollout(setup: Setup, state: PPOState) -> Batch:
 
 
 def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metrics]:
-    """Improves policy and value function by `num_epochs` passes of clipped gradient steps over the batch."""
-    key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 0xB)
+    """Improves policy and value function on the batch."""
     rewards, reward_moments, discounted = scaled_rewards(setup, state, batch.trajectory)
     samples = prepared(setup, state, batch, rewards)
-    sequences = samples.advantage.shape[0]
-    rate = setup.learning_rate(state)
-
-    def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
-        params, opt_state = carry
-        part = jax.tree.map(lambda x: x[chosen], samples)
-        if setup.normalize_advantages:
-            part = part._replace(advantage=standardised(part.advantage))
-        gradient, metrics = setup.gradient(partial(loss, setup), params, state, part)
-        norm = optax.tree.norm(gradient)
-        direction, after = setup.optimizer.update(gradient, opt_state, params)
-        moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
-        sound = jnp.isfinite(norm)  # a step that is not finite is left out
-        new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
-        return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
-
-    shuffled = jnp.argsort(jax.random.bits(key, (setup.epochs, sequences)), axis=1)
-    order = shuffled.reshape(setup.epochs * setup.minibatches, -1)
-    (params, opt_state), metrics = jax.lax.scan(step, (state.params, state.opt_state), order)
+    params, opt_state, metrics = improved(setup, state, samples)
 
     some = batch.ended.episodes > 0
     number = jnp.maximum(batch.ended.episodes, 1).astype(jnp.float32)
@@ -155,16 +136,41 @@ def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metri
         env_steps=count_add(state.env_steps, count(batch.trajectory.rewards.size)),
         recent=recent,
     )
+    sound = jnp.isfinite(batch.trajectory.rewards)
     return after, {
         "return_mean": recent[0],
         "length_mean": recent[1],
         "episodes": batch.ended.episodes,
-        "nonfinite": jnp.sum(~jnp.isfinite(batch.trajectory.rewards)),
-        "all_nonfinite": ~jnp.any(jnp.isfinite(batch.trajectory.rewards)),
-        **{name: jnp.mean(value) for name, value in metrics.items()},
+        "nonfinite": jnp.sum(~sound),
+        "all_nonfinite": ~jnp.any(sound),
+        **metrics,
         "explained_variance": explained(samples),
-        "learning_rate": rate,
+        "learning_rate": setup.learning_rate(state),
     }
+
+
+def improved(setup: Setup, state: PPOState, samples: Sample) -> tuple[PyTree, PyTree, Metrics]:
+    """Parameters and optimiser state after `num_epochs` shuffled passes of one gradient step for each minibatch."""
+    key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 0xB)
+    shuffled = jnp.argsort(jax.random.bits(key, (setup.epochs, samples.advantage.shape[0])), axis=1)
+    rate = setup.learning_rate(state)
+
+    def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
+        params, opt_state = carry
+        part = jax.tree.map(lambda x: x[chosen], samples)
+        if setup.normalize_advantages:
+            part = part._replace(advantage=standardised(part.advantage))
+        gradient, metrics = setup.gradient(partial(loss, setup), params, state, part)
+        norm = optax.tree.norm(gradient)
+        direction, after = setup.optimizer.update(gradient, opt_state, params)
+        moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
+        sound = jnp.isfinite(norm)  # a step that is not finite is left out
+        new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
+        return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
+
+    start = (state.params, state.opt_state)
+    (params, opt_state), metrics = jax.lax.scan(step, start, shuffled.reshape(setup.epochs * setup.minibatches, -1))
+    return params, opt_state, {name: jnp.mean(value) for name, value in metrics.items()}
 
 
 def scaled_rewards(setup: Setup, state: PPOState, trajectory: Trajectory) -> tuple[Array, Moments | None, Array]:

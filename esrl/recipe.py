@@ -39,7 +39,6 @@ from esrl.train import Training, train
 from esrl.types import EsrlError, nearest, seed_key
 
 
-
 class Algorithm(NamedTuple):
     """An agent by name: its constructor, its options, and keys of [policy] that have other defaults with it."""
 
