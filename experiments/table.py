@@ -93,7 +93,8 @@ def header(m: dict[str, Any], measured: list[dict[str, Any]]) -> str:
         median = f", at {count(steps)} steps (median)" if np.isfinite(steps) else ""
         text += f"; {m['aim']:g} reached by {reached} of {len(seeds)} seeds{median}"
     machine = measured[-1]["machine"]
-    text += f"; {seconds(m['seconds'])} s a run on {machine['cores']} core{'s' * (machine['cores'] > 1)} ({machine['processor']},"
+    cores = f"{machine['cores']} core" + "s" * (machine["cores"] > 1)
+    text += f"; {seconds(m['seconds'])} s a run on {cores} ({machine['processor']},"
     text += f" {machine['device']}), compiling included. python experiments/compare.py measures it again.".replace(
         " x ", "\xa0x\xa0"
     )
