@@ -15,6 +15,7 @@ from esrl.agent import Agent
 from esrl.clock import compile_seconds
 from esrl.env import name_of
 from esrl.evaluate import held_out_keys, player
+from esrl.train import check_budget
 from esrl.types import Array, Count, EsrlError, Key, PyTree, nearest, seed_key
 
 Row = dict[str, Any]
@@ -70,8 +71,8 @@ def train_many(
     _check(agent, seeds, values, env_steps, generations, at_once)
     runs = len(seeds)
     pure: Any = agent.pure
-    on_cpu = jax.local_devices()[0].platform == "cpu"
-    each = partial(jax.lax.map, batch_size=None if (at_once or (1 if on_cpu else runs)) == 1 else at_once or runs)
+    width = at_once or (1 if jax.local_devices()[0].platform == "cpu" else runs)
+    each = partial(jax.lax.map, batch_size=None if width == 1 else width)
     limit = int(min(env_steps or np.inf, 2**62)), int(min(generations or np.inf, 2**31 - 1))
 
     @jax.jit
@@ -164,11 +165,9 @@ def _check(
         )
     if not seeds:
         raise EsrlError("no seeds are given; give one for each run, as range(5)")
-    if env_steps is None and generations is None:
-        raise EsrlError("how long to train is not said; give env_steps or generations")
-    for name, value in (("env_steps", env_steps), ("generations", generations), ("at_once", at_once)):
-        if value is not None and not value >= 1:
-            raise EsrlError(f"{name} is {value}, but must be at least 1")
+    check_budget(env_steps, generations)
+    if at_once is not None and at_once < 1:
+        raise EsrlError(f"at_once is {at_once}, but must be at least 1")
     for name, values in hyper.items():
         if name not in agent.pure.values:
             raise EsrlError(f"{name!r} is no traced value of {agent.name}{nearest(name, agent.pure.values)}")

@@ -1,13 +1,13 @@
 """Proximal policy optimisation: the yardstick, behind the same interface as evolution strategies (level 4).
 
-`rollout` and `update` are the algorithm in reading order. Sources: PPO, Schulman et al., arXiv 1707.06347; advantages,
-arXiv 1506.02438; the details that matter, Andrychowicz et al., arXiv 2006.05990.
+`rollout` and `update` are the algorithm in reading order; `ppo_data.py` says what they pass on. Sources: PPO, Schulman
+et al., arXiv 1707.06347; advantages, arXiv 1506.02438; the details that matter, Andrychowicz et al., arXiv 2006.05990.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,80 +19,13 @@ from esrl.actor_critic import Output
 from esrl.advantage import discounted_sums, gae, next_values
 from esrl.agent import Agent, Metrics, changed_options, compiled, read_options, takes_options
 from esrl.env import check_contract
-from esrl.moments import Moments, Sums
+from esrl.moments import Moments
+from esrl.ppo_data import Batch, Decision, PPOState, Sample
 from esrl.ppo_options import TRACED, PPOOptions, check
-from esrl.ppo_setup import Decision, Setup, plan, prepare
+from esrl.ppo_setup import Setup, plan, prepare
 from esrl.registry import make
-from esrl.types import Array, Count, Key, PyTree, count, count_add
-from esrl.unroll import Ended, Lanes, Trajectory, restart
-
-
-class PPOState(NamedTuple):
-    """What the next iteration needs.
-
-    Attributes:
-      params: the actor's and the critic's.
-      opt_state: the optimiser's.
-      moments: observation statistics, or None without normalisation.
-      reward_moments: statistics of the running discounted return, or None; `discounted` [L] is where it stands.
-      lanes: the environments, each somewhere in an episode.
-      key: the run key, which never changes: all randomness is folded from it and the generation.
-      generation: uint32, iterations done. env_steps: environment steps so far.
-      recent: [2], mean return and length of the episodes that ended in the last iteration in which any did.
-      learning_rate, gamma, gae_lambda, clip_eps, entropy_coef, value_coef: float32, as in the options.
-    """
-
-    params: PyTree
-    opt_state: PyTree
-    moments: Moments | None
-    reward_moments: Moments | None
-    discounted: Array
-    lanes: Lanes
-    key: Key
-    generation: Array
-    env_steps: Count
-    recent: Array
-    learning_rate: Array
-    gamma: Array
-    gae_lambda: Array
-    clip_eps: Array
-    entropy_coef: Array
-    value_coef: Array
-
-
-class Batch(NamedTuple):
-    """An iteration's experience: lanes L, steps T.
-
-    Attributes:
-      lanes: where they are afterwards.
-      trajectory: [L, T, ...], with a `Decision` as record.
-      last: [L], value of the observation after the last step.
-      sums: of observations, or None.
-      ended: the episodes that ended.
-    """
-
-    lanes: Lanes
-    trajectory: Trajectory
-    last: Array
-    sums: Sums | None
-    ended: Ended
-
-
-class Sample(NamedTuple):
-    """What is learnt from: sequences [B, S, ...] (S is 1 for a policy without memory), begun with `carry` [B, ...].
-
-    `anew` marks steps that begin an episode, before which the carry starts again.
-    """
-
-    observations: PyTree
-    choice: Array
-    log_prob: Array
-    value: Array
-    advantage: Array
-    target: Array
-    anew: Array
-    carry: PyTree
-
+from esrl.types import Array, Key, PyTree, count, count_add
+from esrl.unroll import Lanes, Trajectory, restart
 
 # ---- the algorithm --------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,18 +20,11 @@ from esrl.classify import path_name
 from esrl.networks import mlp
 from esrl.noise import Leaf
 from esrl.optimizers import make_optimizer
+from esrl.ppo_data import Decision
 from esrl.ppo_options import PPOOptions, check_minibatches
 from esrl.rollout import Runner
 from esrl.rollout import runner as make_runner
 from esrl.types import Array, Key, PyTree
-
-
-class Decision(NamedTuple):
-    """What a step's record holds: the choice that was drawn, its log probability, and the value, for every lane."""
-
-    choice: Array
-    log_prob: Array
-    value: Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from esrl import moments as moment
 from esrl.env import HostEnv, horizon_of
 from esrl.moments import Moments, Sums
 from esrl.types import Array, Key, PyTree
-from esrl.unroll import Unroll, narrow, unroller
+from esrl.unroll import Unroll, narrow, spread, unroller
 
 Act = Callable[[PyTree, PyTree, PyTree, Key], tuple[Array, PyTree]]
 Transform = Callable[[Array], Array]
@@ -64,10 +64,6 @@ def runner(env: Any, transform: Transform | None = None) -> Runner:
     if isinstance(env, HostEnv):
         return Runner(_host(env, transform), unroller(env), False)
     return Runner(_device(env, transform), unroller(env), True)
-
-
-def _start(carry: PyTree, lanes: int) -> PyTree:
-    return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (lanes, *jnp.shape(x))), carry)
 
 
 def _tally(live: Array, reward: Array, totals: tuple[Array, ...], transform: Transform | None) -> tuple[Array, ...]:
@@ -115,7 +111,7 @@ def _device(env: Any, transform: Transform | None) -> Callable[..., Episodes]:
             jnp.int32(0),
             state,
             observation,
-            _start(carry, lanes),
+            spread(carry, lanes),
             jnp.ones(lanes, bool),
             (zeros, zeros, jnp.zeros(lanes, jnp.int32)),
             moment.zero_sums(moments),
@@ -166,7 +162,7 @@ def _host(env: HostEnv, transform: Transform | None) -> Callable[..., Episodes]:
         returns = np.zeros(live.shape, np.float64)
         shaped = np.zeros(live.shape, np.float64)
         lengths = np.zeros(live.shape, np.int32)
-        carries = _start(carry, flat.shape[0])
+        carries = spread(carry, flat.shape[0])
         sums = moment.zero_sums(moments)
         time = 0
         while time < env.horizon and live.any():

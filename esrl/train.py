@@ -27,6 +27,15 @@ class Result(NamedTuple):
     out: Path | None
 
 
+def check_budget(env_steps: float | None, generations: int | None) -> None:
+    """Raises `EsrlError` unless at least one of both budgets is given, and each that is is at least 1."""
+    if env_steps is None and generations is None:
+        raise EsrlError("how long to train is not said; give env_steps or generations")
+    for name, value in (("env_steps", env_steps), ("generations", generations)):
+        if value is not None and not value >= 1:
+            raise EsrlError(f"{name} is {value}, but must be at least 1")
+
+
 class Training:
     """A run. Iterate over it for `(generation, state, metrics)` after each generation, or call `run()`.
 
@@ -46,11 +55,7 @@ class Training:
         checkpoint_every: int | None,
         resume: bool,
     ) -> None:
-        if env_steps is None and generations is None:
-            raise EsrlError("how long to train is not said; give env_steps or generations")
-        for name, value in (("env_steps", env_steps), ("generations", generations)):
-            if value is not None and not value >= 1:
-                raise EsrlError(f"{name} is {value}, but must be at least 1")
+        check_budget(env_steps, generations)
         for name, value, least in (
             ("evaluations", evaluations, 0),
             ("evaluate_episodes", evaluate_episodes, 1),

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.env import HostEnv, horizon_of
+from esrl.observations import observation_zeros
 from esrl.types import Array, Key, PyTree
 
 Act = Callable[[PyTree, PyTree, PyTree, Key], tuple[Array, PyTree, PyTree]]
@@ -84,12 +85,9 @@ def restart(carry: PyTree, fresh: PyTree, anew: Array) -> PyTree:
     """Values of all lanes [L, ...], with those of `fresh` (one lane's, or all lanes') in the lanes of `anew` [L]."""
 
     def one(x: Array, start: Array) -> Array:
-        return jnp.where(anew.reshape(anew.shape + (1,) * (x.ndim - 1)), start, x)
+        return jnp.where(anew.reshape(anew.shape + (1,) * (x.ndim - 1)), jnp.broadcast_to(start, x.shape), x)
 
-    def shaped(x: Array, start: Array) -> Array:
-        return one(x, start if start.ndim == x.ndim else jnp.broadcast_to(start, x.shape))
-
-    return jax.tree.map(shaped, carry, jax.tree.map(jnp.asarray, fresh))
+    return jax.tree.map(one, carry, jax.tree.map(jnp.asarray, fresh))
 
 
 def _keys(key: Key, ids: Array, time: Array, number: int) -> Key:
@@ -98,13 +96,14 @@ def _keys(key: Key, ids: Array, time: Array, number: int) -> Key:
     return jnp.moveaxis(each(ids), 1, 0)
 
 
-def _spread(carry: PyTree, lanes: int) -> PyTree:
+def spread(carry: PyTree, lanes: int) -> PyTree:
+    """One lane's values for all lanes, [L, ...]."""
     return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (lanes, *jnp.shape(x))), carry)
 
 
 def _first(ids: Array, state: PyTree, observation: PyTree, carry: PyTree) -> Lanes:
     lanes = ids.shape[0]
-    return Lanes(ids, state, observation, _spread(carry, lanes), jnp.zeros(lanes, jnp.int32), jnp.zeros(lanes))
+    return Lanes(ids, state, observation, spread(carry, lanes), jnp.zeros(lanes, jnp.int32), jnp.zeros(lanes))
 
 
 def _lane_major(x: PyTree) -> PyTree:
@@ -173,10 +172,8 @@ def _host(env: HostEnv) -> Unroll:
     compiled: dict[Any, Any] = {}
 
     def start(keys: Key, carry: PyTree) -> Lanes:
-        from esrl.observations import observation_zeros
-
         lanes = keys.shape[0]
-        blank = _spread(observation_zeros(env.observation_space), lanes)
+        blank = spread(observation_zeros(env.observation_space), lanes)
         return _first(jnp.arange(lanes, dtype=jnp.uint32), jnp.zeros(2, jnp.uint32), blank, carry)
 
     def run(

@@ -103,6 +103,7 @@ class Evosax:
             population, es = self.es.ask(ask, es, self.es.default_params)
             if devices > 1:
                 population = jax.lax.with_sharding_constraint(population, split)
+            # evosax's name for playing a population's episodes; nothing is executed from text
             fitness, world, info = self.problem.eval(play, population, world)
             es, _ = self.es.tell(tell, population, -fitness, es, self.es.default_params)
             return (key, es, world), jnp.sum(_lengths(info["env_states"]))
