@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import gymnasium
@@ -19,7 +19,27 @@ from esrl.env import HORIZON, HostEnv, check_contract, check_env
 from esrl.runtime import configure
 from esrl.types import EsrlError, nearest
 
-SUITES = {"brax": "esrl.adapters.brax", "gymnax": "esrl.adapters.gymnax", "gymnasium": ""}  # names in two: the last
+
+class Suite(NamedTuple):
+    """A package of environments: the distribution's `module`, and what `pip install` needs (a sentence in `note`)."""
+
+    module: str
+    install: str
+    note: str = ""
+
+
+SUITES = {
+    "brax": Suite("brax", "esrl[brax]"),
+    "gymnasium": Suite("gymnasium", "esrl[gymnasium]"),
+    "gymnax": Suite("gymnax", "esrl[gymnax]"),
+    "navix": Suite("navix", "esrl[navix]"),
+    "jumanji": Suite("jumanji", "esrl[jumanji]"),
+    "craftax": Suite("craftax", "esrl[craftax]"),
+    "playground": Suite("mujoco_playground", "esrl[playground]"),
+    "envpool": Suite("envpool", "esrl[envpool]"),
+    "atari": Suite("ale_py", "esrl[atari]", "ale-py is under the GPL-2.0"),
+    "kinetix": Suite("kinetix", "esrl[kinetix]", "in an environment of its own: Kinetix 3 needs jax 0.9.0"),
+}
 
 
 def make(env: Any, **options: Any) -> Any:
@@ -103,13 +123,22 @@ def _load(path: Path) -> ModuleType:
 
 
 def _suite(suite: str) -> ModuleType:
-    module = importlib.import_module(SUITES[suite])
+    """The adapter of a suite, whose package is there."""
+    module, install, _ = SUITES[suite]
+    if importlib.util.find_spec(module) is None:
+        raise EsrlError(missing(suite))
     try:
-        module.names()
+        adapter = importlib.import_module(f"esrl.adapters.{suite}")
+        adapter.names()
     except ImportError as error:
-        missing = f"{suite} is not installed ({error.name or error}); install it with: pip install 'esrl[{suite}]'"
-        raise EsrlError(missing) from error
-    return module
+        raise EsrlError(f"{suite} cannot be imported ({error}); install it with: pip install '{install}'") from error
+    return adapter
+
+
+def missing(suite: str) -> str:
+    """What to do about a suite that is not installed, in one sentence."""
+    _, install, note = SUITES[suite]
+    return f"{suite} is not installed; install it with: pip install '{install}'" + (f" ({note})" if note else "")
 
 
 def _gymnasium_names() -> list[str]:

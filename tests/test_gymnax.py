@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import esrl
+from adapter_laws import AGENTS, assert_same_episodes, train_two_generations
 from esrl import EsrlError
 from esrl.env import check_env
 from esrl.registry import names
@@ -119,3 +120,25 @@ def test_it_trains_and_is_listed():
     played = agent.rollout(agent.init(seed_key(0)))
     np.testing.assert_array_equal(played.returns, played.lengths)  # 1 for each live step
     assert (played.lengths > 0).all() and (played.lengths <= 500).all()
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_trains(agent):
+    train_two_generations("gymnax/CartPole-v1?horizon=20", agent)
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar"])
+def test_a_hundred_random_episodes_are_gymnaxs_own(name):
+    env = esrl.make(f"gymnax/{name}")
+    raw, params = gymnax.make(name)
+    params = params.replace(max_steps_in_episode=10**6)
+
+    def reset(key):
+        observation, state = raw.reset_env(jax.random.key_data(key), params)
+        return env._state(state), observation
+
+    def step(state, action, key):
+        observation, state, reward, done, *_ = raw.step_env(jax.random.key_data(key), state, action, params)
+        return env._state(state), observation, reward, done
+
+    assert_same_episodes(env, reset, step, min(env.horizon, 300))

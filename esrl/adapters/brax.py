@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import warnings
 from typing import Any
@@ -15,7 +13,8 @@ from gymnasium import spaces
 
 from esrl.adapters._lenient import lenient
 from esrl.adapters._names import with_options
-from esrl.types import Array, EsrlError, Key, PyTree, nearest
+from esrl.adapters._suite import check_known, quiet
+from esrl.types import Array, EsrlError, Key, PyTree
 
 BACKENDS = ("spring", "positional", "generalized", "mjx")
 
@@ -44,8 +43,7 @@ class BraxEnv:
 
 def _envs() -> Any:
     """The `brax.envs` module, without the lines that its imports print."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         from brax import envs
 
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -71,8 +69,7 @@ def make(name: str, backend: str = "spring", horizon: int = 1000, **options: Any
       EsrlError: unknown environment or backend, or options that the environment does not take.
     """
     envs = _envs()
-    if name not in envs._envs:
-        raise EsrlError(f"brax has no environment {name!r}{nearest(name, envs._envs)}")
+    check_known("brax", name, envs._envs)
     if backend not in BACKENDS:
         raise EsrlError(f"brax has no backend {backend!r}; use one of {', '.join(BACKENDS)}")
     try:

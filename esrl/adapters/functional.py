@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from esrl.adapters._lenient import lenient
 from esrl.adapters._names import with_options
+from esrl.adapters._suite import fitted
 from esrl.env import HORIZON
 from esrl.types import Array, EsrlError, Key, PyTree
 
@@ -61,10 +62,7 @@ class FunctionalEnv:
 
     def _observe(self, state: PyTree, key: Key) -> PyTree:
         observation = self._call("observation", state, rng=jax.random.key_data(key))
-        space = self.observation_space
-        if not isinstance(space, (spaces.Dict, spaces.Tuple)):
-            return jnp.asarray(observation, jax.dtypes.canonicalize_dtype(space.dtype)).reshape(space.shape)
-        return observation
+        return fitted(observation, self.observation_space)
 
     def render(self, state: PyTree) -> np.ndarray:
         """A frame [H, W, 3], drawn by the environment."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from gymnasium import spaces
 
 from esrl.adapters._lenient import lenient
 from esrl.adapters._names import with_options
-from esrl.types import Array, EsrlError, Key, PyTree, nearest
+from esrl.adapters._suite import as_before, check_horizon, check_known, construct, fitted, gymnax_space, quiet
+from esrl.types import Array, EsrlError, Key, PyTree
 
 _NEVER = 2**30  # steps; gymnax's own time limit, which its `done` would mix with termination
 _SHOWS_LIMIT = ("DiscountingChain-bsuite",)  # the observation is the time as a part of the limit, so the limit stays
@@ -32,8 +29,8 @@ class GymnaxEnv:
         self.params = params.replace(max_steps_in_episode=number(limit))
         self.horizon = horizon
         known = params.replace(max_steps_in_episode=number(horizon))  # some spaces have the limit as a bound
-        self.observation_space = _space(env.observation_space(known))
-        self.action_space = _space(env.action_space(known))
+        self.observation_space = gymnax_space(env.observation_space(known))
+        self.action_space = gymnax_space(env.action_space(known))
         self._reset, self._step = jax.jit(env.reset_env), jax.jit(env.step_env)  # parameters traced, as gymnax has them
         key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl="threefry2x32")))
         self._like = jax.eval_shape(self._first_step, key)
@@ -57,32 +54,15 @@ class GymnaxEnv:
         return self._state(state), self._observation(observation), jnp.asarray(reward, jnp.float32).reshape(()), ended
 
     def _state(self, state: PyTree) -> PyTree:
-        return jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype).reshape(like.shape), state, self._like)
+        return as_before(state, self._like)
 
     def _observation(self, observation: PyTree) -> PyTree:
-        space = self.observation_space
-        if isinstance(space, (spaces.Dict, spaces.Tuple)):
-            return observation
-        return jnp.asarray(observation, jax.dtypes.canonicalize_dtype(space.dtype)).reshape(space.shape)
-
-
-def _space(space: Any) -> spaces.Space:
-    """A gymnax space as Gymnasium's."""
-    kind = type(space).__name__
-    if kind == "Discrete":
-        return spaces.Discrete(int(space.n))
-    if kind == "Dict":
-        return spaces.Dict({name: _space(part) for name, part in space.spaces.items()})
-    if kind == "Tuple":
-        return spaces.Tuple([_space(part) for part in space.spaces])
-    dtype = np.dtype(space.dtype)
-    low, high = (np.broadcast_to(np.asarray(side, dtype), space.shape) for side in (space.low, space.high))
-    return spaces.Box(low, high, space.shape, dtype)
+        return fitted(observation, self.observation_space)
 
 
 def _gymnax() -> Any:
     """The `gymnax` module, without the lines that its imports print."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         import gymnax
     return gymnax
 
@@ -105,20 +85,18 @@ def make(name: str, horizon: int | None = None, **options: Any) -> GymnaxEnv:
       EsrlError: unknown environment, a horizon below 1, or options that the environment does not take.
     """
     gymnax = _gymnax()
-    if name not in gymnax.registered_envs:
-        raise EsrlError(f"gymnax has no environment {name!r}{nearest(name, gymnax.registered_envs)}")
+    check_known("gymnax", name, gymnax.registered_envs)
     full = with_options(f"gymnax/{name}", {"horizon": horizon, **options})
-    if horizon is not None and horizon < 1:
-        raise EsrlError(f"{full}: horizon is {horizon}, but must be at least 1")
+    check_horizon(full, horizon)
     if "max_steps_in_episode" in options:
         raise EsrlError(f"{full}: set the time limit as horizon, not as max_steps_in_episode")
     defaults = gymnax.make(name)[1] if options else None
     fields = {field.name for field in dataclasses.fields(defaults)} if defaults is not None else set()
-    try:
+
+    def build() -> GymnaxEnv:
         env, params = gymnax.make(name, **{key: value for key, value in options.items() if key not in fields})
         params = params.replace(**{key: value for key, value in options.items() if key in fields})
         steps = int(params.max_steps_in_episode) if horizon is None else horizon
         return GymnaxEnv(full, env, params, steps, steps if name in _SHOWS_LIMIT else _NEVER)
-    except Exception as error:  # an argument that it does not take, a data set to be fetched, its own step broken
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise EsrlError(f"{full} cannot be made: {type(error).__name__}: {reason}") from error
+
+    return construct(full, build)

@@ -1,0 +1,102 @@
+"""What every adapter must show: all agents train on it, and its episodes are the package's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import esrl
+from esrl.types import seed_key
+
+AGENTS = ("eggroll", "open_es", "ppo")
+EPISODES = 100
+
+
+def train_two_generations(name: str, agent: str, **options: Any) -> None:
+    """Trains an agent for two steps on an environment; parameters must change and stay finite.
+
+    The horizon should be short (`name?horizon=20`), so that compiling is all that this costs.
+    """
+    small = (
+        {"num_envs": 4, "num_steps": 16, "num_minibatches": 2, "num_epochs": 1} if agent == "ppo" else {"population": 8}
+    )
+    made = getattr(esrl, agent)(name, esrl.mlp((8,)), **{**small, **options})
+    state = made.init(seed_key(0))
+    before = jax.device_get(state.params)
+    for _ in range(2):
+        state, metrics = made.step(state)
+    after = jax.device_get(state.params)
+    leaves = list(zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    assert all(np.isfinite(x).all() for _, x in leaves)
+    if agent == "ppo" or np.ptp(np.asarray(made.rollout(state).returns)) > 0:  # equal returns give no update: law 1
+        assert any((x != y).any() for x, y in leaves)
+    assert int(metrics["env_steps"]) > 0
+
+
+def random_actions(env: Any, seed: int, steps: int) -> list[Any]:
+    """Actions [steps] from the action space, the same for the same seed."""
+    env.action_space.seed(seed)
+    return [env.action_space.sample() for _ in range(steps)]
+
+
+def episodes(
+    reset: Callable[..., tuple[Any, Any]], step: Callable[..., tuple[Any, Any, Any, Any]], actions: Any, keys: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rewards [E, T], ends [E, T] and live [E, T] of episodes with these actions [E, T, ...] and keys [E].
+
+    `reset(key) -> (state, observation)`, `step(state, action, key) -> (state, observation, reward, ended)`; step t gets
+    `fold_in(key, t)`. Nothing after an episode's end counts: rewards and ends are zero there.
+    """
+
+    def one(key: Any, actions: Any) -> tuple[Any, Any, Any]:
+        state, _ = reset(key)
+
+        def body(carry: Any, x: Any) -> tuple[Any, Any]:
+            state, live = carry
+            action, t = x
+            state, _, reward, ended = step(state, action, jax.random.fold_in(key, t))
+            ended = jnp.asarray(ended, bool).reshape(())
+            reward = jnp.asarray(reward, jnp.float32).reshape(())
+            return (state, live & ~ended), (jnp.where(live, reward, 0.0), ended & live, live)
+
+        number = jax.tree.leaves(actions)[0].shape[0]
+        times = jnp.arange(number, dtype=jnp.uint32)
+        return jax.lax.scan(body, (state, jnp.bool_(True)), (actions, times))[1]
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return tuple(np.asarray(x) for x in jax.jit(jax.vmap(one))(keys, actions))  # type: ignore[return-value]
+
+
+def assert_same_episodes(
+    env: Any,
+    reset: Callable[..., tuple[Any, Any]],
+    step: Callable[..., tuple[Any, Any, Any, Any]],
+    steps: int,
+    number: int = EPISODES,
+    exact: bool = True,
+) -> None:
+    """Random episodes of an esrl environment and of the package's own functions: same rewards, ends and returns.
+
+    Args:
+      env: from `esrl.make`.
+      reset, step: the package's own, given the same typed keys; `ended` is termination alone (not the time limit).
+      steps: steps of each episode, at most (the time limit of the package must not come before).
+      number: of episodes.
+      exact: rewards must be equal to the bit; otherwise to 1e-5 of themselves.
+    """
+    keys = jax.vmap(lambda i: jax.random.fold_in(seed_key(7), i))(jnp.arange(number, dtype=jnp.uint32))
+    flat = random_actions(env, 0, number * steps)
+    actions = jax.tree.map(lambda *xs: jnp.asarray(np.stack(xs).reshape(number, steps, *np.shape(xs[0]))), *flat)
+    mine = episodes(env.reset, env.step, actions, keys)
+    own = episodes(reset, step, actions, keys)
+    compare = (
+        np.testing.assert_array_equal if exact else lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    )
+    compare(mine[0], own[0])
+    np.testing.assert_array_equal(mine[1], own[1])
+    np.testing.assert_array_equal(mine[2], own[2])
+    compare(mine[0].sum(axis=1), own[0].sum(axis=1))
