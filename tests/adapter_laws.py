@@ -28,13 +28,12 @@ def train_two_generations(name: str, agent: str, **options: Any) -> None:
     state = made.init(seed_key(0))
     before = jax.device_get(state.params)
     for _ in range(2):
-        state, metrics = made.step(state)
+        state, _ = made.step(state)
     after = jax.device_get(state.params)
     leaves = list(zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
     assert all(np.isfinite(x).all() for _, x in leaves)
     if agent == "ppo" or np.ptp(np.asarray(made.rollout(state).returns)) > 0:  # equal returns give no update: law 1
         assert any((x != y).any() for x, y in leaves)
-    assert int(metrics["env_steps"]) > 0
 
 
 def random_actions(env: Any, seed: int, steps: int) -> list[Any]:
