@@ -103,7 +103,7 @@ def test_both_forms_of_a_step_are_taken(lenient):
     [
         ("gymnax/CartPol-v1", "gymnax has no environment 'CartPol-v1'; did you mean CartPole-v1"),
         ("gymnax/CartPole-v1?colour=red", "gymnax/CartPole-v1.colour=red cannot be made: TypeError"),
-        ("gymnax/CartPole-v1?horizon=0", "horizon is 0, but must be at least 1"),
+        ("gymnax/CartPole-v1?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
         ("gymnax/CartPole-v1?max_steps_in_episode=9", "set the time limit as horizon"),
         ("gymnax/SimpleBandit-bsuite", "cannot be made: "),
     ],
