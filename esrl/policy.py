@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from esrl.heads import Head, head
 from esrl.networks import mlp, policy
 from esrl.observations import float_leaves, observation_zeros
 from esrl.types import Array, EsrlError, Key, PyTree
+
+MASK = "action_mask"  # the entry of a Dict observation that says which actions are allowed
+_NEVER = -1e9  # the logit of an action that is not allowed: finite, so that gradients and entropies are
 
 
 class Policy(NamedTuple):
@@ -56,15 +60,19 @@ def bind(
       squash: how outputs meet the bounds of a Box action space: "tanh" or "clip".
       extra: outputs that the network gives beyond those of the action space; the policy ignores them.
 
+    An observation Dict with an entry `action_mask` (see `action_mask`) has its mask applied to the logits: an action
+    that is not allowed has probability zero. The network sees the mask as well, as a part of the observation.
+
     Raises:
       EsrlError: a network that cannot take the observation, whose output does not fit the action space, or that has no
-        float parameters.
+        float parameters; an action mask that does not fit the action space.
     """
     chosen = mlp() if network is None else policy(network)
     actions = head(action_space, squash)
     observation = observation_zeros(observation_space)
     size = actions.size + extra
     bound = chosen.bind(observation, size, observation_space=observation_space)
+    allowed = action_mask(observation_space, action_space)
     sampled = actions.gaussian and not deterministic
 
     def init(key: Key) -> PyTree:
@@ -73,6 +81,9 @@ def bind(
 
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
         output, carry = bound.apply(params["network"], obs, carry)
+        if allowed is not None:
+            logits = jnp.where(allowed(obs), output[: actions.size], jnp.asarray(_NEVER, output.dtype))
+            output = jnp.concatenate([logits, output[actions.size :]])
         return (output, params.get("log_std")), carry
 
     def action(output: tuple[Array, Array | None], key: Key) -> Array:
@@ -82,6 +93,30 @@ def bind(
     _check_output(init, apply, observation, bound.carry, size, action_space, extra)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
     return Policy(init, apply, action, actions, bound.carry, shapes, float_leaves(observation_space), chosen.spec or {})
+
+
+def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> Callable[[PyTree], Array] | None:
+    """Where an observation says which actions are allowed, or None when it does not.
+
+    Args:
+      observation_space: a Dict space with an entry `action_mask` has a mask; 1 (or True) is an allowed action.
+      action_space: Discrete n needs a mask of n entries, MultiDiscrete one of sum(nvec), first action first.
+
+    Returns:
+      `mask(observation) -> bool [size of the logits]`.
+
+    Raises:
+      EsrlError: a mask of another size, or for an action space without logits of choices.
+    """
+    if not isinstance(observation_space, spaces.Dict) or MASK not in observation_space.spaces:
+        return None
+    if not isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete)):
+        raise EsrlError(f"{MASK} is for Discrete and MultiDiscrete actions, but the action space is {action_space}")
+    size = head(action_space).size
+    shape = observation_space[MASK].shape
+    if shape is None or math.prod(shape) != size:
+        raise EsrlError(f"{MASK} has shape {shape}, but action space {action_space} needs {size} entries")
+    return lambda observation: jnp.ravel(observation[MASK]) > 0
 
 
 def _check_output(

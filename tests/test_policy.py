@@ -276,3 +276,56 @@ class NNXBatchNorm(NNX):
 def test_what_does_not_fit_is_said(make, words):
     with pytest.raises(EsrlError, match=words):
         bind(make(), Memory.observation_space, Memory.action_space)
+
+
+def masked_space(entries):
+    return spaces.Dict({"action_mask": spaces.MultiBinary(entries), "view": spaces.Box(-1.0, 1.0, (3,), np.float32)})
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(5, start=2), spaces.MultiDiscrete([2, 3])])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_an_action_that_is_masked_is_never_taken(space, deterministic):
+    bound = bind(esrl.mlp((8,)), masked_space(5), space, deterministic)
+    params = bound.init(seed_key(0))
+    mask = jnp.asarray([0, 1, 1, 0, 1], jnp.int8)
+
+    def act(key):
+        view = jax.random.normal(key, (3,))
+        return bound.action(bound.apply(params, {"action_mask": mask, "view": view}, ())[0], key)
+
+    actions = np.asarray(jax.vmap(act)(jax.random.split(seed_key(1), 200)))
+    if isinstance(space, spaces.Discrete):
+        assert set(actions.tolist()) <= {3, 4, 6}
+    else:
+        assert set(actions[:, 0].tolist()) == {1} and set(actions[:, 1].tolist()) <= {0, 2}
+
+
+def test_a_mask_leaves_the_probabilities_of_what_is_allowed_as_they_were_among_themselves():
+    bound = bind(esrl.mlp((8,)), masked_space(4), spaces.Discrete(4), False, extra=1)
+    params = bound.init(seed_key(0))
+    view = jnp.asarray([0.1, -0.5, 0.9])
+    full, some = (
+        bound.apply(params, {"action_mask": jnp.asarray(mask, jnp.int8), "view": view}, ())[0][0]
+        for mask in ([1, 1, 1, 1], [1, 0, 1, 0])
+    )
+    assert full.shape == some.shape == (5,)  # what is beyond the logits is left alone
+    log_prob = [float(bound.head.log_prob(some[:4], None, jnp.asarray([i]))) for i in range(4)]
+    np.testing.assert_allclose(np.exp(log_prob)[[0, 2]].sum(), 1.0, rtol=1e-6)
+    np.testing.assert_array_equal(np.exp(log_prob)[[1, 3]], 0.0)
+    assert np.isfinite(float(bound.head.entropy(some[:4], None)))
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "words"),
+    [
+        (
+            masked_space(3),
+            spaces.Discrete(4),
+            "action_mask has shape .3,., but action space Discrete.4. needs 4 entries",
+        ),
+        (masked_space(4), spaces.Box(-1, 1, (4,)), "action_mask is for Discrete and MultiDiscrete actions"),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_said(observations, actions, words):
+    with pytest.raises(EsrlError, match=words):
+        bind(esrl.mlp((8,)), observations, actions)
