@@ -125,8 +125,9 @@ def in_process(arguments: argparse.Namespace, env: str, recipe: esrl.Recipe, csv
 
 
 def environments(folder: Path) -> list[str]:
-    """Every environment with a recipe in the folder."""
-    return sorted({path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.toml")})
+    """Every environment with a recipe in the folder, but for the paper's own, which are for larger machines."""
+    found = {path.parent.relative_to(folder).as_posix() for path in folder.rglob("*.toml")}
+    return sorted(env for env in found if not env.startswith("paper/"))
 
 
 def main() -> None:
