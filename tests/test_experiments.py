@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import runpy
 import sys
 from pathlib import Path
@@ -104,3 +105,44 @@ def test_sweep(script, recipes, tmp_path):
     assert sorted(ends) == [(r, s, i) for r in ("1", "dense") for s in ("0.1", "0.3") for i in "01"]
     script("plots/sweep.py", "--results", out, "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
+
+
+def test_paper(script, recipes, tmp_path):
+    out, data = tmp_path / "paper", tmp_path / "rl.toml"
+    short = ("--minutes", "5", "--env-steps", "600", "--episodes", "4", "--evaluations", "3", "--out", out)
+    script("experiments/paper.py", ENV, "--recipes", recipes.parents[2], *short, "--seeds", "2", "--here")
+    folder = out / ENV.replace("/", "-")
+    rows = read(folder / "eggroll-1.csv")
+    assert rows[0]["env_steps"] == "0" and int(rows[-1]["env_steps"]) >= 600 and float(rows[-1]["seconds"]) > 0
+    about = json.loads((folder / "eggroll-1.json").read_text())
+    assert about["run"]["ended"] == "env_steps" and about["recipe"]["evaluate_episodes"] == 4 and not about["failed"]
+    assert float(read(folder / "random.csv")[0]["return_mean"]) > 0
+
+    fixed = {"seed": 0, "env_steps": 2e6, "seconds": 60, "return_mean": 500, "return_std": 0, "episodes": 4}
+    with (folder / "ppo-0.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["env", "agent", *fixed], [ENV, "ppo", *fixed.values()]])
+    data.write_text(f'["{ENV}".result]\neggroll_1e8 = 0.25\neggroll_final = 0.5\n')
+    table = script("experiments/paper.py", "--table", "--out", out, "--paper", data)
+    assert f"| `{ENV}` | EGGROLL | 2 |" in table and "| 500 | 2M | 1 |" in table and "| 0.25 at 1e8 † |" in table
+
+
+def test_paper_ends_before_a_generation_that_would_be_too_late(script, recipes, tmp_path):
+    script(
+        "experiments/paper.py", ENV, "--recipes", recipes.parents[2], "--minutes", "1e-6", "--out", tmp_path, "--here"
+    )
+    folder = tmp_path / ENV.replace("/", "-")
+    assert [row["generation"] for row in read(folder / "eggroll-0.csv")] == ["0", "1"]
+    assert json.loads((folder / "eggroll-0.json").read_text())["run"]["ended"] == "minutes"
+
+
+def test_fractions_of_ppo(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import paper_table
+
+    def runs(mean):
+        return [{"return_mean": mean, "return_std": 1.0, "episodes": 100}]
+
+    assert paper_table.normalised(-300.0, runs(-200), runs(-1200)) == pytest.approx((0.9, math.nan), nan_ok=True)
+    assert paper_table.normalised(3.0, runs(5), runs(1)) == pytest.approx((0.5, 0.6))
+    assert math.isnan(paper_table.normalised(3.0, runs(1.1), runs(1))[0])  # PPO does not differ from random
+    assert paper_table.published({ENV: {"result": {"eggroll_final": 0.5}}}, ENV, "eggroll", 5e8, 5e8) == "0.5 at 5e8"
