@@ -140,10 +140,7 @@ def _device(env: Any) -> Unroll:
                 lanes.observation, record, reward, terminated, truncated, jnp.where(truncated, final, 0.0)
             )
             ended = _tally(ended, over, total, time)
-            fresh = jax.lax.cond(  # a world is made only when some lane needs one
-                jnp.any(over), lambda: jax.vmap(env.reset)(keys[2]), lambda: (state, observation)
-            )
-            state, observation = restart((state, observation), fresh, over)
+            state, observation = begin(env, (state, observation), over, keys[2])
             time, total = jnp.where(over, 0, time), jnp.where(over, 0.0, total)
             return (Lanes(lanes.ids, state, observation, restart(carries, carry, over), time, total), ended), happened
 
@@ -152,6 +149,25 @@ def _device(env: Any) -> Unroll:
         return lanes, _lane_major(trajectory), value(context, lanes.observation, lanes.carry), ended
 
     return Unroll(start, run)
+
+
+def begin(env: Any, world: PyTree, over: Array, keys: Key) -> PyTree:
+    """State and observation of all lanes [L, ...], with a new world in the lanes of `over` [L] from their keys [L].
+
+    Making a world may cost more than many steps in it (Craftax), and few lanes need one at a time: worlds are made a
+    few at a time, until every lane that needs one has its own.
+    """
+    lanes = over.shape[0]
+    few = max(1, lanes // 16)
+
+    def some(now: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        world, waiting = now
+        chosen = jnp.nonzero(waiting, size=few, fill_value=lanes)[0]  # `lanes` is nobody: reads the last, writes none
+        fresh = jax.vmap(env.reset)(jnp.take(keys, chosen, axis=0, mode="clip"))
+        world = jax.tree.map(lambda x, new: x.at[chosen].set(new, mode="drop"), world, fresh)
+        return world, waiting.at[chosen].set(False, mode="drop")
+
+    return jax.lax.while_loop(lambda now: jnp.any(now[1]), some, (world, over))[0]
 
 
 def _tally(ended: Ended, over: Array, total: Array, time: Array) -> Ended:
