@@ -7,7 +7,10 @@ import runpy
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
+
+from esrl.types import seed_key
 
 pytest.importorskip("seaborn")
 
@@ -146,3 +149,27 @@ def test_fractions_of_ppo(monkeypatch):
     assert paper_table.normalised(3.0, runs(5), runs(1)) == pytest.approx((0.5, 0.6))
     assert math.isnan(paper_table.normalised(3.0, runs(1.1), runs(1))[0])  # PPO does not differ from random
     assert paper_table.published({ENV: {"result": {"eggroll_final": 0.5}}}, ENV, "eggroll", 5e8, 5e8) == "0.5 at 5e8"
+
+
+def test_suites(script, tmp_path):
+    small = ("--lanes", "8", "--hidden", "4", "--horizon", "20", "--repeats", "2", "--seconds", "0.01")
+    shown = script("experiments/suites.py", "gymnasium/phys2d/No-v1", ENV, *small, "--out", tmp_path, "--name", "here")
+    assert "gymnasium/phys2d/No-v1 failed: gymnasium has no environment" in shown
+    (row,) = read(tmp_path / "here.csv")
+    assert row["env"] == ENV and row["horizon"] == "20" and float(row["compile_seconds_eggroll"]) > 0
+    assert float(row["ratio_lowest"]) <= float(row["ratio"]) <= float(row["ratio_highest"])
+    about = json.loads((tmp_path / "here.json").read_text())
+    assert about["measured"][0]["runs"] == [ENV] and not about["measured"][0]["compilation_cache"]
+    assert f"| `{ENV}` | 20 | 8 |" in script("experiments/suites.py", "--table", "--out", tmp_path)
+
+
+def test_random_policy(monkeypatch, lenient):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from random_policy import random_agent
+
+    agent = random_agent(ENV, 4)
+    batch = agent.rollout(agent.init(seed_key(0)))
+    assert batch.lengths.shape == (2, 2, 1)
+    assert jnp.array_equal(batch.lengths[:, 0], batch.lengths[:, 1])  # the perturbed parameter does nothing
+    actions = [int(agent.act(agent.init(seed_key(0)), jnp.zeros(4), (), seed_key(i))[0]) for i in range(40)]
+    assert 10 < sum(actions) < 30
