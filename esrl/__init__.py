@@ -17,8 +17,10 @@ from esrl.describe import describe
 from esrl.env import Env, check_env
 from esrl.es import eggroll, open_es
 from esrl.evaluate import Evaluation, evaluate
+from esrl.export import as_gymnasium, as_vector_env
 from esrl.many import Many, train_many
 from esrl.networks import gru, mlp, policy
+from esrl.player import play_as
 from esrl.ppo import ppo
 from esrl.recipe import Recipe, load
 from esrl.registry import make
@@ -38,6 +40,8 @@ __all__ = [
     "Recipe",
     "Result",
     "Training",
+    "as_gymnasium",
+    "as_vector_env",
     "check_env",
     "configure",
     "describe",
@@ -49,6 +53,7 @@ __all__ = [
     "mlp",
     "noise",
     "open_es",
+    "play_as",
     "policy",
     "ppo",
     "render",

@@ -52,7 +52,7 @@ def held_out_keys(seed: int, episodes: int) -> Key:
 
 def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
     """Returns and lengths [E] of episodes with these keys, with the unperturbed parameters."""
-    act = _act(agent)
+    act = act_all(agent)
 
     def play(state: Any, keys: Key) -> tuple[tuple[Array, Array], tuple[()]]:
         played = agent.runner.episodes(act, state, keys[:, None, None], agent.policy.carry, None)
@@ -66,8 +66,8 @@ def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=8)
-def _act(agent: Agent) -> Callable[..., tuple[Array, PyTree]]:
-    """An agent's decisions for all lanes: one function for an agent, which the host's runner compiles once."""
+def act_all(agent: Agent) -> Callable[..., tuple[Array, PyTree]]:
+    """An agent's decisions for all lanes [L]: one function for an agent, which is compiled once."""
 
     def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
         return jax.vmap(agent.act, in_axes=(None, 0, 0, 0))(state, observations, carry, keys)

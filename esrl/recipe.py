@@ -32,6 +32,7 @@ from esrl.es import eggroll, open_es
 from esrl.es_options import EggrollOptions, OpenESOptions
 from esrl.log import RunFolder
 from esrl.networks import Network, gru, mlp, policy
+from esrl.player import Player, play_as
 from esrl.ppo import ppo
 from esrl.ppo_options import PPOOptions
 from esrl.registry import load_attribute, make
@@ -230,11 +231,15 @@ def _typed(where: str, data: dict[str, Any], kinds: dict[str, Any], custom: bool
 
 
 class Loaded(NamedTuple):
-    """A trained agent: `agent.act(state, ...)`, or `esrl.evaluate(agent, state)`."""
+    """A trained agent: `esrl.evaluate(agent, state)`, or as a function from an observation to an action, `player()`."""
 
     agent: Agent
     state: Any
     recipe: Recipe
+
+    def player(self, seed: int = 0) -> Player:
+        """`player(observation) -> action`, NumPy in and out; see `esrl.play_as`."""
+        return play_as(self.agent, self.state, seed)
 
 
 def load(folder: str | Path, *, env: Any = None, policy: Any = None, generation: int | None = None) -> Loaded:
