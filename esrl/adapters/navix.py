@@ -109,7 +109,7 @@ def make(name: str, horizon: int | None = None, observation: Any = "symbolic", *
 
     Episodes have 100 steps, the limit of `navix.make(name)`, which is how most people make one. (Constructed without
     it, Navix's classes take 4 x height x width: 256 for `DoorKey-8x8`, 1444 for `FourRooms`; `horizon=256` asks for
-    that.) Rewards are the package's: 1 on reaching the goal, or on finishing at the right door, else 0; time is free.
+    that.) Rewards are the package's: 1 on reaching the goal, or on facing the right door, else 0; time is free.
 
     Args:
       name: as Navix registers it, as `Navix-DoorKey-8x8-v0`.
