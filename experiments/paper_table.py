@@ -12,25 +12,17 @@ from record import Row, read_rows
 
 NAMES = {"eggroll": "EGGROLL", "open_es": "OpenES", "ppo": "PPO"}
 COUNTS = {"1e8": 1e8, "25e7": 2.5e8, "final": 5e8}  # where the paper's curves were read, as the data names them
-HEAD: tuple[str, ...] = (
-    "environment",
-    "agent",
-    "seeds",
-    "env steps",
-    "minutes",
-    "return",
-    "PPO: return",
-    "env steps",
-    "minutes",
-)
-HEAD += ("random policy", "(x - random) / (PPO - random)", "x / PPO", "paper: x / PPO, at env steps")
+HEAD: tuple[str, ...] = ("environment", "agent", "seeds", "env steps", "minutes", "return")
+HEAD += ("PPO: return", "PPO: env steps", "PPO: minutes", "random policy")
+HEAD += ("(x - random) / (PPO - random)", "x / PPO", "paper: x / PPO, at env steps")
 CAPTION = """\
 Returns are means over held-out episodes at the last evaluation of each run, ours and PPO's alike (with several seeds:
 mean [lowest, highest]); "env steps" and "minutes" (of training, without compiling and evaluating) are those of that
 evaluation. The paper gives returns as a fraction of PPO's and does not say what it does about negative returns, where a
 plain ratio says nothing. So ours are given as (x - random) / (PPO - random), with a random policy's return in the same
-worlds, and as the plain ratio where all returns are positive. "–": not measured, or PPO's return is within two standard
-errors of the random policy's. † the paper's figure is at more than ours: more environment steps, for agent or PPO."""
+worlds (outputs of zero, sampled: uniform over allowed choices, or standard normal numbers fitted to their bounds), and
+as the plain ratio where all returns are positive. "–": not measured, or PPO's return is not above the random policy's
+by two standard errors. † the paper's figure is at more than ours: more environment steps, for agent or PPO."""
 
 
 def last_rows(folder: Path) -> dict[str, list[Row]]:
