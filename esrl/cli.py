@@ -13,19 +13,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from esrl.arguments import HELP, Flag, Groups, help_text, raw, values
+from esrl.catalogue import as_text, inspection_text, is_one, listing
 from esrl.console import Progress, say
 from esrl.describe import describe
 from esrl.evaluate import evaluate
+from esrl.inspect_env import inspect_env
 from esrl.invocation import JSON, TARGET, invocation
 from esrl.log import RunFolder
 from esrl.recipe import Recipe, load
-from esrl.registry import names
+from esrl.registry import make
 from esrl.render import render
 from esrl.runtime import configure
 from esrl.types import EsrlError, nearest
 
 _FOLDER = Flag("folder", Path, "the folder of a run", metavar="DIR")
-_PATTERN = Flag("pattern", str, "only names that contain this, in any case", "", metavar="[TEXT]")
+_PATTERN = Flag(
+    "pattern",
+    str,
+    "a suite or a part of a name, in any case, lists names; a whole name, or file.py:Class, shows one environment",
+    "",
+    metavar="[TEXT]",
+)
 _SEED = Flag("seed", int, "of the episodes' worlds", 1000)
 _EPISODES = Flag("episodes", int, "held-out episodes, played all at once", 128)
 _FORM = Flag(
@@ -141,16 +149,17 @@ def _describe(argv: Sequence[str]) -> int:
 
 def _envs(argv: Sequence[str]) -> int:
     given = _given("envs", argv)
-    part = given["pattern"].lower()
-    listed = {k: [n for n in v if part in n.lower()] if isinstance(v, list) else v for k, v in names().items()}
+    pattern = given["pattern"]
+    if is_one(pattern):
+        shown = inspect_env(make(pattern))
+        found, text = shown._asdict(), inspection_text(shown)
+    else:
+        found = listing(pattern)
+        text = as_text(found, whole=bool(pattern))
     if given["json"]:
-        _say_json(listed)
-        return 0
-    for suite, found in listed.items():
-        if isinstance(found, str):
-            say(f"{suite}: {found}")
-        elif found:
-            say("\n  ".join([f"{suite} ({len(found)})", *found]))
+        _say_json(found)
+    else:
+        say(text)
     return 0
 
 
@@ -201,8 +210,9 @@ COMMANDS = {
     ),
     "envs": _Command(
         _envs,
-        "list environments",
-        "List the environments that are installed, and how to install the others.",
+        "list environments, or show one",
+        "List the suites that are installed, and how to install the others; the names in a suite; or show one"
+        " environment: its spaces, the size of the default policy, and how fast a random policy steps it here.",
         _PATTERN,
         (JSON,),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -14,6 +15,7 @@ from urllib.parse import parse_qsl
 
 import gymnasium
 
+from esrl import plugins
 from esrl.adapters._names import with_options
 from esrl.env import HORIZON, HostEnv, check_contract, check_env
 from esrl.runtime import configure
@@ -21,11 +23,19 @@ from esrl.types import EsrlError, nearest
 
 
 class Suite(NamedTuple):
-    """A package of environments: the distribution's `module`, and what `pip install` needs (a sentence in `note`)."""
+    """A package of environments.
+
+    Attributes:
+      module: what is imported.
+      install: what `pip install` needs.
+      note: a clause about that.
+      distribution: what the package index calls it, where that is not `module`.
+    """
 
     module: str
     install: str
     note: str = ""
+    distribution: str = ""
 
 
 SUITES = {
@@ -35,11 +45,14 @@ SUITES = {
     "navix": Suite("navix", "esrl[navix]"),
     "jumanji": Suite("jumanji", "esrl[jumanji]"),
     "craftax": Suite("craftax", "esrl[craftax]"),
-    "playground": Suite("mujoco_playground", "esrl[playground]"),
+    "playground": Suite("mujoco_playground", "esrl[playground]", distribution="playground"),
     "envpool": Suite("envpool", "esrl[envpool]"),
     "atari": Suite("ale_py", "esrl[atari]", "ale-py is under the GPL-2.0"),
-    "kinetix": Suite("kinetix", "esrl[kinetix]", "in an environment of its own: Kinetix 3 needs jax 0.9.0"),
+    "kinetix": Suite(
+        "kinetix", "esrl[kinetix]", "in an environment of its own: Kinetix 3 needs jax 0.9.0", "kinetix-env"
+    ),
 }
+_ATARI = "ALE/"  # Gymnasium's own names of Atari games begin so
 
 
 def make(env: Any, **options: Any) -> Any:
@@ -47,8 +60,9 @@ def make(env: Any, **options: Any) -> Any:
 
     Args:
       env: a name (`brax/hopper`, `brax/ant?backend=positional`, `gymnasium/CartPole-v1`,
-        `gymnasium/phys2d/CartPole-v1`), a file and a class (`path/to/file.py:Class`), or an object or class: the two
-        methods of `esrl.Env`, a Gymnasium `FuncEnv`, or a `gymnasium.Env` class.
+        `gymnasium/phys2d/CartPole-v1`, or one that an installed package announces, see `esrl.plugins`), a file and a
+        class (`path/to/file.py:Class`), or an object or class: the two methods of `esrl.Env`, a Gymnasium `FuncEnv`, or
+        a `gymnasium.Env` class.
       **options: the environment's own options; they can also stand behind the name, as `?key=value&key=value`.
 
     Returns:
@@ -73,20 +87,40 @@ def make(env: Any, **options: Any) -> Any:
     if name.endswith(".py"):
         raise EsrlError(f"{name} names a file; say which class as well: {name}:ClassName")
     suite, _, rest = name.partition("/")
-    if suite not in SUITES or not rest:
+    if suite in SUITES and rest:
+        made = _gymnasium(rest, options) if suite == "gymnasium" else _suite(suite).make(rest, **options)
+    elif suite in plugins.suites(SUITES):
+        made = _announced(name, options)
+        check_contract(made)
+    else:
         raise EsrlError(f"unknown environment {name!r}{_near_names(name)}")
-    made = _gymnasium(rest, options) if suite == "gymnasium" else _suite(suite).make(rest, **options)
     if isinstance(made, HostEnv):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
         check_env(made)
     return made
 
 
+def suites() -> list[str]:
+    """Every suite that `make` knows: esrl's own, installed or not, and those that installed packages announce."""
+    return [*SUITES, *plugins.suites(SUITES)]
+
+
+def names_of(suite: str) -> list[str]:
+    """A suite's environment names. Imports the package behind it and no other.
+
+    Raises:
+      EsrlError: it is not installed (the command is named), or cannot be imported.
+    """
+    if suite not in SUITES:
+        return plugins.names(suite)
+    return _gymnasium_names() if suite == "gymnasium" else _suite(suite).names()
+
+
 def names() -> dict[str, list[str] | str]:
-    """Every suite's environment names, or the command that installs it."""
+    """Every suite's environment names, or the command that installs it. Imports all of them, which takes seconds."""
     found: dict[str, list[str] | str] = {}
-    for suite in SUITES:
+    for suite in suites():
         try:
-            found[suite] = _gymnasium_names() if suite == "gymnasium" else _suite(suite).names()
+            found[suite] = names_of(suite)
         except EsrlError as error:
             found[suite] = str(error)
     return found
@@ -124,7 +158,7 @@ def _load(path: Path) -> ModuleType:
 
 def _suite(suite: str) -> ModuleType:
     """The adapter of a suite, whose package is there."""
-    module, install, _ = SUITES[suite]
+    module, install, *_ = SUITES[suite]
     if importlib.util.find_spec(module) is None:
         raise EsrlError(missing(suite))
     try:
@@ -137,12 +171,17 @@ def _suite(suite: str) -> ModuleType:
 
 def missing(suite: str) -> str:
     """What to do about a suite that is not installed, in one sentence."""
-    _, install, note = SUITES[suite]
+    _, install, note, _ = SUITES[suite]
     return f"{suite} is not installed; install it with: pip install '{install}'" + (f" ({note})" if note else "")
 
 
 def _gymnasium_names() -> list[str]:
-    return sorted(f"gymnasium/{name}" for name in gymnasium.registry if "GymV" not in name)
+    """Names of what can be made: not what only raises an error (MuJoCo v2 and v3), nor Atari, a suite of its own."""
+    known = {name for name in gymnasium.registry if not name.startswith(_ATARI)}
+    entry = {name: gymnasium.registry[name].entry_point for name in known}
+    return sorted(
+        f"gymnasium/{name}" for name in known if not getattr(entry[name], "__name__", "").startswith("_raise")
+    )
 
 
 def _near_names(name: str) -> str:
@@ -163,6 +202,8 @@ def _near_names(name: str) -> str:
 def _gymnasium(identifier: str, options: dict[str, Any]) -> Any:
     from esrl.adapters import functional, gymnasium_host
 
+    if identifier.startswith(_ATARI):
+        raise EsrlError(f"Atari is a suite of its own: use atari/{identifier.removeprefix(_ATARI)}")
     try:
         spec = gymnasium.spec(identifier)
     except gymnasium.error.Error as error:
@@ -180,6 +221,19 @@ def _with_options(make: Callable[..., Any], identifier: str, spec: Any, options:
         return make(identifier, spec, **options)
     except TypeError as error:
         raise EsrlError(f"gymnasium/{identifier} does not take these options {options}: {error}") from error
+
+
+def _announced(name: str, options: dict[str, Any]) -> Any:
+    """An environment that an installed package announces, called as it was asked for."""
+    full = with_options(name, options)
+    found, left = plugins.make(name, options)
+    made = _from_object(found, full, left)
+    if isinstance(made, HostEnv):
+        return made._replace(name=full)
+    if str(getattr(made, "name", "")).partition("?")[0] != name:
+        with contextlib.suppress(AttributeError):
+            made.name = full
+    return made
 
 
 def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:

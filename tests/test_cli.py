@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
@@ -192,7 +193,7 @@ REFUSED = {
     "no environment": (["train"], "say what to train on"),
     "unknown command": (["trian"], "unknown command 'trian'; did you mean train?"),
     "unknown environment": (["train", "brax/hoper"], "brax has no environment 'hoper'; did you mean hopper"),
-    "unknown suite": (["train", "atari/pong"], "unknown environment 'atari/pong'"),
+    "unknown suite": (["train", "fantasy/pong"], "unknown environment 'fantasy/pong'"),
     "unknown class": (["train", "w.py:Lin"], "w.py has no 'Lin'; did you mean Line"),
     "unknown agent": (["train", "w.py:Line", "--agent", "egroll"], "unknown agent 'egroll'; did you mean eggroll?"),
     "unknown network": (["train", "w.py:Line", "--network", "mpl"], "unknown network 'mpl'; did you mean mlp?"),
@@ -334,10 +335,39 @@ def test_python_m_esrl_is_the_same_command():
 
 
 def test_envs(capsys):
-    listed = json.loads(ran(capsys, "envs", "--json"))
-    assert {"gymnasium/CartPole-v1", "gymnasium/phys2d/CartPole-v1"} <= set(listed["gymnasium"])
-    few = ran(capsys, "envs", "phys2d/Pendulum")
-    assert "gymnasium (1)\n  gymnasium/phys2d/Pendulum-v0\n" in few  # besides suites that are not installed
+    found = json.loads(ran(capsys, "envs", "--json"))
+    assert {"gymnasium/CartPole-v1", "gymnasium/phys2d/CartPole-v1"} <= set(found["gymnasium"]["names"])
+    shown = ran(capsys, "envs")
+    line = next(line for line in shown.splitlines() if line.startswith("gymnasium"))
+    assert f" {len(found['gymnasium']['names'])} environments" in line and gymnasium.__version__ in line
+    assert len(shown.splitlines()) < 20 and "esrl envs brax" in shown
+
+
+def test_envs_by_a_part_of_a_name(capsys):
+    few = ran(capsys, "envs", "phys2D/Pendulum")
+    assert few == f"gymnasium {gymnasium.__version__} (1)\n  gymnasium/phys2d/Pendulum-v0\n"
+    assert json.loads(ran(capsys, "envs", "phys2d/Pend", "--json"))["gymnasium"]["names"] == few.split()[-1:]
+    assert "contains 'gymnasium/CartPol-v1'; did you mean gymnasium" in refused(capsys, "envs", "gymnasium/CartPol-v1")
+    assert "see the suites with: esrl envs" in refused(capsys, "envs", "qqqqqqqq")
+
+
+def test_envs_of_a_suite_import_that_suite_alone():
+    code = (
+        "import sys; from esrl.cli import main; main(['envs', 'gymnasium/Acro']);"
+        "print([name for name in ('brax', 'gymnax', 'navix', 'jumanji', 'mujoco_playground') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[1:] == ["  gymnasium/Acrobot-v1", "[]"], done.stderr
+
+
+@pytest.mark.parametrize("name", ["gymnasium/phys2d/CartPole-v1?horizon=20", "w.py:Line", "gymnasium/Acrobot-v1"])
+def test_envs_of_one_environment(name, capsys, lenient):
+    out = ran(capsys, "envs", name)
+    assert out.startswith(f"{name}\n") and re.search(r"speed +[\d,]+ steps/s of a random policy", out)
+    found = json.loads(ran(capsys, "envs", name, "--json"))
+    assert found["stepped_by"] == ("python" if "Acrobot" in name else "device") and not found["action_mask"]
+    assert found["steps_per_second"] > 0 and found["name"] == name and f"{found['parameters']:,}" in out
+    assert found["horizon"] == (20 if "horizon" in name else esrl.make(name).horizon)
 
 
 def test_describe(capsys):

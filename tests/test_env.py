@@ -494,6 +494,7 @@ def test_every_brax_backend_steps(backend, lenient):
         ("gymnasium/Acrobot-v1?vectorization=vector", "has no vector entry point"),
         ("gymnasium/Acrobot-v1?horizon=-3", "horizon is -3, but must be at least 1"),
         ("gymnasium/Acrobot-v1?colour=red", "cannot be made: TypeError"),
+        ("gymnasium/ALE/Breakout-v5", "Atari is a suite of its own: use atari/Breakout-v5"),
         ("hopper", "unknown environment 'hopper'; did you mean brax/hopper"),
         ("CartPole-v1", "unknown environment 'CartPole-v1'; did you mean gymnasium/"),
         ("mujoco/thing", "unknown environment 'mujoco/thing'"),
@@ -504,6 +505,12 @@ def test_every_brax_backend_steps(backend, lenient):
 def test_unknown_names_offer_near_ones(name, words):
     with pytest.raises(EsrlError, match=words):
         esrl.make(name)
+
+
+def test_what_gymnasium_cannot_make_is_not_listed():
+    listed = names()["gymnasium"]
+    assert {"gymnasium/Ant-v4", "gymnasium/Ant-v5", "gymnasium/LunarLander-v3"} <= set(listed)
+    assert not [name for name in listed if name.endswith(("Ant-v2", "Ant-v3", "Reacher-v2")) or "GymV" in name]
 
 
 def test_files_are_loaded_by_path(tmp_path):
