@@ -19,7 +19,7 @@ from esrl.es import eggroll, open_es
 from esrl.evaluate import Evaluation, evaluate
 from esrl.export import as_gymnasium, as_vector_env
 from esrl.many import Many, train_many
-from esrl.networks import gru, mlp, policy
+from esrl.networks import cnn, gru, mlp
 from esrl.player import play_as
 from esrl.ppo import ppo
 from esrl.recipe import Recipe, load
@@ -28,6 +28,7 @@ from esrl.render import render
 from esrl.runtime import configure
 from esrl.train import Result, Training, train
 from esrl.types import EsrlError
+from esrl.wrap import policy
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "as_gymnasium",
     "as_vector_env",
     "check_env",
+    "cnn",
     "configure",
     "describe",
     "eggroll",

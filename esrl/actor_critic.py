@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import jax
 from gymnasium import spaces
 
-from esrl.networks import Bound, Network, gru, mlp
-from esrl.networks import policy as as_network
+from esrl.networks import gru, mlp
 from esrl.observations import observation_zeros
 from esrl.policy import Policy, bind
 from esrl.types import Array, EsrlError, Key, PyTree
+from esrl.wrap import Bound, Network
+from esrl.wrap import policy as as_network
 
 CRITICS = ("separate", "shared")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from esrl.arguments import HELP, Flag, Groups, raw, values
+from esrl.defaults import suite_defaults
 from esrl.log import RunFolder
 from esrl.recipe import AGENTS, NETWORK_KEYS, NETWORKS, Recipe, agent_named, policy_defaults, read
 from esrl.types import EsrlError, nearest
@@ -78,9 +79,12 @@ def _base(given: dict[str, Any]) -> Recipe:
         if fixed:
             raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
         return read(RunFolder.existing(resume).recipe)
-    recipe = read(target) if target is not None and target.endswith(".toml") else Recipe(target or "")
     agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
-    return recipe.override(agent, network)
+    if target is not None and target.endswith(".toml"):
+        return read(target).override(agent, network)
+    recipe = Recipe(target or "").override(agent)
+    policy, options = suite_defaults(recipe.env, recipe.agent)
+    return dataclasses.replace(recipe, policy=policy, options=options).override({}, network)
 
 
 # ---- flags ----------------------------------------------------------------------------------------------------------

@@ -1,49 +1,16 @@
-"""Networks: ready-made ones, and any Flax module or plain function of the user's (level 2).
-
-A network is for one lane, without a batch axis: it takes one observation as the observation space describes it (a Dict
-space gives a dict) and returns one array with as many numbers as the action space's head needs. A recurrent network
-takes and returns a carry as well; the carry starts anew with every episode. Feed-forward networks are the special case
-of an empty carry, so both share one path.
-"""
+"""Ready-made networks: a multi-layer perceptron, a GRU, a convolutional network (level 2)."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from flax import nnx
 from gymnasium import spaces
 
-from esrl.observations import features
-from esrl.types import Array, EsrlError, Key, PyTree
-
-
-class Bound(NamedTuple):
-    """A network that knows its spaces: `init(key) -> params`, `apply(params, obs, carry) -> (output, carry)`."""
-
-    init: Callable[[Key], PyTree]
-    apply: Callable[[PyTree, PyTree, PyTree], tuple[Array, PyTree]]
-    carry: PyTree = ()
-
-
-class Network(NamedTuple):
-    """A network that does not know its spaces yet.
-
-    Attributes:
-      bind: `bind(observation, size) -> Bound`, given one observation (zeros, as the space describes it) and the number
-        of outputs that the action space needs. `observation_space` comes as a keyword.
-      spec: what a recipe says of it, `{"network": "mlp", ...}`; None for a network that only the user's code can build.
-    """
-
-    bind: Callable[..., Bound]
-    spec: dict[str, Any] | None = None
-
-
-# ---- ready-made networks --------------------------------------------------------------------------------------------
+from esrl.observations import features, pictures_and_rest
+from esrl.types import Array, EsrlError, PyTree
+from esrl.wrap import Bound, Network, linen
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "pqn": lambda x: nn.relu(nn.LayerNorm(use_bias=False, use_scale=False)(x)),  # the paper's: relu(LayerNorm(x))
@@ -87,6 +54,34 @@ class _GRU(nn.Module):
         return carry, nn.Dense(self.size, kernel_init=scale)(x)
 
 
+class _CNN(nn.Module):
+    space: spaces.Space
+    size: int
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
+    activation: str
+    output_scale: float
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        act = ACTIVATIONS[self.activation]
+        pictures, rest = pictures_and_rest(self.space, observation)
+        parts = [rest] if rest.size else []
+        for x in pictures:
+            for width in self.channels:
+                stride = 2 if max(x.shape[:2]) > _SMALL else 1
+                x = act(nn.Conv(width, (3, 3), (stride, stride))(x))
+            parts.append(x.ravel())
+        x = jnp.concatenate(parts)
+        for width in self.hidden:
+            x = act(nn.Dense(width)(x))
+        scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
+        return nn.Dense(self.size, kernel_init=scale)(x)
+
+
+_SMALL = 16  # pixels: sides above it are halved by a convolution
+
+
 def _check_activation(activation: str) -> None:
     if activation not in ACTIVATIONS:
         raise EsrlError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
@@ -113,7 +108,7 @@ def mlp(
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
         module = _MLP(observation_space, size, hidden, activation, output_scale, bias)
-        return _linen(module, observation, ())
+        return linen(module, observation, ())
 
     spec = {
         "network": "mlp",
@@ -142,117 +137,47 @@ def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
         module = _GRU(observation_space, size, hidden, activation, output_scale)
-        return _linen(module, observation, jnp.zeros(hidden))
+        return linen(module, observation, jnp.zeros(hidden))
 
     spec = {"network": "gru", "hidden": [hidden], "activation": activation, "output_scale": output_scale}
     return Network(bind, spec)
 
 
-# ---- the user's networks --------------------------------------------------------------------------------------------
-
-
-_KEEPS_STATE = (
-    "{} keeps state outside its parameters ({}), which no generation could share; use layers without it"
-    " (LayerNorm or GroupNorm in place of BatchNorm)"
-)
-
-
-def policy(
-    network: Any,
-    *,
-    init: Callable[[Key], PyTree] | None = None,
-    params: PyTree | None = None,
-    carry: PyTree = (),
-    spec: dict[str, Any] | None = None,
+def cnn(
+    channels: tuple[int, ...] = (16, 32, 32),
+    hidden: tuple[int, ...] = (128,),
+    activation: str = "pqn",
+    output_scale: float = 1.0,
 ) -> Network:
-    """Any network as esrl takes it: a Flax Linen module, a Flax NNX module, or a plain function. Nothing is rewritten.
+    """A convolutional network for pictures: 3x3 convolutions, then dense layers.
+
+    A picture is an entry of the observation that is a Box [H, W, C]; uint8 ones are divided by 255. A convolution
+    halves sides above 16 pixels and keeps smaller ones. Entries that are no pictures join before the dense layers.
 
     Args:
-      network: one of
-        * a Linen module `module(obs) -> output`, or `module(carry, obs) -> (carry, output)` when `carry` is given;
-        * an NNX module with the same call, or a function `rngs -> module` (then every seed has its own start);
-        * a function `f(params, obs) -> output`, or `f(params, obs, carry) -> (output, carry)` when `carry` is given.
-      init: `init(key) -> params`, the parameters to start from; a function needs it, a module has its own.
-      params: in place of `init`, parameters that are the same for every seed.
-      carry: for recurrent networks: the carry of one lane at the start of an episode.
-      spec: what a recipe says of it; set by esrl when the network comes from a file.
+      channels: of the convolutions.
+      hidden: widths of the dense layers.
+      activation: as in `mlp`.
+      output_scale: as in `mlp`.
 
     Raises:
-      EsrlError: something that is none of these, or a function without `init` or `params`.
+      EsrlError: a number below 1, an unknown activation, or an observation without a picture.
     """
-    if isinstance(network, Network):
-        return network
-    if init is not None and params is not None:
-        raise EsrlError("a policy starts from init=function(key) or from params=..., but both were given")
-    start = init if params is None else lambda key: jax.tree.map(jnp.asarray, params)
-    if isinstance(network, nn.Module):
-        return Network(lambda obs, size, *, observation_space: _started(_linen(network, obs, carry), start), spec)
-    if isinstance(network, nnx.Module) or _makes_nnx(network):
-        return Network(lambda obs, size, *, observation_space: _started(_nnx(network, carry), start), spec)
-    if inspect.isclass(network) and issubclass(network, nn.Module):
-        raise EsrlError(f"{network.__name__} is a Linen class; give an instance, {network.__name__}(...)")
-    if not callable(network):
-        raise EsrlError(f"a policy is a Flax module or a function, but got {type(network).__name__}")
-    if start is None:
-        raise EsrlError("a policy function needs its parameters: give init=function(key), or params=...")
-    apply = network if jax.tree.leaves(carry) else lambda p, obs, c: (network(p, obs), c)
-    return Network(lambda obs, size, *, observation_space: Bound(start, apply, carry), spec)
+    channels, hidden = tuple(int(width) for width in channels), tuple(int(width) for width in hidden)
+    if not channels or any(width < 1 for width in channels + hidden):
+        raise EsrlError(f"channels are {channels} and hidden is {hidden}, but every number must be at least 1")
+    _check_activation(activation)
 
+    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        if not pictures_and_rest(observation_space, observation)[0]:
+            raise EsrlError(f"a cnn needs a picture [H, W, C] in the observation, but its space is {observation_space}")
+        return linen(_CNN(observation_space, size, channels, hidden, activation, output_scale), observation, ())
 
-def _started(bound: Bound, init: Callable[[Key], PyTree] | None) -> Bound:
-    return bound if init is None else bound._replace(init=init)
-
-
-def _linen(module: nn.Module, observation: PyTree, carry: PyTree) -> Bound:
-    recurrent = jax.tree.leaves(carry) != []
-    inputs = (carry, observation) if recurrent else (observation,)
-
-    def init(key: Key) -> PyTree:
-        variables = dict(module.init(key, *inputs))
-        others = sorted(set(variables) - {"params"})
-        if others:
-            raise EsrlError(_KEEPS_STATE.format(type(module).__name__, ", ".join(others)))
-        return variables.get("params", {})
-
-    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
-        out: Any = module.apply({"params": params}, *((carry, obs) if recurrent else (obs,)))
-        return (out[1], out[0]) if recurrent else (out, carry)
-
-    return Bound(init, apply, carry)
-
-
-def _makes_nnx(network: Any) -> bool:
-    if inspect.isclass(network):
-        return issubclass(network, nnx.Module)
-    if not callable(network) or isinstance(network, nnx.Module):
-        return False
-    try:
-        names = list(inspect.signature(network).parameters)
-    except (TypeError, ValueError):
-        return False
-    return names == ["rngs"]
-
-
-def _nnx(network: Any, carry: PyTree) -> Bound:
-    recurrent = jax.tree.leaves(carry) != []
-    make = network if not isinstance(network, nnx.Module) else None
-    module = network if make is None else make(rngs=nnx.Rngs(0))
-    if jax.tree.leaves(nnx.state(module, nnx.BatchStat)):
-        raise EsrlError(_KEEPS_STATE.format(type(module).__name__, "BatchStat"))
-    parts: Any = nnx.split(module, nnx.Param, ...)
-    graph, start, rest = parts
-
-    def init(key: Key) -> PyTree:
-        fresh = start if make is None else nnx.state(make(rngs=nnx.Rngs(key)), nnx.Param)
-        return nnx.to_pure_dict(fresh)
-
-    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
-        state = jax.tree.map(lambda x: x, start)
-        nnx.replace_by_pure_dict(state, params)
-        whole = nnx.merge(graph, state, rest)
-        if not recurrent:
-            return whole(obs), carry
-        carry, output = whole(carry, obs)
-        return output, carry
-
-    return Bound(init, apply, carry)
+    spec = {
+        "network": "cnn",
+        "channels": list(channels),
+        "hidden": list(hidden),
+        "activation": activation,
+        "output_scale": output_scale,
+    }
+    return Network(bind, spec)

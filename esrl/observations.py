@@ -54,6 +54,18 @@ def features(space: spaces.Space, observation: PyTree) -> Array:
     return jnp.ravel(observation).astype(jnp.float32)
 
 
+def pictures_and_rest(space: spaces.Space, observation: PyTree) -> tuple[list[Array], Array]:
+    """The pictures of an observation (Boxes [H, W, C], float32; uint8 ones over 255), and the rest as one vector."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        parts: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        found = [pictures_and_rest(sub, observation[key]) for key, sub in parts]
+        return [p for pictures, _ in found for p in pictures], jnp.concatenate([rest for _, rest in found])
+    if isinstance(space, spaces.Box) and len(space.shape) == 3:
+        scale = 1 / 255 if space.dtype == np.uint8 else 1.0
+        return [observation.astype(jnp.float32) * scale], jnp.zeros(0)
+    return [], features(space, observation)
+
+
 def outside(space: spaces.Space, observation: Any) -> str:
     """What is wrong with an observation of a space, as the end of a sentence; empty when nothing is."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):

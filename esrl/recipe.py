@@ -31,13 +31,14 @@ from esrl.agent import Agent, option
 from esrl.es import eggroll, open_es
 from esrl.es_options import EggrollOptions, OpenESOptions
 from esrl.log import RunFolder
-from esrl.networks import Network, gru, mlp, policy
+from esrl.networks import cnn, gru, mlp
 from esrl.player import Player, play_as
 from esrl.ppo import ppo
 from esrl.ppo_options import PPOOptions
 from esrl.registry import load_attribute, make
 from esrl.train import Training, train
 from esrl.types import EsrlError, nearest, seed_key
+from esrl.wrap import Network, policy
 
 
 class Algorithm(NamedTuple):
@@ -53,9 +54,10 @@ AGENTS: dict[str, Algorithm] = {
     "open_es": Algorithm(open_es, OpenESOptions),
     "ppo": Algorithm(ppo, PPOOptions, {"output_scale": 0.01}),
 }
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru}
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 NETWORK_KEYS: dict[str, tuple[type, str]] = {
     "hidden": (tuple, "widths of the hidden layers; the one width of a gru"),
+    "channels": (tuple, "of the convolutions of a cnn"),
     "activation": (str, "pqn (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
     "output_scale": (float, "size of the network's outputs at the start"),
     "bias": (bool, "whether layers have biases"),
@@ -145,7 +147,7 @@ def agent_named(name: str) -> Algorithm:
 
 
 def network_from(spec: dict[str, Any]) -> Any:
-    """The network that a recipe's [policy] describes: `mlp`, `gru`, or `path/to/file.py:Name`.
+    """The network that a recipe's [policy] describes: `mlp`, `gru`, `cnn`, or `path/to/file.py:Name`.
 
     Raises:
       EsrlError: an unknown network or key, or a network that only Python code can make.
@@ -174,7 +176,10 @@ def network_from(spec: dict[str, Any]) -> Any:
         widths = given["hidden"] if isinstance(given["hidden"], (list, tuple)) else [given["hidden"]]
         if kind == "gru" and len(widths) != 1:
             raise EsrlError(f"a gru has one width, but hidden is {list(widths)}")
-        given["hidden"] = tuple(widths) if kind == "mlp" else widths[0]
+        given["hidden"] = widths[0] if kind == "gru" else tuple(widths)
+    if "channels" in given:
+        channels = given["channels"]
+        given["channels"] = tuple(channels) if isinstance(channels, (list, tuple)) else (channels,)
     return NETWORKS[kind](**given)
 
 

@@ -553,3 +553,16 @@ def test_videos_of_the_examples(capsys):
     ran(capsys, "train", env, *TINY, "--generations", "1", "--out", "run")
     assert "run/episode.mp4: return" in ran(capsys, "render", "run")
     assert Path("run/episode.mp4").stat().st_size > 1000
+
+
+def test_suites_have_defaults_that_flags_and_recipes_overrule():
+    def recipe(*argv):
+        return invocation(list(argv)).recipe
+
+    game = recipe("atari/Breakout-v5", "--agent", "ppo")
+    assert game.policy == {"network": "cnn"} and game.options == {}
+    grid = recipe("navix/Navix-Empty-5x5-v0", "--population", "64")
+    assert grid.options == {"deterministic": False, "population": 64} and grid.policy == {}
+    assert recipe("navix/Navix-Empty-5x5-v0", "--deterministic", "true").options == {"deterministic": True}
+    assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
+    assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}

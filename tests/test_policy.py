@@ -11,11 +11,11 @@ from probes import Memory, Probe
 
 import esrl
 from esrl import EsrlError
-from esrl.networks import policy
-from esrl.observations import features, observation_zeros, outside
+from esrl.observations import features, observation_zeros, outside, pictures_and_rest
 from esrl.policy import bind
 from esrl.sharding import one_device
 from esrl.types import seed_key
+from esrl.wrap import policy
 
 OBSERVATIONS = [
     spaces.Box(-1.0, 1.0, (3,)),
@@ -173,6 +173,23 @@ def test_any_network_runs_a_generation(name):
     assert any(moved)
 
 
+PICTURE = spaces.Box(0, 255, (20, 12, 2), np.uint8)
+
+
+@pytest.mark.parametrize("space", [PICTURE, spaces.Dict(view=PICTURE, speed=spaces.Box(-1.0, 1.0, (3,)))])
+def test_a_cnn_sees_pictures_and_what_is_beside_them(space):
+    """Its kernels are perturbed low-rank and move; a picture in bytes lies between 0 and 1."""
+    before, after = one_generation(World(space, spaces.Discrete(3)), esrl.cnn((4, 8), (16,)), sigma=1.0)
+    kernels = [x for x in jax.tree.leaves(after) if x.ndim == 4]
+    assert [x.shape for x in kernels] == [(3, 3, 2, 4), (3, 3, 4, 8)]
+    joined = 10 * 6 * 8 + 3 * isinstance(space, spaces.Dict)  # 20 x 12 is halved once
+    assert (joined, 16) in [x.shape for x in jax.tree.leaves(after)]
+    assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    pictures, rest = pictures_and_rest(PICTURE, jnp.full((20, 12, 2), 255, jnp.uint8))
+    np.testing.assert_array_equal(pictures[0], 1.0)
+    assert rest.shape == (0,)
+
+
 @pytest.mark.parametrize("name", ["default", "linen", "nnx class", "nnx factory", "function, init"])
 def test_seeds_start_differently(name):
     bound = bind(NETWORKS[name], Memory.observation_space, Memory.action_space)
@@ -271,6 +288,8 @@ class NNXBatchNorm(NNX):
         (lambda: esrl.mlp((0,)), "every width must be at least 1"),
         (lambda: esrl.gru(0), "hidden is 0"),
         (lambda: esrl.mlp(activation="rleu"), "unknown activation 'rleu'"),
+        (lambda: esrl.cnn((0,)), "channels are .0,. and hidden is .128,., but every number"),
+        (lambda: esrl.cnn(), "needs a picture .H, W, C. in the observation, but its space is Box"),
     ],
 )
 def test_what_does_not_fit_is_said(make, words):
