@@ -563,6 +563,6 @@ def test_suites_have_defaults_that_flags_and_recipes_overrule():
     assert game.policy == {"network": "cnn"} and game.options == {}
     grid = recipe("navix/Navix-Empty-5x5-v0", "--population", "64")
     assert grid.options == {"deterministic": False, "population": 64} and grid.policy == {}
-    assert recipe("navix/Navix-Empty-5x5-v0", "--deterministic", "true").options == {"deterministic": True}
+    assert recipe("navix/Navix-Empty-5x5-v0", "--deterministic").options == {"deterministic": True}
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
     assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}
