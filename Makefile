@@ -7,13 +7,14 @@ ARGS    ?=
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SUITES := $(VENV)/.suites
 
 # `make train` runs these in a shell where $out is a new folder.
 TRAIN  = $(BIN)/esrl train $(RECIPE) --out "$$out" $(ARGS)
 RENDER = $(BIN)/esrl render "$$out"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup suites train test lint format clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -29,11 +30,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
+suites: $(SUITES)  ## Add the other suites of environments (the tests of their adapters need them)
+
+$(SUITES): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,suites,atari,dev]'
+	@touch $@
+
 train: setup  ## Train Hopper with EGGROLL and render it (RECIPE=... OUT=... ARGS=...)
 	@out=$(OUT); n=2; while [ -e "$$out" ]; do out=$(OUT)-$$n; n=$$((n + 1)); done; \
 	set -ex; $(TRAIN); $(RENDER)
 
-test: setup  ## Run the tests (WORKERS=2 ARGS=...)
+test: suites  ## Run the tests (WORKERS=2 ARGS=...)
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 lint: setup  ## Check style and types
