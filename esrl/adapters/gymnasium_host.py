@@ -13,12 +13,16 @@ import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from esrl.adapters import gymnasium_lanes
+from esrl.adapters._cores import cores
 from esrl.adapters._names import with_options
-from esrl.adapters.gymnasium_lanes import Park, StreamLanes, VectorLanes, park
+from esrl.adapters.gymnasium_lanes import Park, StreamLanes, VectorLanes, keep_two, park
+from esrl.adapters.gymnasium_workers import WorkersVectorEnv
 from esrl.env import HORIZON, HostEnv
 from esrl.types import EsrlError
 
-MODES = ("auto", "sync", "async", "vector")
+MODES = ("auto", "sync", "async", "vector", "workers")
+
+_MANY = 128  # lanes from which on several processes step them by themselves: below, starting them costs more
 
 
 def host(
@@ -48,28 +52,25 @@ def host(
         )
         raise EsrlError(f"{name} cannot be made: {type(error).__name__}: {_first_line(error)}{hint}") from error
     limit = horizon or getattr(one.spec, "max_episode_steps", None) or HORIZON
-    made: dict[tuple[int, ...], VectorLanes] = {}
 
     def lanes(pairs: int, signs: int, episodes: int) -> VectorLanes:
-        shape = (pairs, signs, episodes)
-        if shape in made and made[shape].failed:
-            made.pop(shape).close()
-        if shape not in made:
-            while len(made) >= 2:  # the population's and an evaluation's
-                made.pop(next(iter(made))).close()
-            with _quiet():
-                made[shape] = VectorLanes(name, partial(make_vec, by_hand=False), shape, true_vector)
-        return made[shape]
+        with _quiet():
+            return VectorLanes(name, partial(make_vec, by_hand=False), (pairs, signs, episodes), true_vector)
 
     def stream(number: int) -> StreamLanes:
         with _quiet():
             return StreamLanes(name, make_vec(number, by_hand=True))
 
-    return HostEnv(name, one.observation_space, one.action_space, int(limit), lanes, stream, make_one)
+    return HostEnv(name, one.observation_space, one.action_space, int(limit), keep_two(lanes), stream, make_one)
 
 
 def make(
-    identifier: str, spec: Any, horizon: int | None = None, vectorization: str = "auto", **options: Any
+    identifier: str,
+    spec: Any,
+    horizon: int | None = None,
+    vectorization: str = "auto",
+    workers: int | None = None,
+    **options: Any,
 ) -> HostEnv:
     """A registered Gymnasium environment, stepped on the host.
 
@@ -77,7 +78,10 @@ def make(
       identifier: as Gymnasium registers it.
       spec: its `EnvSpec`.
       horizon: steps of an episode; the spec's own limit when left out.
-      vectorization: "auto" (its vector entry point where it has one, else "sync"), "sync", "async" or "vector".
+      vectorization: "sync" (one process steps all lanes), "workers" (a few processes step a share of the lanes each),
+        "async" (each lane has a process), "vector" (its vector entry point), or "auto": "vector" where there is one,
+        else "workers" from 128 lanes on where there are cores for them, else "sync".
+      workers: processes of "workers"; as many as there are cores when left out.
       **options: arguments of `gymnasium.make`.
 
     Raises:
@@ -87,8 +91,11 @@ def make(
         raise EsrlError(f"vectorization is {vectorization!r}, but must be one of {', '.join(MODES)}")
     if vectorization == "vector" and spec.vector_entry_point is None:
         raise EsrlError(f"gymnasium/{identifier} has no vector entry point; use vectorization=sync or async")
+    if workers is not None and (vectorization != "workers" or not isinstance(workers, int) or workers < 1):
+        raise EsrlError(f"workers is {workers!r}, but must be a whole number of at least 1, with vectorization=workers")
     true_vector = vectorization == "vector" or (vectorization == "auto" and spec.vector_entry_point is not None)
-    given = {"horizon": horizon, "vectorization": None if vectorization == "auto" else vectorization, **options}
+    given = {"horizon": horizon, "vectorization": None if vectorization == "auto" else vectorization}
+    given = {**given, "workers": workers, **options}
     name = with_options(f"gymnasium/{identifier}", given)
     limited: dict[str, Any] = {**options, **({} if horizon is None else {"max_episode_steps": horizon})}
     unchecked = {"disable_env_checker": True, **limited}  # esrl.check_env says it in one sentence
@@ -98,19 +105,34 @@ def make(
             return gymnasium.make_vec(identifier, lanes, vectorization_mode="vector_entry_point", **limited)
         if by_hand and vectorization == "vector":
             raise EsrlError(f"{name}: lanes that go on after an episode's end need vectorization=sync or async")
-        mode = "async" if vectorization == "async" else "sync"
         kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED} if by_hand else {}
-        if mode == "async":
+        several = vectorization == "auto" and lanes >= _MANY and cores() > 1
+        if vectorization == "workers" or several:
+            share = partial(_share, name, spec, unchecked, kwargs)
+            return WorkersVectorEnv(name, share, lanes, workers or cores())
+        if vectorization == "async":
             preload = multiprocessing.get_context("forkserver").set_forkserver_preload
             preload([gymnasium_lanes.__name__])  # else each lane imports it
             kwargs["context"] = "forkserver"  # JAX has threads, so a plain fork may hang
-        extra: dict[str, Any] = {"wrappers": (partial(park, name),), "vector_kwargs": kwargs}
-        return gymnasium.make_vec(identifier, lanes, vectorization_mode=mode, **extra, **unchecked)
+            return _lanes(name, identifier, lanes, "async", unchecked, kwargs)
+        return _lanes(name, identifier, lanes, "sync", unchecked, kwargs)
 
     def one(**kwargs: Any) -> gymnasium.Env:
         return gymnasium.make(identifier, **{**unchecked, **kwargs})
 
     return host(name, one, vector, horizon, true_vector)
+
+
+def _lanes(name: str, of: Any, lanes: int, mode: str, options: dict[str, Any], kwargs: dict[str, Any]) -> Any:
+    """Gymnasium's own vector environment of parked lanes, of an identifier or of a spec."""
+    extra: dict[str, Any] = {"wrappers": (partial(park, name),), "vector_kwargs": kwargs}
+    return gymnasium.make_vec(of, lanes, vectorization_mode=mode, **extra, **options)
+
+
+def _share(name: str, spec: Any, options: dict[str, Any], kwargs: dict[str, Any], lanes: int) -> Any:
+    """The lanes of one process."""
+    with _quiet():
+        return _lanes(name, spec, lanes, "sync", options, kwargs)
 
 
 def from_class(cls: Callable[..., gymnasium.Env], name: str, horizon: int | None = None, **options: Any) -> HostEnv:

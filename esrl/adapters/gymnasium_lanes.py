@@ -157,6 +157,23 @@ class StreamLanes:
             raise
 
 
+def keep_two(make: Callable[[int, int, int], Any]) -> Callable[[int, int, int], Any]:
+    """`make(pairs, signs, episodes)` that keeps the last two lanes it made: the population's and an evaluation's."""
+    made: dict[tuple[int, int, int], Any] = {}
+
+    def lanes(pairs: int, signs: int, episodes: int) -> Any:
+        shape = (pairs, signs, episodes)
+        if shape in made and made[shape].failed:
+            made.pop(shape).close()
+        if shape not in made:
+            while len(made) >= 2:
+                made.pop(next(iter(made))).close()
+            made[shape] = make(*shape)
+        return made[shape]
+
+    return lanes
+
+
 @contextlib.contextmanager
 def errors_of(name: str, what: str, envs: list[Any]) -> Iterator[None]:
     """Says an error in one sentence."""

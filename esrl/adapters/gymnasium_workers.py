@@ -1,0 +1,181 @@
+"""Lanes of Gymnasium environments over a few processes: each steps a share of them, so that every core works.
+
+A step costs one message to each process and one back, for all lanes of its share; the processes step at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import weakref
+from collections.abc import Callable
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector.utils import CloudpickleWrapper
+
+from esrl.types import EsrlError, PyTree
+
+_GRACE = 5.0  # seconds that a process gets to end by itself
+
+
+class WorkersVectorEnv:
+    """A vector environment of L lanes in W processes, with the part of Gymnasium's interface that lanes need.
+
+    The processes end with the one that made them, and leave Ctrl-C to it. An interrupted call does no harm: what the
+    processes still answer to it is thrown away at the next.
+
+    Attributes:
+      num_envs: L.
+    """
+
+    def __init__(self, name: str, make: Callable[[int], Any], lanes: int, workers: int) -> None:
+        """Starts the processes.
+
+        Args:
+          name: of the environment, for errors.
+          make: `make(lanes)` makes a share, a `gymnasium.vector.VectorEnv` whose resets take a seed for each lane and a
+            `reset_mask`. It runs in the processes, and is sent there by cloudpickle.
+          lanes: L.
+          workers: W; no more than lanes are started.
+
+        Raises:
+          EsrlError: the environment cannot be made.
+        """
+        self.num_envs = lanes
+        self._name = name
+        bounds = np.linspace(0, lanes, min(workers, lanes) + 1).round().astype(int)
+        self._shares = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
+        context = multiprocessing.get_context("forkserver")  # JAX has threads, so a plain fork may hang
+        context.set_forkserver_preload([__name__])  # else each process imports it
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        for share in self._shares:
+            here, there = context.Pipe()
+            arguments = (there, CloudpickleWrapper(make), share.stop - share.start)
+            process = context.Process(target=_work, args=arguments, daemon=True)
+            process.start()
+            there.close()
+            self._pipes.append(here)
+            self._processes.append(process)
+        self._owed = [1] * len(self._pipes)  # answers that are still to come: the first says that the share is made
+        self._seen: list[PyTree] = [None] * len(self._pipes)  # each share's last observations
+        self._close = weakref.finalize(self, _end, self._pipes, self._processes)
+        self._answers()
+
+    def reset(self, *, seed: list[int | None], options: dict[str, Any] | None = None) -> tuple[PyTree, dict]:
+        """Resets the lanes with their seeds [L]; `options["reset_mask"]` [L] says which, where not all are reset."""
+        mask = (options or {}).get("reset_mask")
+        given = [None if mask is None else mask[share] for share in self._shares]
+        asked = [i for i, part in enumerate(given) if part is None or part.any()]
+        answers = self._ask("reset", {i: (seed[self._shares[i]], given[i]) for i in asked})
+        for i in asked:
+            self._seen[i] = answers[i]
+        return _joined(self._seen), {}
+
+    def step(self, actions: PyTree) -> tuple[PyTree, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Steps every lane: observations [L, ...], rewards, terminated, truncated [L], and no infos."""
+        answers = self._ask("step", {i: _rows(actions, share) for i, share in enumerate(self._shares)})
+        self._seen, *rest = (list(column) for column in zip(*answers, strict=True))
+        reward, terminated, truncated = (_joined(column) for column in rest)
+        return _joined(self._seen), reward, terminated, truncated, {}
+
+    def close(self) -> None:
+        """Ends the processes."""
+        self._close()
+
+    def _ask(self, what: str, given: dict[int, Any]) -> list[Any]:
+        """The answers of the processes that are given a message."""
+        self._answers()
+        for index, part in given.items():
+            try:
+                self._pipes[index].send((what, part))
+            except OSError:
+                raise self._dead(index) from None
+            self._owed[index] += 1
+        return self._answers()
+
+    def _answers(self) -> list[Any]:
+        """The last answer of every process, when none owes any; the first error among them, by lanes, is raised."""
+        last: list[tuple[Any, str | None]] = [(None, None)] * len(self._pipes)
+        for index, pipe in enumerate(self._pipes):
+            while self._owed[index]:
+                try:
+                    last[index] = pipe.recv()
+                except (EOFError, OSError):
+                    raise self._dead(index) from None
+                self._owed[index] -= 1
+        for _, error in last:
+            if error is not None:
+                raise EsrlError(error)
+        return [answer for answer, _ in last]
+
+    def _dead(self, index: int) -> EsrlError:
+        process = self._processes[index]
+        process.join(_GRACE)
+        how = "stopped answering" if process.exitcode is None else f"ended with exit code {process.exitcode}"
+        return EsrlError(f"{self._name}: a process that steps its lanes {how}; use vectorization=sync to see why")
+
+
+def _end(pipes: list[Connection], processes: list[Any]) -> None:
+    for pipe in pipes:
+        pipe.close()  # a process that waits for a message ends
+    for process in processes:
+        with contextlib.suppress(Exception):
+            process.terminate()
+            process.join(_GRACE)
+
+
+# ---- in a process of its own ----------------------------------------------------------------------------------------
+
+
+def _work(pipe: Connection, make: CloudpickleWrapper, lanes: int) -> None:
+    """Answers messages with (answer, None) or (None, a sentence), until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
+    env: Any = None
+
+    def answer(what: str, given: Any) -> Any:
+        if what == "step":
+            return tuple(env.step(given)[:4])
+        seed, mask = given
+        return env.reset(seed=seed, options=None if mask is None else {"reset_mask": mask})[0]
+
+    with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
+        try:
+            env = make.fn(lanes)
+            pipe.send((None, None))
+        except Exception as error:
+            pipe.send((None, _sentence(error)))
+        while True:
+            what, given = pipe.recv()
+            try:
+                out = answer(what, given)
+            except Exception as error:
+                pipe.send((None, _sentence(error)))
+            else:
+                pipe.send((out, None))
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, EsrlError) else f"{type(error).__name__}: {error}"
+
+
+def _rows(tree: PyTree, share: slice) -> PyTree:
+    if isinstance(tree, dict):
+        return {name: _rows(part, share) for name, part in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(_rows(part, share) for part in tree)
+    return np.asarray(tree)[share]
+
+
+def _joined(parts: list[Any]) -> Any:
+    if isinstance(parts[0], dict):
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(_joined(list(column)) for column in zip(*parts, strict=True))
+    return np.concatenate(parts)
