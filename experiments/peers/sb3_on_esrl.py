@@ -1,0 +1,130 @@
+"""stable-baselines3's PPO learns on a JAX environment of esrl, exported as a Gymnasium vector environment.
+
+    python experiments/peers/sb3_on_esrl.py                                   # gymnasium/phys2d/CartPole-v1, 3 seeds
+    python experiments/peers/sb3_on_esrl.py brax/inverted_pendulum --env-steps 1e6 --num-envs 64
+
+`esrl.as_vector_env` steps all lanes in one compiled call. stable-baselines3 has an interface of its own for that,
+`VecEnv`, onto which `Lanes` below lays Gymnasium's: an episode's end begins the next one in the same step, and the last
+observation goes with the infos. What SB3 trained then plays held-out episodes through `esrl.as_vector_env` again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import EPISODES, RESULTS, Row, write_rows  # first of esrl's: it finds them
+from gymnasium.vector import AutoresetMode
+from record import folder_name
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+import esrl
+
+
+class Lanes(VecEnv):
+    """A `gymnasium.vector.VectorEnv` in SAME_STEP mode as stable-baselines3's `VecEnv`."""
+
+    def __init__(self, env: Any) -> None:
+        self.env, self._seed = env, 0
+        self.render_mode = None
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+
+    def reset(self) -> Any:
+        return self.env.reset(seed=self._seed)[0]
+
+    def seed(self, seed: int | None = None) -> list[int | None]:
+        self._seed = 0 if seed is None else seed
+        return [self._seed + i for i in range(self.num_envs)]
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        observation, reward, terminated, truncated, infos = self.env.step(self._actions)
+        done = terminated | truncated
+        each: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for lane in np.flatnonzero(done):
+            each[lane] = {"terminal_observation": infos["final_obs"][lane], "TimeLimit.truncated": truncated[lane]}
+        return observation, reward.astype(np.float32), done, each
+
+    def close(self) -> None:
+        self.env.close()
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [getattr(self.env, attr_name, None)] * len(list(self._get_indices(indices)))
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise NotImplementedError("the lanes are one compiled program; they have no attributes of their own")
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise NotImplementedError("the lanes are one compiled program; they have no methods of their own")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))
+
+
+def score(model: PPO, name: str, episodes: int) -> np.ndarray:
+    """Returns [episodes] of the mode of SB3's policy, in worlds that training has not seen."""
+    env = esrl.as_vector_env(name, episodes, AutoresetMode.DISABLED)
+    observation, _ = env.reset(seed=1_000_000)
+    total, live = np.zeros(episodes), np.ones(episodes, bool)
+    while live.any():
+        actions, _ = model.predict(observation, deterministic=True)
+        observation, reward, terminated, truncated, _ = env.step(actions)
+        total += np.where(live, reward, 0.0)
+        over = terminated | truncated
+        live &= ~over
+        if over.any():
+            observation, _ = env.reset(options={"reset_mask": over})
+    return total
+
+
+def train(name: str, seed: int, arguments: argparse.Namespace) -> Row:
+    """One run of SB3's PPO: returns before and after, steps and seconds."""
+    lanes = VecMonitor(Lanes(esrl.as_vector_env(name, arguments.num_envs, AutoresetMode.SAME_STEP)))
+    model = PPO("MlpPolicy", lanes, n_steps=arguments.num_steps, batch_size=256, seed=seed, device="cpu")
+    before = score(model, name, arguments.episodes).mean()
+    begun = time.perf_counter()
+    model.learn(int(arguments.env_steps))
+    seconds = time.perf_counter() - begun
+    after = score(model, name, arguments.episodes)
+    row = {
+        "env": name,
+        "agent": "sb3 ppo",
+        "seed": seed,
+        "env_steps": model.num_timesteps,
+        "seconds": round(seconds, 2),
+    }
+    return {**row, "return_before": before, "return_mean": after.mean(), "return_std": after.std()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("env", nargs="?", default="gymnasium/phys2d/CartPole-v1")
+    parser.add_argument("--env-steps", type=float, default=1e5)
+    parser.add_argument("--num-envs", type=int, default=16)
+    parser.add_argument("--num-steps", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=EPISODES)
+    parser.add_argument("--out", type=Path, default=RESULTS / "peers")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # networks this small only lose by more
+    rows = []
+    for seed in range(arguments.seeds):
+        row = train(arguments.env, seed, arguments)
+        rows.append(row)
+        write_rows(arguments.out / f"sb3_on_esrl-{folder_name(arguments.env)}.csv", rows)
+        print(
+            f"seed {seed}: {row['return_before']:.1f} before, {row['return_mean']:.1f} +- {row['return_std']:.1f} after"
+            f" {row['env_steps']:,} steps in {row['seconds']:.0f} s",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
