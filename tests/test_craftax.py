@@ -74,7 +74,7 @@ def test_classic_is_sound(classic):
     check_env(classic, steps=20)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", [AGENTS[0], *(pytest.param(agent, marks=pytest.mark.slow) for agent in AGENTS[1:])])
 def test_every_agent_trains(agent):
     train_two_generations(f"{CLASSIC}?horizon=20", agent)
 
