@@ -114,10 +114,6 @@ def make(name: str, horizon: int | None = None, **options: Any) -> HostEnv:
     if "max_num_frames_per_episode" in options:
         raise EsrlError(f"{full}: set the time limit as horizon (in steps), not as max_num_frames_per_episode")
     arguments = {"reward_clipping": False, **games[name], **options}
-    frames = int(arguments["max_num_frames_per_episode"])
-    steps = horizon or max(1, frames // int(arguments["frameskip"]))
-    # The game's own limit also counts the frames in which nothing is done at the beginning: it comes after the horizon.
-    arguments["max_num_frames_per_episode"] = 2 * frames + steps * int(arguments["frameskip"])
 
     def lane(**kwargs: Any) -> Any:
         from ale_py.vector_env import AtariVectorEnv
@@ -133,6 +129,10 @@ def make(name: str, horizon: int | None = None, **options: Any) -> HostEnv:
         return Shown(played, AtariLanes(number, lambda: lane(**whole), cores()))
 
     one = construct(full, lane)
+    frames, skip = int(arguments["max_num_frames_per_episode"]), int(arguments["frameskip"])
+    steps = horizon or max(1, frames // skip)
+    # The game's own limit also counts the frames in which nothing is done at the beginning: it comes after the horizon.
+    arguments["max_num_frames_per_episode"] = frames + steps * skip
     observations, actions = one.single_observation_space, one.single_action_space
     return pool_env(full, observations, _plain(actions), steps, lanes)
 

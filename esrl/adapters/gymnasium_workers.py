@@ -10,6 +10,7 @@ import multiprocessing
 import signal
 import weakref
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
@@ -56,7 +57,7 @@ class WorkersVectorEnv:
         self._processes: list[Any] = []
         for share in self._shares:
             here, there = context.Pipe()
-            arguments = (there, CloudpickleWrapper(make), share.stop - share.start)
+            arguments = (there, CloudpickleWrapper(partial(make, share.stop - share.start)))
             process = context.Process(target=_work, args=arguments, daemon=True)
             process.start()
             there.close()
@@ -133,7 +134,7 @@ def _end(pipes: list[Connection], processes: list[Any]) -> None:
 # ---- in a process of its own ----------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, make: CloudpickleWrapper, lanes: int) -> None:
+def _work(pipe: Connection, make: Callable[[], Any]) -> None:
     """Answers messages with (answer, None) or (None, a sentence), until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
@@ -147,7 +148,7 @@ def _work(pipe: Connection, make: CloudpickleWrapper, lanes: int) -> None:
 
     with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
         try:
-            env = make.fn(lanes)
+            env = make()
             pipe.send((None, None))
         except Exception as error:
             pipe.send((None, _sentence(error)))
