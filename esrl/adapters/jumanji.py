@@ -168,8 +168,8 @@ def make(name: str, horizon: int | None = None, **options: Any) -> JumanjiEnv:
 
     Args:
       name: without the suite, as `Snake-v1`.
-      horizon: steps of an episode; Jumanji's own time limit when left out, and where it has none 1000 (5000 for
-        Game2048), which is more than an episode of the registered instances can take.
+      horizon: steps of an episode; Jumanji's own time limit when left out, and where it has none 1000, which is more
+        than an episode of a registered instance can take. Game2048, which has no such bound, has 5000.
       **options: arguments of the environment's constructor.
 
     Raises:
