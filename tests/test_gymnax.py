@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapter_laws import AGENTS, assert_same_episodes, train_two_generations
 
 import esrl
-from adapter_laws import AGENTS, assert_same_episodes, train_two_generations
 from esrl import EsrlError
 from esrl.env import check_env
 from esrl.registry import names
