@@ -10,7 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from esrl.observations import observation_zeros, outside
+from esrl.heads import head
+from esrl.memory import check_traced
+from esrl.observations import observation_zeros
+from esrl.policy import action_mask
 from esrl.types import Array, EsrlError, Key, PyTree, seed_key
 
 HORIZON = 1000  # steps after which an episode is cut off when the environment does not say
@@ -88,6 +91,11 @@ def check_contract(env: Any) -> None:
         if not isinstance(getattr(env, attribute, None), spaces.Space):
             raise EsrlError(f"{name}: {attribute} is missing; set it to a gymnasium.spaces space")
     horizon_of(env)
+    try:
+        head(env.action_space)
+        action_mask(env.observation_space, env.action_space)
+    except EsrlError as error:
+        raise EsrlError(f"{name}: {error}") from error
     if isinstance(env, HostEnv):
         return
     for method, call in (("reset", "reset(key) -> (state, observation)"), ("step", "step(state, action, key) -> ...")):
@@ -95,14 +103,16 @@ def check_contract(env: Any) -> None:
             raise EsrlError(f"{name}: it has no method {method}; an environment needs {call}")
     key = jax.eval_shape(lambda: seed_key(0))
     state, observation = _outputs(name, "reset(key)", "(state, observation)", env.reset, key)
+    check_traced(env, name, "reset")
     _check_observation(name, "reset", env.observation_space, observation)
     action = observation_zeros(env.action_space)
     what = "(state, observation, reward, terminated)"
     out = _outputs(name, "step(state, action, key)", what, env.step, state, action, key)
+    check_traced(env, name, "step")
     after, observation, reward, terminated = out
     _check_observation(name, "step", env.observation_space, observation)
     _check_state(name, state, after)
-    if getattr(reward, "shape", None) != () or not jnp.issubdtype(reward.dtype, jnp.number):
+    if getattr(reward, "shape", None) != () or not _is_real(reward.dtype):
         raise EsrlError(f"{name}: step returns a reward {_say(reward)}, but it must be one number, as float32[]")
     if getattr(terminated, "shape", None) != () or terminated.dtype != jnp.bool_:
         raise EsrlError(f"{name}: step returns terminated as {_say(terminated)}, but it must be bool[]")
@@ -111,8 +121,11 @@ def check_contract(env: Any) -> None:
 def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
     """Checks an environment by its contract and by running it with random actions.
 
-    Looked at: spaces, shapes, types; that observations lie in their space, rewards are finite, the same key gives the
-    same episode, and different keys give different first states (unless the environment sets `fixed_start`).
+    Looked at: spaces, shapes, types; that observations lie in their space, also after an episode's end, that rewards
+    are finite and action masks allow something; that reset and step keep nothing on the object; that the same key gives
+    the same episode, and different keys give different first states (unless the environment sets `fixed_start`); that
+    step does not begin the next episode by itself; and that lanes side by side (`jax.vmap`), and operation by operation
+    where that takes no time, play the same episode as compiled.
 
     Args:
       env: a JAX environment, or a host one from `esrl.make`.
@@ -122,103 +135,20 @@ def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
     Raises:
       EsrlError: the first thing that is wrong, in one sentence.
     """
+    from esrl import host_laws, laws
+
     check_contract(env)
     if isinstance(env, HostEnv):
-        _check_host(env, steps, seed)
+        host_laws.check_host(env, steps, seed)
     else:
-        _check_device(env, steps, seed)
-
-
-# ---- running it -----------------------------------------------------------------------------------------------------
-
-
-def _check_device(env: Any, steps: int, seed: int) -> None:
-    keys = [jax.random.fold_in(seed_key(seed), i) for i in range(8)]
-    play = _player(env, min(steps, horizon_of(env)), seed)
-    played = [jax.device_get(play(key)) for key in keys]
-    for _, first, seen, rewards, live in played:
-        length = int(np.sum(live))
-        observations = [first, *[jax.tree.map(lambda x, i=i: x[i], seen) for i in range(length - 1)]]
-        for t, (observation, reward) in enumerate(zip(observations, rewards, strict=False)):
-            _check_step(name_of(env), env.observation_space, observation, reward, t)
-    if not _same(played[0], jax.device_get(play(keys[0]))):
-        raise EsrlError(f"{name_of(env)}: the same key gave two different episodes; use no randomness but the key's")
-    if not getattr(env, "fixed_start", False) and all(_same(played[0][0], other[0]) for other in played[1:]):
-        advice = "let reset(key) use its key, or set fixed_start = True"
-        raise EsrlError(f"{name_of(env)}: eight keys gave the same first state; {advice}")
-
-
-def _player(env: Any, steps: int, seed: int) -> Callable[[Key], tuple[PyTree, ...]]:
-    """`play(key) -> (first state, first observation, observations, rewards, live)` of an episode of random actions."""
-    env.action_space.seed(seed)
-    samples = [env.action_space.sample() for _ in range(steps)]
-    like = observation_zeros(env.action_space)
-    actions = jax.tree.map(lambda x, *xs: jnp.asarray(np.stack(xs), x.dtype), like, *samples)
-
-    @jax.jit
-    def play(key: Key) -> tuple[PyTree, ...]:
-        state, first = env.reset(key)
-
-        def body(carry: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            state, live = carry
-            action, t = x
-            state, obs, reward, terminated = env.step(state, action, jax.random.fold_in(key, t))
-            ended = jnp.asarray(terminated, bool)
-            return (state, live & ~ended), (obs, jnp.asarray(reward, jnp.float32), live)
-
-        times = jnp.arange(steps, dtype=jnp.uint32)
-        _, (seen, rewards, live) = jax.lax.scan(body, (state, jnp.bool_(True)), (actions, times))
-        return jax.tree.map(_plain, state), first, seen, rewards, live
-
-    return play
-
-
-def _check_host(env: HostEnv, steps: int, seed: int) -> None:
-    one = env.make_one()
-    call = "reset"
-    try:
-        env.action_space.seed(seed)
-        observation, _ = one.reset(seed=seed)
-        for t in range(min(steps, env.horizon)):
-            seen, call = observation, f"step {t + 1}"
-            observation, reward, terminated, truncated, _ = one.step(env.action_space.sample())
-            _check_step(env.name, env.observation_space, seen, reward, t)
-            if np.shape(terminated) or np.shape(truncated):
-                raise EsrlError(
-                    f"{env.name}: {call} returns an array as terminated or truncated; each must be one bool"
-                )
-            if terminated or truncated:
-                call = "reset"
-                observation, _ = one.reset()
-    except EsrlError:
-        raise
-    except Exception as error:
-        raise EsrlError(f"{env.name}: {call} raised {_reason(error)}") from error
-    finally:
-        one.close()
-
-
-def _check_step(name: str, space: spaces.Space, observation: PyTree, reward: Any, t: int) -> None:
-    problem = outside(space, observation)
-    if problem:
-        raise EsrlError(f"{name}: the observation after {t} steps {problem}")
-    if np.shape(reward) != ():
-        raise EsrlError(f"{name}: the reward of step {t + 1} has shape {np.shape(reward)}, but must be one number")
-    if not np.isfinite(float(reward)):
-        raise EsrlError(f"{name}: the reward of step {t + 1} is {float(reward)}; rewards must be finite")
-
-
-def _plain(x: Any) -> Any:
-    """Random keys as the numbers that they hold."""
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-
-def _same(a: PyTree, b: PyTree) -> bool:
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.inexact)) for x, y in pairs)
+        laws.check_device(env, steps, seed)
 
 
 # ---- tracing it -----------------------------------------------------------------------------------------------------
+
+
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
 
 
 def _say(x: Any) -> str:
@@ -227,7 +157,8 @@ def _say(x: Any) -> str:
     return f"a {type(x).__name__}"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error's type and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
@@ -236,7 +167,7 @@ def _outputs(name: str, call: str, what: str, fn: Callable[..., Any], *args: Any
     try:
         out = jax.eval_shape(fn, *args)
     except Exception as error:
-        raise EsrlError(f"{name}: {call} cannot be traced by JAX: {_reason(error)}") from error
+        raise EsrlError(f"{name}: {call} cannot be traced by JAX: {reason_of(error)}") from error
     number = what.count(",") + 1
     if not isinstance(out, tuple) or len(out) != number:
         given = f"{len(out)} values" if isinstance(out, tuple) else f"a {type(out).__name__}"

@@ -14,13 +14,12 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.env import HostEnv, horizon_of, name_of
-from esrl.heads import head
 from esrl.policy import action_mask, bind
+from esrl.random_policy import random_policy
 from esrl.types import Array, Key, PyTree, seed_key
 from esrl.unroll import narrow
 
 _SECONDS = 3.0  # for the steps of one measurement; slower environments take fewer steps
-_NEVER = -1e9  # the logit of an action that is not allowed
 
 
 class Inspection(NamedTuple):
@@ -81,22 +80,6 @@ def inspect_env(env: Any, lanes: int | None = None, steps: int = 100) -> Inspect
         lanes=lanes,
         steps=counted,
     )
-
-
-def random_policy(env: Any) -> Callable[[PyTree, Key], Array]:
-    """`act(observation, key) -> action` for one lane: the head of the action space fed with zeros.
-
-    All allowed choices are equally likely; in a Box, the draw is a normal one, fitted to the bounds.
-    """
-    actions = head(env.action_space)
-    allowed = action_mask(env.observation_space, env.action_space)
-    zeros = jnp.zeros(actions.size)
-
-    def act(observation: PyTree, key: Key) -> Array:
-        logits = zeros if allowed is None else jnp.where(allowed(observation), zeros, _NEVER)
-        return actions.sample(logits, zeros if actions.gaussian else None, key)
-
-    return act
 
 
 def _space_text(space: spaces.Space) -> str:

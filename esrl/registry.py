@@ -53,6 +53,7 @@ SUITES = {
     ),
 }
 _ATARI = "ALE/"  # Gymnasium's own names of Atari games begin so
+_OLD_MUJOCO = {"Pusher-v4"}  # needs a MuJoCo below 3
 
 
 def make(env: Any, **options: Any) -> Any:
@@ -177,7 +178,7 @@ def missing(suite: str) -> str:
 
 def _gymnasium_names() -> list[str]:
     """Names of what can be made: not what only raises an error (MuJoCo v2 and v3), nor Atari, a suite of its own."""
-    known = {name for name in gymnasium.registry if not name.startswith(_ATARI)}
+    known = {name for name in gymnasium.registry if not name.startswith(_ATARI)} - _OLD_MUJOCO
     entry = {name: gymnasium.registry[name].entry_point for name in known}
     return sorted(
         f"gymnasium/{name}" for name in known if not getattr(entry[name], "__name__", "").startswith("_raise")
@@ -186,7 +187,7 @@ def _gymnasium_names() -> list[str]:
 
 def _near_names(name: str) -> str:
     known = [n for listed in names().values() if isinstance(listed, list) for n in listed]
-    bare = {n.rsplit("/", 1)[-1].lower(): n for n in known}
+    bare = {n.rsplit("/", 1)[-1].lower(): n for n in reversed(known)}  # of two alike, the suite that is listed first
     if name.lower() in bare:
         return f"; did you mean {bare[name.lower()]}?"
     close = nearest(name, known)

@@ -1,5 +1,7 @@
 """Environments: what is wrong with one is said in a sentence, and adapters step exactly as the suites do."""
 
+import functools
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -77,6 +79,209 @@ DEFECTS_SEEN_RUNNING = [
     (lambda: stepping(lambda s, o, r, t: (s, o, jnp.inf, t)), "reward of step 1 is inf"),
     (lambda: instead(reset=lambda self, key: (jnp.zeros(1), jnp.zeros(1))), "eight keys gave the same first state"),
 ]
+
+
+class Timed(Line):
+    """A Line whose episodes end after a random 4 to 9 steps; the state knows the time."""
+
+    def reset(self, key):
+        place = jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5)
+        return {"place": place, "time": jnp.int32(0), "end": jax.random.randint(key, (), 4, 10)}, place
+
+    def step(self, state, action, key):
+        state = {**state, "place": 0.9 * state["place"] + 0.01 * action, "time": state["time"] + 1}
+        return state, state["place"], jnp.float32(1.0), state["time"] >= state["end"]
+
+
+class Masked(Timed):
+    """Which of three actions are allowed, the last one always."""
+
+    observation_space = spaces.Dict(place=Line.observation_space, action_mask=spaces.MultiBinary(3))
+    action_space = spaces.Discrete(3)
+
+    def _observe(self, place, key):
+        mask = jnp.append(jax.random.bernoulli(key, shape=(2,)), True)
+        return {"place": place, "action_mask": mask.astype(jnp.int8)}
+
+    def reset(self, key):
+        state, place = Timed.reset(self, key)
+        return {**state, "allowed": jnp.ones(3, jnp.int8)}, {"place": place, "action_mask": jnp.ones(3, jnp.int8)}
+
+    def step(self, state, action, key):
+        after, place, _, ended = Timed.step(self, state, action.astype(jnp.float32)[None], key)
+        observation = self._observe(place, key)
+        reward = jnp.where(state["allowed"][action] > 0, 1.0, jnp.nan)  # what is not allowed is seen
+        return {**after, "allowed": observation["action_mask"]}, observation, reward, ended
+
+
+def _self_reset(key_of):
+    """A Timed that begins its next episode by itself, as many JAX environments do."""
+
+    def step(self, state, action, key):
+        after, place, reward, ended = Timed.step(self, state, action, key)
+        fresh, first = Timed.reset(self, key_of(key))
+        both = jax.tree.map(lambda new, old: jnp.where(ended, new, old), (fresh, first), (after, place))
+        return both[0], both[1], reward, ended
+
+    return type("Broken", (Timed,), {"step": step})()
+
+
+def _first_again(self, state, action, key):
+    """As Brax's wrapper does: at the end it goes back to this episode's own first state."""
+    after, place, reward, ended = Timed.step(self, state, action, key)
+    place = jnp.where(ended, state["first"], place)
+    return {**after, "place": place, "first": state["first"]}, place, reward, ended
+
+
+def _remembering(self, key):
+    state, place = Timed.reset(self, key)
+    return {**state, "first": place}, place
+
+
+def _counting_reset(self, key):
+    self.t = 0
+    return Line.reset(self, key)
+
+
+def _counting_step(self, state, action, key):
+    self.t += 1
+    return Line.step(self, state, action, key)
+
+
+def _storing_step(self, state, action, key):
+    self.seen = [state]
+    return Line.step(self, state, action, key)
+
+
+def _drawing_reset(self, key):
+    place = jnp.full(1, self.draws.uniform(), jnp.float32)
+    return place, place
+
+
+def _global_reset(self, key):
+    place = jnp.float32(0.1) * jax.random.uniform(key, (1,)) + jnp.float32(np.random.uniform())
+    return place, place
+
+
+def _lane_counting(self, state, action, key):
+    place, observation, reward, ended = Line.step(self, state, action, key)
+    scalar = jax.ShapeDtypeStruct((), np.float32)
+    lanes = jax.pure_callback(
+        lambda x: np.full(np.shape(x), np.size(x), np.float32), scalar, reward, vmap_method="expand_dims"
+    )
+    return place, observation, lanes, ended
+
+
+def _callback(self, state, action, key):
+    place, observation, reward, ended = Line.step(self, state, action, key)
+    return place, observation, jax.pure_callback(lambda x: np.float32(x), reward, reward), ended
+
+
+def _timed(**changes):
+    return type("Broken", (Timed,), changes)()
+
+
+def _masked(**changes):
+    return type("Broken", (Masked,), changes)()
+
+
+def _after(change):
+    """A Timed whose results after the end go through `change(observation, reward)`."""
+
+    def step(self, state, action, key):
+        after, place, reward, ended = Timed.step(self, state, action, key)
+        over = after["time"] > after["end"]
+        place, reward = jax.tree.map(lambda new, old: jnp.where(over, new, old), change(place, reward), (place, reward))
+        return after, place, reward, ended
+
+    return _timed(step=step)
+
+
+IMPURE = [
+    (lambda: instead(reset=_counting_reset, step=_counting_step), r"reset changes self\.t; .* keep that in the state"),
+    (lambda: instead(t=0, step=_counting_step), r"step changes self\.t; an environment has no memory of its own"),
+    (lambda: instead(step=_storing_step), r"stores a traced value in self\.seen; an environment has no memory"),
+    (
+        lambda: instead(reset=_drawing_reset, draws=np.random.default_rng(0)),
+        r"reset changes self\.draws; an environment",
+    ),
+    (lambda: instead(reset=_global_reset), "reset with the same arguments gave two different results; use no random"),
+    (
+        lambda: instead(step=_lane_counting),
+        "several lanes under jax.vmap are not the same episodes as one by one; no lane",
+    ),
+    (lambda: instead(step=_callback), "jax.vmap cannot run several lanes of it: .* needs vmap_method"),
+    (
+        lambda: stepping(lambda s, o, r, t: (s, o, r, jnp.bool_(True))),
+        "every episode ends at its first step; .*horizon = 1",
+    ),
+    (lambda: _self_reset(lambda key: key), "step begins the next episode by itself where one ends; leave that to esrl"),
+    (lambda: _self_reset(lambda key: jax.random.fold_in(key, 99)), "step begins the next episode by itself"),
+    (lambda: _timed(reset=_remembering, step=_first_again), "step begins the next episode by itself"),
+    (
+        lambda: _after(lambda o, r: (o * jnp.nan, r)),
+        "is not finite 1 steps after the end of an episode; lanes that are",
+    ),
+    (lambda: _after(lambda o, r: (o, r / 0.0)), "is not finite 1 steps after the end of an episode"),
+]
+UNFIT = [
+    (
+        lambda: stepping(lambda s, o, r, t: (s, o, r.astype(jnp.complex64), t)),
+        r"a reward complex64\[\], but it must be one number",
+    ),
+    (lambda: instead(action_space=spaces.Tuple([spaces.Discrete(2)])), "action space .* has no head; use Discrete"),
+    (
+        lambda: _masked(action_space=spaces.Discrete(4)),
+        r"action_mask has shape \(3,\), but action space Discrete\(4\) needs 4",
+    ),
+    (lambda: _masked(action_space=Line.action_space), "action_mask is for Discrete and MultiDiscrete actions"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), IMPURE)
+def test_what_is_no_function_is_named(make, words):
+    with pytest.raises(EsrlError, match="Broken: .*" + words) as caught:
+        check_env(make())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "words"), UNFIT)
+def test_what_does_not_fit_is_named(make, words):
+    with pytest.raises(EsrlError, match="Broken: .*" + words):
+        check_contract(make())
+
+
+def test_masks_are_respected_and_must_allow_something():
+    check_env(Timed())
+    check_env(Masked())
+
+    def observe(self, place, key):
+        return {"place": place, "action_mask": jnp.where(place[0] > 0, jnp.ones(3, jnp.int8), jnp.zeros(3, jnp.int8))}
+
+    with pytest.raises(EsrlError, match=r"the action_mask after \d steps allows no action; end the episode"):
+        check_env(_masked(_observe=observe))
+
+
+def test_what_is_worked_out_once_is_no_memory():
+    class Table(Line):
+        @functools.cached_property
+        def table(self):
+            return np.arange(3.0, dtype=np.float32)
+
+        def step(self, state, action, key):
+            return Line.step(self, state + self.table[0], action, key)
+
+    check_env(Table())
+
+
+def test_what_an_earlier_trace_left_behind_is_said():
+    def reset(self, key):
+        self.place = jax.random.uniform(key, (1,))
+        return self.place, self.place
+
+    env = instead(reset=reset, step=lambda self, state, action, key: (state, self.place + state, 0.0, False))
+    with pytest.raises(EsrlError, match=r"reset stores a traced value in self\.place; .* keep that in the state"):
+        check_contract(env)
 
 
 def test_a_sound_environment_passes():
@@ -189,6 +394,12 @@ def host_stepping(change):
     return host_instead(step=lambda self, action: change(*Countdown.step(self, action)))
 
 
+HOST_MASK = {
+    "observation_space": spaces.Dict(action_mask=spaces.MultiBinary(5)),
+    "action_space": spaces.MultiDiscrete([2, 3]),
+    "_observe": lambda self: {"action_mask": np.array([1, 0, 0, 0, 0], np.int8)},
+    "step": lambda self, action: (self._observe(), 0.0, False, False, {}),
+}
 HOST_DEFECTS = [
     (lambda: host_stepping(lambda o, r, *rest: (o, float("nan"), *rest)), "reward of step 1 is nan"),
     (lambda: host_stepping(lambda o, r, *rest: (o, np.zeros(2), *rest)), r"reward of step 1 has shape \(2,\)"),
@@ -201,6 +412,11 @@ HOST_DEFECTS = [
     (lambda: host_stepping(lambda o, *rest: ({**o, "side": "left"}, *rest)), "but its space .* needs numbers"),
     (lambda: host_stepping(lambda o, r, t, *rest: (o, r, t, {})), "step 1 raised ValueError"),
     (lambda: host_stepping(lambda o, r, t, *rest: (o, r, np.array([t]), False, {})), "returns an array as terminated"),
+    (
+        lambda: host_instead(_observe=lambda self: {"left": np.random.uniform(0, 9, 1).astype(np.float32), "side": 0}),
+        r"reset with the same seed gave two different observations; begin reset with super\(\)",
+    ),
+    (lambda: host_instead(**HOST_MASK), "after 0 steps allows no action for entry 1"),
     (lambda: host_instead(reset=lambda self, **_: 1 / 0), "reset raised ZeroDivisionError"),
     (lambda: host_instead(__init__=lambda self: 1 / 0), "cannot be made: ZeroDivisionError"),
     (lambda: host_instead(observation_space=None), "observation_space is missing"),
@@ -490,7 +706,7 @@ def test_every_brax_backend_steps(backend, lenient):
         ("brax/inverted_pendulum?colour=red", "cannot be made with backend spring"),
         ("gymnasium/CartPole-v9", "gymnasium has no environment 'CartPole-v9'; did you mean CartPole"),
         ("gymnasium/phys2d/CartPol-v1", "did you mean phys2d/CartPole-v1"),
-        ("gymnasium/CartPole-v1?vectorization=parallel", "must be one of auto, sync, async, vector"),
+        ("gymnasium/CartPole-v1?vectorization=parallel", "must be one of auto, sync, async"),
         ("gymnasium/Acrobot-v1?vectorization=vector", "has no vector entry point"),
         ("gymnasium/Acrobot-v1?horizon=-3", "horizon is -3, but must be at least 1"),
         ("gymnasium/Acrobot-v1?colour=red", "cannot be made: TypeError"),
@@ -510,7 +726,9 @@ def test_unknown_names_offer_near_ones(name, words):
 def test_what_gymnasium_cannot_make_is_not_listed():
     listed = names()["gymnasium"]
     assert {"gymnasium/Ant-v4", "gymnasium/Ant-v5", "gymnasium/LunarLander-v3"} <= set(listed)
-    assert not [name for name in listed if name.endswith(("Ant-v2", "Ant-v3", "Reacher-v2")) or "GymV" in name]
+    assert not [
+        name for name in listed if name.endswith(("Ant-v2", "Ant-v3", "Reacher-v2", "Pusher-v4")) or "GymV" in name
+    ]
 
 
 def test_files_are_loaded_by_path(tmp_path):

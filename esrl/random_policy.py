@@ -1,0 +1,33 @@
+"""A policy that knows nothing: every allowed choice is equally likely (level 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from esrl.heads import head
+from esrl.policy import action_mask
+from esrl.types import Array, Key, PyTree
+
+_NEVER = -1e9  # the logit of an action that is not allowed
+
+
+def random_policy(env: Any) -> Callable[[PyTree, Key], Array]:
+    """`act(observation, key) -> action` for one lane: the head of the action space fed with zeros.
+
+    In a Box, the draw is a normal one of deviation 1, fitted to the bounds.
+
+    Raises:
+      EsrlError: an action space without a head, or an action mask that does not fit it.
+    """
+    actions = head(env.action_space)
+    allowed = action_mask(env.observation_space, env.action_space)
+    zeros = jnp.zeros(actions.size)
+
+    def act(observation: PyTree, key: Key) -> Array:
+        logits = zeros if allowed is None else jnp.where(allowed(observation), zeros, _NEVER)
+        return actions.sample(logits, zeros if actions.gaussian else None, key)
+
+    return act
