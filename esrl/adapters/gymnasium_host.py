@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,8 +22,6 @@ from esrl.env import HORIZON, HostEnv
 from esrl.types import EsrlError
 
 MODES = ("auto", "sync", "async", "vector", "workers")
-
-_MANY = 128  # lanes from which on several processes step them by themselves: below, starting them costs more
 
 
 def host(
@@ -61,7 +60,11 @@ def host(
         with _quiet():
             return StreamLanes(name, make_vec(number, by_hand=True))
 
-    return HostEnv(name, one.observation_space, one.action_space, int(limit), keep_two(lanes), stream, make_one)
+    def single(**kwargs: Any) -> gymnasium.Env:
+        with _quiet():
+            return make_one(**kwargs)
+
+    return HostEnv(name, one.observation_space, one.action_space, int(limit), keep_two(lanes), stream, single)
 
 
 def make(
@@ -80,7 +83,7 @@ def make(
       horizon: steps of an episode; the spec's own limit when left out.
       vectorization: "sync" (one process steps all lanes), "workers" (a few processes step a share of the lanes each),
         "async" (each lane has a process), "vector" (its vector entry point), or "auto": "vector" where there is one,
-        else "workers" from 128 lanes on where there are cores for them, else "sync".
+        else "sync".
       workers: processes of "workers"; as many as there are cores when left out.
       **options: arguments of `gymnasium.make`.
 
@@ -106,8 +109,7 @@ def make(
         if by_hand and vectorization == "vector":
             raise EsrlError(f"{name}: lanes that go on after an episode's end need vectorization=sync or async")
         kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED} if by_hand else {}
-        several = vectorization == "auto" and lanes >= _MANY and cores() > 1
-        if vectorization == "workers" or several:
+        if vectorization == "workers":
             share = partial(_share, name, spec, unchecked, kwargs)
             return WorkersVectorEnv(name, share, lanes, workers or cores())
         if vectorization == "async":
@@ -152,19 +154,26 @@ def from_class(cls: Callable[..., gymnasium.Env], name: str, horizon: int | None
 
 @contextlib.contextmanager
 def _quiet() -> Any:
-    """Keeps off standard output what MuJoCo prints from C for every instance (one line for each HalfCheetah)."""
+    """Keeps off the terminal what MuJoCo prints from C for every instance (a line or two for each HalfCheetah).
+
+    What Python writes to standard error, its warnings, still comes through.
+    """
     try:
-        saved = os.dup(1)
+        saved = [os.dup(1), os.dup(2)]
     except OSError:
         yield
         return
+    sys.stdout.flush()
     with open(os.devnull, "wb") as sink:
         os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
     try:
-        yield
+        with open(os.dup(saved[1]), "w") as errors, contextlib.redirect_stderr(errors):
+            yield
     finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+        for number, descriptor in zip((1, 2), saved, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import signal
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -15,9 +16,9 @@ from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any
 
+import cloudpickle
 import gymnasium
 import numpy as np
-from gymnasium.vector.utils import CloudpickleWrapper
 
 from esrl.types import EsrlError, PyTree
 
@@ -51,16 +52,15 @@ class WorkersVectorEnv:
         self._name = name
         bounds = np.linspace(0, lanes, min(workers, lanes) + 1).round().astype(int)
         self._shares = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
-        context = multiprocessing.get_context("forkserver")  # JAX has threads, so a plain fork may hang
-        context.set_forkserver_preload([__name__])  # else each process imports it
         self._pipes: list[Connection] = []
-        self._processes: list[Any] = []
+        self._processes: list[subprocess.Popen] = []
         for share in self._shares:
-            here, there = context.Pipe()
-            arguments = (there, CloudpickleWrapper(partial(make, share.stop - share.start)))
-            process = context.Process(target=_work, args=arguments, daemon=True)
-            process.start()
-            there.close()
+            try:
+                job = cloudpickle.dumps(partial(make, share.stop - share.start))
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+                raise EsrlError(f"{name} cannot be sent to other processes; use vectorization=sync ({why})") from error
+            here, process = _start(job)
             self._pipes.append(here)
             self._processes.append(process)
         self._owed = [1] * len(self._pipes)  # answers that are still to come: the first says that the share is made
@@ -116,27 +116,47 @@ class WorkersVectorEnv:
         return [answer for answer, _ in last]
 
     def _dead(self, index: int) -> EsrlError:
-        process = self._processes[index]
-        process.join(_GRACE)
-        how = "stopped answering" if process.exitcode is None else f"ended with exit code {process.exitcode}"
-        return EsrlError(f"{self._name}: a process that steps its lanes {how}; use vectorization=sync to see why")
+        how = "stopped answering"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            how = f"ended with exit code {self._processes[index].wait(_GRACE)}"
+        return EsrlError(f"{self._name}: a process that steps its lanes {how}; vectorization=sync may show why")
 
 
-def _end(pipes: list[Connection], processes: list[Any]) -> None:
+def _start(job: bytes) -> tuple[Connection, subprocess.Popen]:
+    """A process that makes lanes and steps them. It does not run the caller's script again, as `multiprocessing` would,
+    and Ctrl-C in a terminal does not reach it."""
+    here, there = multiprocessing.Pipe()
+    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; work({there.fileno()})"
+    with there:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[there.fileno()],
+            start_new_session=True,
+        )
+    with contextlib.suppress(OSError):  # it ended at once; the first answer that does not come says so
+        here.send_bytes(job)
+    return here, process
+
+
+def _end(pipes: list[Connection], processes: list[subprocess.Popen]) -> None:
     for pipe in pipes:
         pipe.close()  # a process that waits for a message ends
     for process in processes:
-        with contextlib.suppress(Exception):
-            process.terminate()
-            process.join(_GRACE)
+        process.terminate()
+        try:
+            process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 # ---- in a process of its own ----------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, make: Callable[[], Any]) -> None:
-    """Answers messages with (answer, None) or (None, a sentence), until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def work(descriptor: int) -> None:
+    """Makes lanes, then answers messages with (answer, None) or (None, a sentence), until the other end is closed."""
+    pipe = Connection(descriptor)
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
     env: Any = None
 
@@ -148,7 +168,7 @@ def _work(pipe: Connection, make: Callable[[], Any]) -> None:
 
     with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
         try:
-            env = make()
+            env = cloudpickle.loads(pipe.recv_bytes())()
             pipe.send((None, None))
         except Exception as error:
             pipe.send((None, _sentence(error)))
