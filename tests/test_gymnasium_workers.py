@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from adapter_laws import train_two_generations
 
 import esrl
 from esrl import EsrlError
+from esrl.adapters import gymnasium_host
 
 WORKERS = "vectorization=workers&workers=2"
 
@@ -37,8 +39,8 @@ class LateFuse(gymnasium.Env):
         return self.np_random.random(2, np.float32), 1.0, False, False, {}
 
 
-def lanes_of(name, *shape, workers=WORKERS):
-    return [esrl.make(f"{name}?{how}").make_vec(*shape) for how in ("vectorization=sync", workers)]
+def lanes_of(name, *shape, horizon=None):
+    return [esrl.make(f"{name}?{how}", horizon=horizon).make_vec(*shape) for how in ("vectorization=sync", WORKERS)]
 
 
 def assert_same(mine, other):
@@ -49,7 +51,7 @@ def assert_same(mine, other):
 @pytest.mark.parametrize("name", ["gymnasium/Acrobot-v1", "gymnasium/Pendulum-v1", "gymnasium/Blackjack-v1"])
 def test_episodes_are_those_of_one_process(name):
     """Arrays and Tuples; five lanes are no whole number of shares; twins share their world across shares."""
-    sync, several = lanes_of(name, 5, 1, 1, workers=f"{WORKERS}&max_episode_steps=12")
+    sync, several = lanes_of(name, 5, 1, 1, horizon=12)
     space = esrl.make(name).action_space
     for generation in range(2):
         seeds = np.array([1, 2, 3, 4, 1]).reshape(5, 1, 1) + 10 * generation
@@ -140,6 +142,26 @@ def running(pid):
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_many_lanes_go_to_processes_by_themselves(monkeypatch):
+    """Where there are cores for them; and what cannot be made in other processes is made in this one."""
+    many = gymnasium_host.MANY
+    monkeypatch.setattr(gymnasium_host, "cores", lambda: 2)
+    env = esrl.make("gymnasium/Acrobot-v1")
+    kinds = [type(env.make_vec(lanes, 1, 1)._envs[0]).__name__ for lanes in (many - 1, many)]
+    assert kinds == ["SyncVectorEnv", "WorkersVectorEnv"]
+    monkeypatch.setattr(gymnasium_host, "cores", lambda: 1)
+    assert type(env.make_stream(many)._env).__name__ == "SyncVectorEnv"
+    monkeypatch.setattr(gymnasium_host, "cores", lambda: 2)
+    held = threading.Lock()  # cannot be sent
+    gymnasium.register("Held-v0", lambda: (held, LateFuse())[1], max_episode_steps=5)
+    try:
+        assert type(esrl.make("gymnasium/Held-v0").make_stream(many)._env).__name__ == "SyncVectorEnv"
+        with pytest.raises(EsrlError, match=r"Held-v0.* cannot be sent to other processes; use vectorization=sync"):
+            esrl.make(f"gymnasium/Held-v0?{WORKERS}").make_stream(2)
+    finally:
+        del gymnasium.registry["Held-v0"]
 
 
 @pytest.mark.parametrize(

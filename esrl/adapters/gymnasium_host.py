@@ -21,6 +21,7 @@ from esrl.adapters.gymnasium_workers import WorkersVectorEnv
 from esrl.env import HORIZON, HostEnv
 from esrl.types import EsrlError
 
+MANY = 256  # lanes from which on "auto" takes a process for each core; fewer do not repay their start so soon
 MODES = ("auto", "sync", "async", "vector", "workers")
 
 
@@ -83,7 +84,7 @@ def make(
       horizon: steps of an episode; the spec's own limit when left out.
       vectorization: "sync" (one process steps all lanes), "workers" (a few processes step a share of the lanes each),
         "async" (each lane has a process), "vector" (its vector entry point), or "auto": "vector" where there is one,
-        else "sync".
+        else "workers" from 256 lanes on where there are cores and it can be made there, else "sync".
       workers: processes of "workers"; as many as there are cores when left out.
       **options: arguments of `gymnasium.make`.
 
@@ -109,9 +110,10 @@ def make(
         if by_hand and vectorization == "vector":
             raise EsrlError(f"{name}: lanes that go on after an episode's end need vectorization=sync or async")
         kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED} if by_hand else {}
-        if vectorization == "workers":
+        if vectorization == "workers" or (vectorization == "auto" and lanes >= MANY and cores() > 1):
             share = partial(_share, name, spec, unchecked, kwargs)
-            return WorkersVectorEnv(name, share, lanes, workers or cores())
+            with contextlib.suppress(*(() if vectorization == "workers" else (EsrlError,))):
+                return WorkersVectorEnv(name, share, lanes, workers or cores())
         if vectorization == "async":
             preload = multiprocessing.get_context("forkserver").set_forkserver_preload
             preload([gymnasium_lanes.__name__])  # else each lane imports it
