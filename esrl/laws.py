@@ -20,7 +20,7 @@ from esrl.types import Array, EsrlError, Key, PyTree, seed_key
 
 _EPISODES = 8
 _FEW = 3  # steps in which one program's rounding cannot have grown into a difference from another's
-_CHEAP = 200  # operations of reset and step that may be run one by one: each is compiled by itself
+_CHEAP = 300  # operations of reset and step that may be run one by one: each is compiled by itself
 
 
 class _Played(NamedTuple):

@@ -37,7 +37,7 @@ def check(env: Any, name: str) -> int:
       name: what errors call it.
 
     Returns:
-      The number of operations of reset and step together; a compiled function in them counts as one.
+      The number of operations of reset and step together.
 
     Raises:
       EsrlError: a method that changes an attribute, or leaves a traced value in one; it is named.
@@ -57,7 +57,18 @@ def _traced(env: Any, name: str, method: str, call: Callable[..., Any], *args: A
     check_traced(env, name, method)
     if changed:
         raise EsrlError(f"{name}: {method} changes self.{changed[0]}; {_ADVICE}")
-    return len(traced.jaxpr.eqns), shapes
+    return _operations(traced.jaxpr), shapes
+
+
+def _operations(jaxpr: Any) -> int:
+    """The operations of a traced function, those of functions and loops inside it too."""
+    inner = [
+        getattr(part, "jaxpr", part)
+        for equation in jaxpr.eqns
+        for value in equation.params.values()
+        for part in (value if isinstance(value, (tuple, list)) else (value,))
+    ]
+    return len(jaxpr.eqns) + sum(_operations(part) for part in inner if hasattr(part, "eqns"))
 
 
 def check_traced(env: Any, name: str, method: str) -> None:
