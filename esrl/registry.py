@@ -177,12 +177,15 @@ def missing(suite: str) -> str:
 
 
 def _gymnasium_names() -> list[str]:
-    """Names of what can be made: not what only raises an error (MuJoCo v2 and v3), nor Atari, a suite of its own."""
-    known = {name for name in gymnasium.registry if not name.startswith(_ATARI)} - _OLD_MUJOCO
-    entry = {name: gymnasium.registry[name].entry_point for name in known}
-    return sorted(
-        f"gymnasium/{name}" for name in known if not getattr(entry[name], "__name__", "").startswith("_raise")
-    )
+    """Names of what can be made: not what only raises an error (MuJoCo v2 and v3), nor what other suites register."""
+    return sorted(f"gymnasium/{name}" for name, spec in gymnasium.registry.items() if _can_make(name, spec.entry_point))
+
+
+def _can_make(name: str, entry_point: Any) -> bool:
+    if not isinstance(entry_point, str):
+        return not getattr(entry_point, "__name__", "").startswith("_raise")
+    others = {suite.module for suite in SUITES.values()} - {"gymnasium"}
+    return name not in _OLD_MUJOCO and entry_point.partition(":")[0].partition(".")[0] not in others
 
 
 def _near_names(name: str) -> str:
