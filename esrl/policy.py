@@ -83,7 +83,7 @@ def bind(
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
         output, carry = bound.apply(params["network"], obs, carry)
         if allowed is not None:
-            logits = jnp.where(allowed(obs), output[: actions.size], jnp.asarray(_NEVER, output.dtype))
+            logits = masked(output[: actions.size], allowed(obs))
             output = jnp.concatenate([logits, output[actions.size :]])
         return (output, params.get("log_std")), carry
 
@@ -118,6 +118,11 @@ def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> 
     if shape is None or math.prod(shape) != size:
         raise EsrlError(f"{MASK} has shape {shape}, but action space {action_space} needs {size} entries")
     return lambda observation: jnp.ravel(observation[MASK]) > 0
+
+
+def masked(logits: Array, allowed: Array) -> Array:
+    """Logits [size] with those of what is not `allowed` [size] so low that it is never drawn."""
+    return jnp.where(allowed, logits, jnp.asarray(_NEVER, logits.dtype))
 
 
 def _check_output(

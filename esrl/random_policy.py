@@ -8,10 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from esrl.heads import head
-from esrl.policy import action_mask
+from esrl.policy import action_mask, masked
 from esrl.types import Array, Key, PyTree
-
-_NEVER = -1e9  # the logit of an action that is not allowed
 
 
 def random_policy(env: Any) -> Callable[[PyTree, Key], Array]:
@@ -27,7 +25,7 @@ def random_policy(env: Any) -> Callable[[PyTree, Key], Array]:
     zeros = jnp.zeros(actions.size)
 
     def act(observation: PyTree, key: Key) -> Array:
-        logits = zeros if allowed is None else jnp.where(allowed(observation), zeros, _NEVER)
+        logits = zeros if allowed is None else masked(zeros, allowed(observation))
         return actions.sample(logits, zeros if actions.gaussian else None, key)
 
     return act
