@@ -187,7 +187,8 @@ def _kinetix(name: str, observation: str, actions: str, options: tuple[tuple[str
 
     Made once: loading takes seconds, and JAX traces a step once for each of Kinetix's environments.
     """
-    logging_was, _ = logging.root.manager.disable, logging.disable(logging.WARNING)  # one of its imports talks
+    logging_was = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # one of its imports talks
     try:
         from kinetix import environment
         from kinetix.util import load_evaluation_levels
