@@ -212,7 +212,7 @@ COMMANDS = {
         _envs,
         "list environments, or show one",
         "List the suites that are installed, and how to install the others; the names in a suite; or show one"
-        " environment: its spaces, the size of the default policy, and how fast a random policy steps it here.",
+        " environment: its spaces, the size of a policy, and how fast a random policy steps it here.",
         _PATTERN,
         (JSON,),
     ),

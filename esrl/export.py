@@ -29,7 +29,11 @@ class World(NamedTuple):
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):
-    """A JAX environment as a `gymnasium.vector.VectorEnv`; see `as_vector_env`."""
+    """A JAX environment as a `gymnasium.vector.VectorEnv`; see `as_vector_env`.
+
+    Attributes:
+      over: lanes [L] whose episode ended with the last step and has not begun again.
+    """
 
     def __init__(self, env: Any, num_envs: int, autoreset_mode: AutoresetMode) -> None:
         self.env = env
@@ -44,7 +48,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._mode = autoreset_mode
         self._start, self._some, self._step = (jax.jit(lenient(f)) for f in _functions(env, autoreset_mode))
         self._world: World | None = None
-        self._over = np.zeros(num_envs, bool)
+        self.over = np.zeros(num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -52,7 +56,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """Begins episodes: in all lanes, or in those of `options["reset_mask"]` [num_envs] bool.
 
         Args:
-          seed: an int (lane i gets seed + i), one for each lane, or None to go on from the random numbers so far.
+          seed: an int (lane i gets seed + i), one for each lane, or None where a lane goes on from its random numbers.
 
         Raises:
           EsrlError: seeds or a mask of another length.
@@ -65,7 +69,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             self._world = self._start(keys)
         else:
             self._world = self._some(self._world, keys, jnp.asarray(mask))
-        self._over = self._over & ~mask
+        self.over = self.over & ~mask
         return self._seen(self._world.observation), {}
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -76,20 +80,23 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         if self._world is None:
             raise EsrlError(f"{name_of(self.env)}: call reset before step")
-        if self._mode == AutoresetMode.DISABLED and self._over.any():
-            lanes = np.flatnonzero(self._over).tolist()
+        if self._mode == AutoresetMode.DISABLED and self.over.any():
+            lanes = np.flatnonzero(self.over).tolist()
             raise EsrlError(
                 f"{name_of(self.env)}: lanes {lanes} have ended; reset them by options={{'reset_mask': ...}}"
             )
+        if np.shape(actions) != self.action_space.shape:
+            needed = f"shape {self.action_space.shape} for {self.num_envs} lanes of {self.single_action_space}"
+            raise EsrlError(f"{name_of(self.env)}: actions have shape {np.shape(actions)}, but need {needed}")
         given = _on_device(actions, self.env.action_space)
-        self._world, final, reward, terminated, truncated = self._step(self._world, given, jnp.asarray(self._over))
+        self._world, final, reward, terminated, truncated = self._step(self._world, given, jnp.asarray(self.over))
         reward, terminated, truncated = (np.array(x) for x in (reward, terminated, truncated))
-        self._over = terminated | truncated
+        self.over = terminated | truncated
         infos: dict[str, Any] = {}
         if self._mode == AutoresetMode.SAME_STEP:
-            if self._over.any():
-                infos = {"final_obs": self._seen(final), "_final_obs": self._over.copy()}
-            self._over = np.zeros(self.num_envs, bool)
+            if self.over.any():
+                infos = {"final_obs": self._seen(final), "_final_obs": self.over.copy()}
+            self.over = np.zeros(self.num_envs, bool)
         return self._seen(self._world.observation), reward.astype(np.float64), terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -100,16 +107,20 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         return tuple(np.asarray(self.env.render(state)) for state in lanes)
 
     def _keys(self, seed: int | Sequence[int | None] | None) -> Key:
-        """A key for each lane [L]."""
-        if seed is None or isinstance(seed, (int, np.integer)):
-            first = self.np_random.integers(2**31) if seed is None else int(seed)
-            seeds: list[int | None] = [int(first) + i for i in range(self.num_envs)]
+        """A key for each lane [L]: its seed's, or where that is None the lane's own."""
+        if seed is None:
+            seeds: list[int | None] = [None] * self.num_envs
+        elif isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
         else:
             seeds = list(seed)
         if len(seeds) != self.num_envs:
             raise EsrlError(f"{len(seeds)} seeds were given, but there are {self.num_envs} lanes")
-        numbers = [int(self.np_random.integers(2**31)) if s is None else int(s) % 2**32 for s in seeds]
-        return jax.vmap(lambda i: jax.random.fold_in(seed_key(0), i))(np.asarray(numbers, np.uint32))
+        numbers = [int(self.np_random.integers(2**32)) if s is None else int(s) % 2**32 for s in seeds]
+        keys = jax.vmap(lambda i: jax.random.fold_in(seed_key(0), i))(np.asarray(numbers, np.uint32))
+        if self._world is None:
+            return keys
+        return _pick(keys, self._world.keys, jnp.asarray([s is not None for s in seeds]))
 
     def _seen(self, observation: PyTree) -> Any:
         return _on_host(observation, self.single_observation_space)
@@ -193,7 +204,13 @@ class SingleEnv(gymnasium.Env):
         return _lane(observation), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """One step; after an episode's end a reset must follow."""
+        """One step; after an episode's end a reset must follow.
+
+        Raises:
+          EsrlError: before the first reset, after an episode's end, or an action of another shape.
+        """
+        if self._lanes.over.any():
+            raise EsrlError(f"{name_of(self.env)}: the episode has ended; call reset before the next step")
         observation, reward, terminated, truncated, info = self._lanes.step(np.asarray(action)[None])
         return _lane(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 

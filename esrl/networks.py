@@ -151,8 +151,9 @@ def cnn(
 ) -> Network:
     """A convolutional network for pictures: 3x3 convolutions, then dense layers.
 
-    A picture is an entry of the observation that is a Box [H, W, C]; uint8 ones are divided by 255. A convolution
-    halves sides above 16 pixels and keeps smaller ones. Entries that are no pictures join before the dense layers.
+    A picture is an entry of the observation that is a Box of three dimensions, with the channels last, or first where
+    that side is the shortest; uint8 ones are divided by 255. A convolution halves sides above 16 pixels and keeps
+    smaller ones. Entries that are no pictures join before the dense layers.
 
     Args:
       channels: of the convolutions.

@@ -11,6 +11,8 @@ from gymnasium import spaces
 
 from esrl.types import Array, EsrlError, PyTree
 
+MASK = "action_mask"  # the entry of a Dict observation that says which actions are allowed
+
 
 def observation_zeros(space: spaces.Space) -> PyTree:
     """One observation of zeros, as arrays on the device; Dict gives a dict, Tuple a tuple.
@@ -30,9 +32,9 @@ def observation_zeros(space: spaces.Space) -> PyTree:
 
 
 def float_leaves(space: spaces.Space) -> PyTree:
-    """For each observation leaf, whether it is a float Box of at most two dimensions (which may be normalised)."""
+    """For each observation leaf, whether it may be normalised: a float Box of at most two dimensions, but no mask."""
     if isinstance(space, spaces.Dict):
-        return {name: float_leaves(sub) for name, sub in space.spaces.items()}
+        return {name: name != MASK and float_leaves(sub) for name, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(float_leaves(sub) for sub in space.spaces)
     return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and len(space.shape) < 3
@@ -55,14 +57,20 @@ def features(space: spaces.Space, observation: PyTree) -> Array:
 
 
 def pictures_and_rest(space: spaces.Space, observation: PyTree) -> tuple[list[Array], Array]:
-    """The pictures of an observation (Boxes [H, W, C], float32; uint8 ones over 255), and the rest as one vector."""
+    """The pictures of an observation (float32 [H, W, C]; uint8 ones over 255), and the rest as one vector.
+
+    A picture is a Box of three dimensions. Its channels come last, or first when that side is the shortest (a stack of
+    Atari frames, [4, 84, 84]).
+    """
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         parts: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         found = [pictures_and_rest(sub, observation[key]) for key, sub in parts]
         return [p for pictures, _ in found for p in pictures], jnp.concatenate([rest for _, rest in found])
     if isinstance(space, spaces.Box) and len(space.shape) == 3:
         scale = 1 / 255 if space.dtype == np.uint8 else 1.0
-        return [observation.astype(jnp.float32) * scale], jnp.zeros(0)
+        channels_first = space.shape[0] < min(space.shape[1:])
+        picture = jnp.moveaxis(observation, 0, -1) if channels_first else observation
+        return [picture.astype(jnp.float32) * scale], jnp.zeros(0)
     return [], features(space, observation)
 
 

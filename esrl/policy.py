@@ -12,11 +12,10 @@ from gymnasium import spaces
 
 from esrl.heads import Head, head
 from esrl.networks import mlp
-from esrl.observations import float_leaves, observation_zeros
+from esrl.observations import MASK, float_leaves, observation_zeros
 from esrl.types import Array, EsrlError, Key, PyTree
 from esrl.wrap import policy
 
-MASK = "action_mask"  # the entry of a Dict observation that says which actions are allowed
 _NEVER = -1e9  # the logit of an action that is not allowed: finite, so that gradients and entropies are
 
 

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -89,7 +90,7 @@ def make(env: Any, **options: Any) -> Any:
         raise EsrlError(f"{name} names a file; say which class as well: {name}:ClassName")
     suite, _, rest = name.partition("/")
     if suite in SUITES and rest:
-        made = _gymnasium(rest, options) if suite == "gymnasium" else _suite(suite).make(rest, **options)
+        made = _gymnasium(rest, options) if suite == "gymnasium" else _named(suite, rest, options)
     elif suite in plugins.suites(SUITES):
         made = _announced(name, options)
         check_contract(made)
@@ -165,8 +166,13 @@ def _suite(suite: str) -> ModuleType:
     try:
         adapter = importlib.import_module(f"esrl.adapters.{suite}")
         adapter.names()
+    except EsrlError:
+        raise
     except ImportError as error:
         raise EsrlError(f"{suite} cannot be imported ({error}); install it with: pip install '{install}'") from error
+    except Exception as error:  # versions that do not fit together fail in every way
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise EsrlError(f"{suite} cannot be imported: {type(error).__name__}: {reason}") from error
     return adapter
 
 
@@ -216,15 +222,19 @@ def _gymnasium(identifier: str, options: dict[str, Any]) -> Any:
         hint = hint if hint.startswith("; did") else f" ({error})"
         raise EsrlError(f"gymnasium has no environment {identifier!r}{hint}") from error
     if identifier.startswith(("phys2d/", "tabular/")):
-        return _with_options(functional.make, identifier, spec, options)
-    return _with_options(gymnasium_host.make, identifier, spec, options)
+        return _with_options(f"gymnasium/{identifier}", partial(functional.make, identifier, spec), options)
+    return _with_options(f"gymnasium/{identifier}", partial(gymnasium_host.make, identifier, spec), options)
 
 
-def _with_options(make: Callable[..., Any], identifier: str, spec: Any, options: dict[str, Any]) -> Any:
+def _named(suite: str, name: str, options: dict[str, Any]) -> Any:
+    return _with_options(f"{suite}/{name}", partial(_suite(suite).make, name), options)
+
+
+def _with_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> Any:
     try:
-        return make(identifier, spec, **options)
+        return make(**options)
     except TypeError as error:
-        raise EsrlError(f"gymnasium/{identifier} does not take these options {options}: {error}") from error
+        raise EsrlError(f"{name} does not take these options {options}: {error}") from error
 
 
 def _announced(name: str, options: dict[str, Any]) -> Any:
@@ -234,9 +244,8 @@ def _announced(name: str, options: dict[str, Any]) -> Any:
     made = _from_object(found, full, left)
     if isinstance(made, HostEnv):
         return made._replace(name=full)
-    if str(getattr(made, "name", "")).partition("?")[0] != name:
-        with contextlib.suppress(AttributeError):
-            made.name = full
+    with contextlib.suppress(AttributeError):
+        made.name = full
     return made
 
 
@@ -245,7 +254,7 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
 
     from esrl.adapters import functional, gymnasium_host
 
-    if isinstance(env, HostEnv):
+    if isinstance(env, HostEnv) and not options:
         return env
     if inspect.isclass(env) and issubclass(env, gymnasium.Env):
         return gymnasium_host.from_class(env, name, **options)

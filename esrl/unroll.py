@@ -206,10 +206,11 @@ def _host(env: HostEnv) -> Unroll:
         observation, carries = jax.device_get(lanes.observation), lanes.carry
         time, total = np.array(lanes.time), np.array(lanes.total)
         over = np.zeros(number, bool)
-        if held["mark"] is None or tuple(np.asarray(lanes.state)) != held["mark"]:
+        mark, held["mark"] = held["mark"], None  # whoever breaks this off leaves worlds that nobody knows
+        if mark is None or tuple(np.asarray(lanes.state)) != mark:
             observation = narrow(worlds.begin(np.ones(number, bool), seeds[length]))
             time, total, over = np.zeros_like(time), np.zeros_like(total), np.ones(number, bool)
-            held["mark"] = (np.uint32(random.SystemRandom().getrandbits(32)), np.uint32(0))
+            mark = (np.uint32(random.SystemRandom().getrandbits(32)), np.uint32(0))
         steps, ended = [], [0, 0.0, 0.0]
         for t in range(length):
             actions, carries, record = decide(context, observation, carries, over, key, lanes.ids, np.int32(t))
@@ -227,7 +228,7 @@ def _host(env: HostEnv) -> Unroll:
                 after = narrow(worlds.begin(over, seeds[t]))
                 time, total = np.where(over, 0, time), np.where(over, 0, total)
             observation = after
-        held["mark"] = (held["mark"][0], held["mark"][1] + np.uint32(1))
+        held["mark"] = (mark[0], mark[1] + np.uint32(1))
         carries = restart(carries, carry, jnp.asarray(over))
         numbers = (jnp.asarray(np.asarray(x, kind)) for x, kind in zip(ended, "iff", strict=True))
         last = judge(context, observation, carries)

@@ -100,6 +100,34 @@ def test_what_does_not_fit_is_said(arguments, words):
         esrl.as_vector_env(*arguments)
 
 
+def test_the_first_seed_decides_all_that_follows():
+    def worlds(env):
+        seen = [env.reset(seed=3)[0]]
+        seen += [env.step(np.zeros(2, int))[0], env.reset()[0]]
+        seen += [env.reset(options={"reset_mask": np.array([True, False])})[0], env.reset(seed=[None, 7])[0]]
+        return np.stack(seen)
+
+    one, other = (worlds(esrl.as_vector_env(Counter(), 2, "Disabled")) for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert len(np.unique(one[[0, 2, 3, 4], 0, 0])) == 4
+    np.testing.assert_array_equal(one[3, 1], one[2, 1])
+
+
+def test_actions_of_another_shape_and_steps_after_the_end_are_said():
+    env = esrl.as_vector_env(Counter(), 2)
+    env.reset(seed=0)
+    for actions in (np.zeros(3, int), np.zeros((2, 1), int)):
+        with pytest.raises(
+            EsrlError, match=r"actions have shape \(.*\), but need shape \(2,\) for 2 lanes of Discrete"
+        ):
+            env.step(actions)
+    single = esrl.as_gymnasium(Counter())
+    single.reset(seed=0)
+    with pytest.raises(EsrlError, match="the episode has ended; call reset before the next step"):
+        for _ in range(9):
+            single.step(0)
+
+
 def test_a_reset_comes_first_and_has_a_seed_for_each_lane():
     env = esrl.as_vector_env(Counter(), 2)
     with pytest.raises(EsrlError, match="call reset before step"):

@@ -98,8 +98,9 @@ def test_a_process_that_is_killed_is_said():
     assert lanes.failed and env.make_vec(2, 1, 1) is not lanes
 
 
-def test_an_interrupted_step_does_no_harm():
-    lanes = lanes_of("gymnasium/Acrobot-v1", 2, 1, 1)[1]
+def test_after_an_interrupted_step_lanes_are_made_anew():
+    env = esrl.make(f"gymnasium/Acrobot-v1?{WORKERS}")
+    lanes = env.make_vec(2, 1, 1)
     seeds = np.arange(2).reshape(2, 1, 1)
     first = lanes.reset(seeds)
     workers = lanes._envs[0]
@@ -115,8 +116,9 @@ def test_an_interrupted_step_does_no_harm():
     with pytest.raises(KeyboardInterrupt):
         lanes.step(np.ones(2, int))
     workers._pipes[0] = pipe
-    np.testing.assert_array_equal(lanes.reset(seeds), first)
     assert all(os.getsid(process.pid) != os.getsid(0) for process in workers._processes)  # no Ctrl-C of this terminal
+    assert lanes.failed and env.make_vec(2, 1, 1) is not lanes
+    np.testing.assert_array_equal(env.make_vec(2, 1, 1).reset(seeds), first)
 
 
 def test_processes_end_with_the_one_that_made_them(tmp_path):

@@ -1,15 +1,17 @@
 """Environments of installed packages: found by their entry points, made, listed, and what is wrong with them said."""
 
 import json
+from urllib.parse import parse_qsl
 
 import pytest
 
 import esrl
 from esrl import EsrlError, plugins
+from esrl.adapters._names import with_options
 from esrl.catalogue import is_one, listing
 from esrl.cli import main
 from esrl.env import HostEnv, check_env
-from esrl.registry import names, names_of, suites
+from esrl.registry import _value, names, names_of, suites
 
 CODE = """
 import gymnasium
@@ -183,3 +185,17 @@ def test_a_package_that_fails_keeps_no_other_from_being_listed():
 def test_near_names_offer_them():
     with pytest.raises(EsrlError, match="unknown environment 'wlak'; did you mean walk"):
         esrl.make("wlak")
+
+
+def test_names_with_options_are_read_back():
+    for value in (1e20, "a b&c", True, -3, 0.5):
+        query = with_options("suite/Name", {"key": value}).partition("?")[2]
+        assert [_value(text) for _, text in parse_qsl(query)] == [value]
+
+
+def test_options_for_a_host_environment_that_is_made_are_refused():
+    made = esrl.make("gymnasium/CartPole-v1")
+    with pytest.raises(EsrlError, match=r"options \{'horizon': 3\} were given for an environment that is already made"):
+        esrl.make(made, horizon=3)
+    with pytest.raises(EsrlError, match="does not take these options"):
+        esrl.make("brax/hopper?name=x")

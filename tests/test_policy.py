@@ -185,6 +185,8 @@ def test_a_cnn_sees_pictures_and_what_is_beside_them(space):
     joined = 10 * 6 * 8 + 3 * isinstance(space, spaces.Dict)  # 20 x 12 is halved once
     assert (joined, 16) in [x.shape for x in jax.tree.leaves(after)]
     assert any(not np.array_equal(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
+    stacked = spaces.Box(0, 255, (2, 20, 12), np.uint8)  # channels first
+    assert pictures_and_rest(stacked, observation_zeros(stacked))[0][0].shape == (20, 12, 2)
     pictures, rest = pictures_and_rest(PICTURE, jnp.full((20, 12, 2), 255, jnp.uint8))
     np.testing.assert_array_equal(pictures[0], 1.0)
     assert rest.shape == (0,)
@@ -317,6 +319,12 @@ def test_an_action_that_is_masked_is_never_taken(space, deterministic):
         assert set(actions.tolist()) <= {3, 4, 6}
     else:
         assert set(actions[:, 0].tolist()) == {1} and set(actions[:, 1].tolist()) <= {0, 2}
+
+
+def test_a_mask_of_floats_is_not_normalised():
+    space = spaces.Dict(action_mask=spaces.Box(0.0, 1.0, (2,)), view=spaces.Box(-1.0, 1.0, (3,)))
+    bound = bind(esrl.mlp((8,)), space, spaces.Discrete(2))
+    assert bound.floats == {"action_mask": False, "view": True}
 
 
 def test_a_mask_leaves_the_probabilities_of_what_is_allowed_as_they_were_among_themselves():

@@ -16,6 +16,7 @@ from gymnasium.vector import AutoresetMode
 from esrl.adapters import gymnasium_lanes
 from esrl.adapters._cores import cores
 from esrl.adapters._names import with_options
+from esrl.adapters._suite import check_horizon
 from esrl.adapters.gymnasium_lanes import Park, StreamLanes, VectorLanes, keep_two, park
 from esrl.adapters.gymnasium_workers import WorkersVectorEnv
 from esrl.env import HORIZON, HostEnv
@@ -36,8 +37,7 @@ def host(
 
     `make_vec(n, by_hand)` makes lanes that are reset one by one, when they are told to, if `by_hand` is true.
     """
-    if horizon is not None and horizon < 1:
-        raise EsrlError(f"{name}: horizon is {horizon}, but must be at least 1")
+    check_horizon(name, horizon)
     try:
         with _quiet():
             one = make_one()
@@ -54,12 +54,10 @@ def host(
     limit = horizon or getattr(one.spec, "max_episode_steps", None) or HORIZON
 
     def lanes(pairs: int, signs: int, episodes: int) -> VectorLanes:
-        with _quiet():
-            return VectorLanes(name, partial(make_vec, by_hand=False), (pairs, signs, episodes), true_vector)
+        return VectorLanes(name, partial(make_vec, by_hand=False), (pairs, signs, episodes), true_vector)
 
     def stream(number: int) -> StreamLanes:
-        with _quiet():
-            return StreamLanes(name, make_vec(number, by_hand=True))
+        return StreamLanes(name, make_vec(number, by_hand=True))
 
     def single(**kwargs: Any) -> gymnasium.Env:
         with _quiet():
@@ -106,14 +104,15 @@ def make(
 
     def vector(lanes: int, by_hand: bool) -> Any:
         if true_vector and not by_hand:
-            return gymnasium.make_vec(identifier, lanes, vectorization_mode="vector_entry_point", **limited)
+            with _quiet():
+                return gymnasium.make_vec(identifier, lanes, vectorization_mode="vector_entry_point", **limited)
         if by_hand and vectorization == "vector":
             raise EsrlError(f"{name}: lanes that go on after an episode's end need vectorization=sync or async")
         kwargs: dict[str, Any] = {"autoreset_mode": AutoresetMode.DISABLED} if by_hand else {}
         if vectorization == "workers" or (vectorization == "auto" and lanes >= MANY and cores() > 1):
             share = partial(_share, name, spec, unchecked, kwargs)
             with contextlib.suppress(*(() if vectorization == "workers" else (EsrlError,))):
-                return WorkersVectorEnv(name, share, lanes, workers or cores())
+                return WorkersVectorEnv(name, share, lanes, workers or cores())  # not quiet: the processes inherit that
         if vectorization == "async":
             preload = multiprocessing.get_context("forkserver").set_forkserver_preload
             preload([gymnasium_lanes.__name__])  # else each lane imports it
@@ -130,13 +129,13 @@ def make(
 def _lanes(name: str, of: Any, lanes: int, mode: str, options: dict[str, Any], kwargs: dict[str, Any]) -> Any:
     """Gymnasium's own vector environment of parked lanes, of an identifier or of a spec."""
     extra: dict[str, Any] = {"wrappers": (partial(park, name),), "vector_kwargs": kwargs}
-    return gymnasium.make_vec(of, lanes, vectorization_mode=mode, **extra, **options)
+    with _quiet():
+        return gymnasium.make_vec(of, lanes, vectorization_mode=mode, **extra, **options)
 
 
 def _share(name: str, spec: Any, options: dict[str, Any], kwargs: dict[str, Any], lanes: int) -> Any:
     """The lanes of one process."""
-    with _quiet():
-        return _lanes(name, spec, lanes, "sync", options, kwargs)
+    return _lanes(name, spec, lanes, "sync", options, kwargs)
 
 
 def from_class(cls: Callable[..., gymnasium.Env], name: str, horizon: int | None = None, **options: Any) -> HostEnv:
@@ -149,7 +148,8 @@ def from_class(cls: Callable[..., gymnasium.Env], name: str, horizon: int | None
 
     def vector(lanes: int, by_hand: bool) -> Any:
         reset = AutoresetMode.DISABLED if by_hand else AutoresetMode.NEXT_STEP
-        return gymnasium.vector.SyncVectorEnv([lambda: Park(one(), name)] * lanes, autoreset_mode=reset)
+        with _quiet():
+            return gymnasium.vector.SyncVectorEnv([lambda: Park(one(), name)] * lanes, autoreset_mode=reset)
 
     return host(name, one, vector, limit, False)
 

@@ -113,7 +113,7 @@ class VectorLanes:
         try:
             with errors_of(self._name, what, self._envs):
                 yield
-        except EsrlError:
+        except BaseException:  # Ctrl-C as well: nobody knows which lanes were stepped
             self.failed = True
             raise
 
@@ -152,7 +152,7 @@ class StreamLanes:
         try:
             with errors_of(self._name, what, [self._env]):
                 return call()
-        except EsrlError:
+        except BaseException:
             self.failed = True
             raise
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -28,8 +29,8 @@ _GRACE = 5.0  # seconds that a process gets to end by itself
 class WorkersVectorEnv:
     """A vector environment of L lanes in W processes, with the part of Gymnasium's interface that lanes need.
 
-    The processes end with the one that made them, and leave Ctrl-C to it. An interrupted call does no harm: what the
-    processes still answer to it is thrown away at the next.
+    The processes end with the one that made them, and leave Ctrl-C to it. After a call that was broken off by anything
+    but an error of the environment, nothing more can be asked.
 
     Attributes:
       num_envs: L.
@@ -46,8 +47,10 @@ class WorkersVectorEnv:
           workers: W; no more than lanes are started.
 
         Raises:
-          EsrlError: the environment cannot be made.
+          EsrlError: the environment cannot be made, or the operating system is not of the POSIX kind.
         """
+        if os.name != "posix":
+            raise EsrlError(f"{name}: vectorization=workers needs Linux or macOS; use vectorization=sync")
         self.num_envs = lanes
         self._name = name
         bounds = np.linspace(0, lanes, min(workers, lanes) + 1).round().astype(int)
@@ -63,10 +66,9 @@ class WorkersVectorEnv:
             here, process = _start(job)
             self._pipes.append(here)
             self._processes.append(process)
-        self._owed = [1] * len(self._pipes)  # answers that are still to come: the first says that the share is made
         self._seen: list[PyTree] = [None] * len(self._pipes)  # each share's last observations
         self._close = weakref.finalize(self, _end, self._pipes, self._processes)
-        self._answers()
+        self._answers(range(len(self._pipes)))  # each says that its share is made
 
     def reset(self, *, seed: list[int | None], options: dict[str, Any] | None = None) -> tuple[PyTree, dict]:
         """Resets the lanes with their seeds [L]; `options["reset_mask"]` [L] says which, where not all are reset."""
@@ -90,30 +92,26 @@ class WorkersVectorEnv:
         self._close()
 
     def _ask(self, what: str, given: dict[int, Any]) -> list[Any]:
-        """The answers of the processes that are given a message."""
-        self._answers()
+        """The answers of the processes that are given a message; None for the others."""
         for index, part in given.items():
             try:
                 self._pipes[index].send((what, part))
             except OSError:
                 raise self._dead(index) from None
-            self._owed[index] += 1
-        return self._answers()
+        return self._answers(given)
 
-    def _answers(self) -> list[Any]:
-        """The last answer of every process, when none owes any; the first error among them, by lanes, is raised."""
-        last: list[tuple[Any, str | None]] = [(None, None)] * len(self._pipes)
-        for index, pipe in enumerate(self._pipes):
-            while self._owed[index]:
-                try:
-                    last[index] = pipe.recv()
-                except (EOFError, OSError):
-                    raise self._dead(index) from None
-                self._owed[index] -= 1
-        for _, error in last:
+    def _answers(self, asked: Iterable[int]) -> list[Any]:
+        """An answer of each process that was asked; when all are there, the first error among them is raised."""
+        answers: list[tuple[Any, str | None]] = [(None, None)] * len(self._pipes)
+        for index in asked:
+            try:
+                answers[index] = self._pipes[index].recv()
+            except (EOFError, OSError):
+                raise self._dead(index) from None
+        for _, error in answers:
             if error is not None:
                 raise EsrlError(error)
-        return [answer for answer, _ in last]
+        return [answer for answer, _ in answers]
 
     def _dead(self, index: int) -> EsrlError:
         how = "stopped answering"
