@@ -708,7 +708,7 @@ def test_every_brax_backend_steps(backend, lenient):
         ("gymnasium/phys2d/CartPol-v1", "did you mean phys2d/CartPole-v1"),
         ("gymnasium/CartPole-v1?vectorization=parallel", "must be one of auto, sync, async"),
         ("gymnasium/Acrobot-v1?vectorization=vector", "has no vector entry point"),
-        ("gymnasium/Acrobot-v1?horizon=-3", "horizon is -3, but must be at least 1"),
+        ("gymnasium/Acrobot-v1?horizon=-3", "horizon is -3, but must be a whole number of at least 1"),
         ("gymnasium/Acrobot-v1?colour=red", "cannot be made: TypeError"),
         ("gymnasium/ALE/Breakout-v5", "Atari is a suite of its own: use atari/Breakout-v5"),
         ("hopper", "unknown environment 'hopper'; did you mean brax/hopper"),
