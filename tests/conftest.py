@@ -46,3 +46,14 @@ def lenient() -> Iterator[None]:
     """JAX's ordinary promotion rules, for third-party environments that rely on them."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--heavy", action="store_true", help="also run what compiles for minutes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--heavy"):
+        for item in items:
+            if "heavy" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="compiles for minutes; run with --heavy"))

@@ -31,7 +31,7 @@ def env():
     return esrl.make(f"{NAME}?horizon=5")
 
 
-@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.parametrize("agent", [AGENTS[0], *(pytest.param(agent, marks=pytest.mark.heavy) for agent in AGENTS[1:])])
 def test_every_agent_trains(agent):
     """A control step is shortened to one step of the simulation."""
     train_two_generations(f"{NAME}?horizon=20&ctrl_dt=0.01", agent)
@@ -48,6 +48,7 @@ def test_a_hundred_random_episodes_are_playgrounds_own():
     assert_same_episodes(env, reset, step, 20)
 
 
+@pytest.mark.heavy
 def test_repeats_and_the_time_limit_are_those_of_playgrounds_wrapper(lenient):
     """Its training wrapper repeats an action, sums the rewards, and calls an episode of 6 simulated steps truncated."""
     from brax.envs.wrappers.training import EpisodeWrapper
