@@ -7,8 +7,8 @@ from typing import Any
 
 from esrl import plugins
 from esrl.inspect_env import Inspection
-from esrl.registry import SUITES, names_of, suites
-from esrl.types import EsrlError, nearest
+from esrl.registry import SUITES, names_of, near_by_last_part, suites
+from esrl.types import EsrlError
 
 Listing = dict[str, Any]
 
@@ -40,7 +40,7 @@ def listing(pattern: str = "") -> dict[str, Listing]:
         if shown:
             return shown
     known = [name for suite in own or suites() for name in _names(suite)]
-    raise EsrlError(f"no environment's name contains {pattern!r}{_near(pattern, known)}")
+    raise EsrlError(f"no environment's name contains {pattern!r}{near_by_last_part(pattern, known)}")
 
 
 def as_text(found: dict[str, Listing], whole: bool) -> str:
@@ -101,16 +101,6 @@ def _entry(suite: str, part: str) -> Listing:
 
 def _names(suite: str) -> list[str]:
     return _entry(suite, "").get("names", [])
-
-
-def _near(pattern: str, known: list[str]) -> str:
-    """A clause with near names; where there are none, how to see them all."""
-    bare = {name.rsplit("/", 1)[-1].lower(): name for name in reversed(known)}
-    near = nearest(pattern.rsplit("/", 1)[-1].lower(), bare)
-    if not near.startswith("; did"):
-        return "; see the suites with: esrl envs"
-    guesses = near.removeprefix("; did you mean ").rstrip("?").split(" or ")
-    return f"; did you mean {' or '.join(bare[guess] for guess in guesses)}?"
 
 
 def _version(suite: str) -> str:

@@ -20,7 +20,7 @@ from esrl import plugins
 from esrl.adapters._names import with_options
 from esrl.env import HORIZON, HostEnv, check_contract, check_env
 from esrl.runtime import configure
-from esrl.types import EsrlError, nearest
+from esrl.types import EsrlError, close_to, nearest
 
 
 class Suite(NamedTuple):
@@ -196,17 +196,20 @@ def _can_make(name: str, entry_point: Any) -> bool:
 
 def _near_names(name: str) -> str:
     known = [n for listed in names().values() if isinstance(listed, list) for n in listed]
-    bare = {n.rsplit("/", 1)[-1].lower(): n for n in reversed(known)}  # of two alike, the suite that is listed first
-    if name.lower() in bare:
-        return f"; did you mean {bare[name.lower()]}?"
     close = nearest(name, known)
-    if close.startswith("; did"):
+    if "/" in name and close.startswith("; did"):
         return close
-    last = nearest(name.rsplit("/", 1)[-1].lower(), bare)
-    if last.startswith("; did"):
-        guesses = [bare[g] for g in last.removeprefix("; did you mean ").rstrip("?").split(" or ")]
-        return f"; did you mean {' or '.join(guesses)}?"
-    return "; see them all with: esrl envs"
+    return near_by_last_part(name, known)
+
+
+def near_by_last_part(name: str, known: list[str]) -> str:
+    """A clause with names whose part behind the suite is near, in any case; where there are none, how to see them."""
+    bare = {n.rsplit("/", 1)[-1].lower(): n for n in reversed(known)}  # of two alike, the suite that is listed first
+    last = name.rsplit("/", 1)[-1].lower()
+    guesses = [last] if last in bare else close_to(last, bare)
+    if not guesses:
+        return "; see the suites with: esrl envs"
+    return f"; did you mean {' or '.join(bare[guess] for guess in guesses)}?"
 
 
 def _gymnasium(identifier: str, options: dict[str, Any]) -> Any:

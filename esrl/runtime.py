@@ -10,6 +10,11 @@ from pathlib import Path
 import jax
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def configure(cpu_devices: int | None = None) -> None:
     """Sets JAX up, once, as far as the user has not.
@@ -22,11 +27,10 @@ def configure(cpu_devices: int | None = None) -> None:
 
     Called by `esrl.make` and the command line; call it first thing when JAX arrays are made before that.
     """
-    cores = cpu_devices or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     chosen = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0
     if not chosen:
         with contextlib.suppress(RuntimeError):  # JAX has been used already
-            jax.config.update("jax_num_cpu_devices", cores)
+            jax.config.update("jax_num_cpu_devices", cpu_devices or cores())
     folder = _cache_folder()
     if folder is not None and not jax.config.jax_compilation_cache_dir:
         with contextlib.suppress(OSError):

@@ -29,10 +29,15 @@ def seed_key(seed: int) -> Key:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def close_to(given: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """The known names that are near a name, nearest first."""
+    return difflib.get_close_matches(given, sorted(known), n=limit, cutoff=0.5)
+
+
 def nearest(given: str, known: Iterable[str], limit: int = 3) -> str:
     """A `; did you mean ...?` clause for an unknown name, or the known names when nothing is near."""
     known = sorted(known)
-    close = difflib.get_close_matches(given, known, n=limit, cutoff=0.5)
+    close = close_to(given, known, limit)
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; known: {', '.join(known)}" if known else ""

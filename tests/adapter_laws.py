@@ -99,3 +99,23 @@ def assert_same_episodes(
     np.testing.assert_array_equal(mine[1], own[1])
     np.testing.assert_array_equal(mine[2], own[2])
     compare(mine[0].sum(axis=1), own[0].sum(axis=1))
+
+
+def seeds_of_generations(env: Any, population: int, episodes: int) -> list[set[int]]:
+    """Seeds of the worlds of two generations and of an evaluation, of an environment that Python steps."""
+    given: list[Any] = []
+    make_vec = env.make_vec
+
+    def watched(*shape: int) -> Any:
+        lanes = make_vec(*shape)
+        if "reset" not in vars(lanes):
+            reset = lanes.reset
+            lanes.reset = lambda seeds: (given.append(seeds), reset(seeds))[1]
+        return lanes
+
+    agent = esrl.eggroll(env._replace(make_vec=watched), esrl.mlp((4,)), population=population)
+    state = agent.init(seed_key(0))
+    for _ in range(2):
+        state, _ = agent.step(state)
+    esrl.evaluate(agent, state, episodes=episodes)
+    return [set(seeds.ravel().tolist()) for seeds in given[:3]]

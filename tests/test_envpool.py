@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from adapter_laws import AGENTS, train_two_generations
+from adapter_laws import AGENTS, seeds_of_generations, train_two_generations
 
 import esrl
 from esrl import EsrlError
@@ -89,22 +89,7 @@ def test_both_signs_see_the_same_worlds(name):
 
 
 def test_generations_and_held_out_episodes_have_worlds_of_their_own():
-    env = esrl.make("envpool/CartPole-v1?horizon=5")
-    given, make_vec = [], env.make_vec
-
-    def watched(*shape):
-        lanes = make_vec(*shape)
-        if "reset" not in vars(lanes):
-            reset = lanes.reset
-            lanes.reset = lambda seeds: (given.append(seeds), reset(seeds))[1]
-        return lanes
-
-    agent = esrl.eggroll(env._replace(make_vec=watched), esrl.mlp((4,)), population=8)
-    state = agent.init(seed_key(0))
-    for _ in range(2):
-        state, _ = agent.step(state)
-    esrl.evaluate(agent, state, episodes=8)
-    one, two, held_out = (set(seeds.ravel().tolist()) for seeds in given[:3])
+    one, two, held_out = seeds_of_generations(esrl.make("envpool/CartPole-v1?horizon=5"), 8, 8)
     assert len(one) == len(two) == 4 and not one & two and not held_out & (one | two)
 
 

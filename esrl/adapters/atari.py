@@ -10,11 +10,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from esrl.adapters._cores import cores
 from esrl.adapters._names import with_options
 from esrl.adapters._pools import Outcome, pool_env
 from esrl.adapters._suite import check_horizon, check_known, construct, quiet
 from esrl.env import HostEnv
+from esrl.runtime import cores
 from esrl.types import EsrlError, PyTree
 
 _RESERVED = ("game", "num_envs", "batch_size", "num_threads", "autoreset_mode", "thread_affinity_offset")

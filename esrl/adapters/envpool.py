@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from esrl.adapters._cores import cores
 from esrl.adapters._names import with_options
 from esrl.adapters._pools import Outcome, pool_env
 from esrl.adapters._suite import check_horizon, check_known, construct, quiet
 from esrl.env import HORIZON, HostEnv
+from esrl.runtime import cores
 from esrl.types import EsrlError, PyTree
 
 # Families in which EnvPool's own limit does nothing but end the episode. There the pool's limit lies one step behind

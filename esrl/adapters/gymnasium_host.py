@@ -14,12 +14,12 @@ import gymnasium
 from gymnasium.vector import AutoresetMode
 
 from esrl.adapters import gymnasium_lanes
-from esrl.adapters._cores import cores
 from esrl.adapters._names import with_options
 from esrl.adapters._suite import check_horizon
 from esrl.adapters.gymnasium_lanes import Park, StreamLanes, VectorLanes, keep_two, park
 from esrl.adapters.gymnasium_workers import WorkersVectorEnv
 from esrl.env import HORIZON, HostEnv
+from esrl.runtime import cores
 from esrl.types import EsrlError
 
 MANY = 256  # lanes from which on "auto" takes a process for each core; fewer do not repay their start so soon

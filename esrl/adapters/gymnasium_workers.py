@@ -166,6 +166,7 @@ def work(descriptor: int) -> None:
 
     with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
         try:
+            # Runs code, the parent's own: over a pipe that only these two hold, never from a file or a network.
             env = cloudpickle.loads(pipe.recv_bytes())()
             pipe.send((None, None))
         except Exception as error:
