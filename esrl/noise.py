@@ -55,7 +55,10 @@ class Leaf(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """Factors of low-rank perturbations of P pairs: a [P, *m side, R], b [P, *n side, R]; E = sum_r a b / sqrt(R)."""
+    """Factors of low-rank perturbations of P pairs: a [P, R, *m side], b [P, R, *n side]; E = sum_r a b / sqrt(R).
+
+    Ranks come before sides, so that a loop over steps reads a row of a factor as it lies in memory.
+    """
 
     a: Array
     b: Array
@@ -152,7 +155,7 @@ def sample(key: Key, leaves: Sequence[Leaf], pairs: Array) -> list[LowRank | Den
         cut = leaf.sides[0] * leaf.rank
         m_side, n_side = (tuple(leaf.shape[d] for d in dims) for dims in (leaf.rows or (), leaf.columns))
         a, b = numbers[:, :cut], numbers[:, cut:]
-        eps.append(LowRank(a.reshape(-1, *m_side, leaf.rank), b.reshape(-1, *n_side, leaf.rank)))
+        eps.append(LowRank(a.reshape(-1, leaf.rank, *m_side), b.reshape(-1, leaf.rank, *n_side)))
     return eps
 
 
@@ -171,8 +174,8 @@ def contract(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequence[Le
         if isinstance(e, Dense):
             return jnp.einsum("p,p...->...", weights, e.e)
         m, n = leaf.sides
-        a = e.a.reshape(-1, m, leaf.rank) * weights[:, None, None]
-        total = jnp.einsum("pmr,pnr->mn", a, e.b.reshape(-1, n, leaf.rank)) / math.sqrt(leaf.rank)
+        a = e.a.reshape(-1, leaf.rank, m) * weights[:, None, None]
+        total = jnp.einsum("prm,prn->mn", a, e.b.reshape(-1, leaf.rank, n)) / math.sqrt(leaf.rank)
         return _from_matrix(total, leaf)
 
     return [one(e, leaf) for e, leaf in zip(eps, leaves, strict=True)]
@@ -186,8 +189,8 @@ def perturb(params: PyTree, eps: Sequence[LowRank | Dense], leaves: Sequence[Lea
             full = e.e
         else:
             m, n = leaf.sides
-            a, b = e.a.reshape(-1, m, leaf.rank), e.b.reshape(-1, n, leaf.rank)
-            matrices = jnp.einsum("pmr,pnr->pmn", a, b) / math.sqrt(leaf.rank)
+            a, b = e.a.reshape(-1, leaf.rank, m), e.b.reshape(-1, leaf.rank, n)
+            matrices = jnp.einsum("prm,prn->pmn", a, b) / math.sqrt(leaf.rank)
             full = jax.vmap(lambda matrix: _from_matrix(matrix, leaf))(matrices)
         return w[None] + scale * full
 

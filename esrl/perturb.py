@@ -48,7 +48,7 @@ class _Batched(NamedTuple):
 class _Weight(NamedTuple):
     """A perturbed parameter: its shared value, and the perturbation of each pair.
 
-    For low rank, `a` [P, *dims a_dims of value, R] and `b` [P, *dims b_dims, R]; for dense noise `a` has the shape
+    For low rank, `a` [P, R, *dims a_dims of value] and `b` [P, R, *dims b_dims]; for dense noise `a` has the shape
     [P, *value.shape] and `b` is None.
     """
 
@@ -180,10 +180,9 @@ def _materialise(weight: _Weight, lanes: _Lanes) -> _Batched:
 
 
 def _factor(x: Array, dims: Sequence[int], order: Sequence[int]) -> Array:
-    """A factor [P, *dims, R] as [P, K, R] with its dimensions in the given order."""
-    axes = [1 + list(dims).index(d) for d in order]
-    ordered = x.transpose(0, *axes, x.ndim - 1)
-    return ordered.reshape(x.shape[0], -1, x.shape[-1])
+    """A factor [P, R, *dims] as [P, R, K] with its dimensions in the given order."""
+    axes = [2 + list(dims).index(d) for d in order]
+    return x.transpose(0, 1, *axes).reshape(*x.shape[:2], -1)
 
 
 def _dot(eqn: Any, values: Sequence[Any], k: int, lanes: _Lanes) -> Array:
@@ -217,18 +216,9 @@ def _dot(eqn: Any, values: Sequence[Any], k: int, lanes: _Lanes) -> Array:
 
 
 def _thin(x: Array, into: Array, out_of: Array, scale: Array) -> Array:
-    """`scale (x A) B^T`: x [P, Q, K], A [P, K, R], B [P, N, R], scale [1, Q, 1] -> [P, Q, N].
-
-    A handful of ranks is summed elementwise, which fuses with what surrounds it; more are two batched products.
-    """
-    if into.shape[-1] <= 4:
-        out = jnp.zeros((), x.dtype)
-        for r in range(into.shape[-1]):
-            inner = jnp.sum(x * into[:, None, :, r], axis=-1, keepdims=True) * scale
-            out = out + inner * out_of[:, None, :, r]
-        return out
-    inner = jnp.einsum("pqk,pkr->pqr", x, into) * scale
-    return jnp.einsum("pqr,pnr->pqn", inner, out_of)
+    """`scale (x A) B^T`: x [P, Q, K], A [P, R, K], B [P, R, N], scale [1, Q, 1] -> [P, Q, N]."""
+    inner = jnp.einsum("pqk,prk->pqr", x, into) * scale
+    return jnp.einsum("pqr,prn->pqn", inner, out_of)
 
 
 def _by_pair(fn: Callable[..., Array], shared: Sequence[Array], each: Sequence[Any], lanes: _Lanes) -> Array:
@@ -253,9 +243,9 @@ def _conv(eqn: Any, values: Sequence[Any], k: int, lanes: _Lanes) -> Array:
     out_dim, channel = spec.rhs_spec[0], spec.out_spec[1]
 
     def correct(a: Array, b: Array, x: Array) -> Array:
-        kernel = jnp.moveaxis(a, -1, out_dim)
+        kernel = jnp.moveaxis(a, 0, out_dim)
         thin = eqn.primitive.bind(x, kernel, **eqn.params)
-        return jnp.moveaxis(jnp.tensordot(jnp.moveaxis(thin, channel, -1), b, axes=[[-1], [1]]), -1, channel)
+        return jnp.moveaxis(jnp.tensordot(jnp.moveaxis(thin, channel, -1), b, axes=1), -1, channel)
 
     out = _by_pair(correct, (weight.a, weight.b), (values[0],), lanes)
     return _per_lane(lanes, out) * out
@@ -269,8 +259,8 @@ def _gather(eqn: Any, values: Sequence[Any], k: int, lanes: _Lanes) -> Array:
     params = {key: value for key, value in eqn.params.items() if key != "slice_sizes"}
 
     def correct(a: Array, b: Array, indices: Array) -> Array:
-        looked_up = eqn.primitive.bind(a, indices, slice_sizes=(1, a.shape[-1]), **params)
-        return jnp.moveaxis(jnp.tensordot(jnp.moveaxis(looked_up, row, -1), b, axes=[[-1], [1]]), -1, row)
+        looked_up = eqn.primitive.bind(a.T, indices, slice_sizes=(1, a.shape[0]), **params)
+        return jnp.moveaxis(jnp.tensordot(jnp.moveaxis(looked_up, row, -1), b, axes=1), -1, row)
 
     out = _by_pair(correct, (weight.a, weight.b), (values[1],), lanes)
     return _per_lane(lanes, out) * out

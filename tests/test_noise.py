@@ -51,7 +51,7 @@ def test_contraction_is_the_explicit_sum_and_not_the_product_of_sums(space):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     if leaves[0].rank:
         a, b = eps[0].a, eps[0].b
-        wrong = jnp.einsum("p,pmr->mr", weights, a) @ jnp.einsum("p,pnr->nr", weights, b).T / np.sqrt(leaves[0].rank)
+        wrong = jnp.einsum("p,prm->mr", weights, a) @ jnp.einsum("p,prn->rn", weights, b) / np.sqrt(leaves[0].rank)
         assert np.linalg.norm(wrong - wanted[0]) > 0.5 * np.linalg.norm(wanted[0])
 
 
