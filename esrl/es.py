@@ -72,20 +72,22 @@ class Batch(NamedTuple):
 
 
 def rollout(setup: Setup, state: ESState) -> Batch:
-    """Plays one generation: every member of the population, in chunks of pairs over all devices."""
+    """Plays one generation: every member of the population, on all devices, `chunk` pairs at once on each."""
     key = jax.random.fold_in(state.key, state.generation + 1)
 
-    def evaluate(args: tuple[ESState, Key], ids: Array) -> tuple[tuple[Array, ...], Sums | None]:
+    def play(args: tuple[ESState, Key], ids: Array) -> tuple[tuple[Array, ...], Sums | None]:
         state, key = args
-        eps = setup.sample(jax.random.fold_in(key, 0), ids)
-        scale = setup.sigma(state) * jnp.array(setup.signs)
-        keys = world_keys(jax.random.fold_in(key, 1), ids, len(setup.signs), setup.episodes)
-        context = (state.params, eps, scale, state.moments)
-        played = setup.runner.episodes(setup.act, context, keys, setup.policy.carry, state.moments)
-        fitness = jnp.mean(played.shaped, axis=2)
-        return (fitness, played.returns, played.lengths, jnp.full(ids.shape, played.steps)), played.sums
 
-    rows, sums = sharding.map_chunks(evaluate, (state, key), sharding.iota(setup.pairs), setup.chunk, setup.mesh)
+        def draw(ids: Array) -> tuple[list[Any], Key]:
+            keys = world_keys(jax.random.fold_in(key, 1), ids, len(setup.signs), setup.episodes)
+            return setup.sample(jax.random.fold_in(key, 0), ids), keys
+
+        shared = (state.params, setup.sigma(state) * jnp.array(setup.signs), state.moments)
+        played = setup.runner.stream(setup.act, shared, draw, ids, setup.chunk, setup.policy.carry, state.moments)
+        fitness = jnp.mean(played.shaped, axis=2)
+        return (fitness, played.returns, played.lengths, played.steps), played.sums
+
+    rows, sums = sharding.map_devices(play, (state, key), sharding.iota(setup.pairs), setup.mesh)
     fitness, returns, lengths, steps = rows
     return Batch(fitness, returns, lengths, steps, sums)
 
@@ -100,7 +102,7 @@ def update(setup: Setup, state: ESState, batch: Batch) -> tuple[ESState, Metrics
         return (), setup.noise.contract(w, setup.sample(key, ids), setup.leaves)
 
     xs = (sharding.iota(setup.pairs), weights)
-    total = sharding.map_chunks(contract, jax.random.fold_in(key, 0), xs, setup.chunk, setup.mesh)[1]
+    total = sharding.map_chunks(contract, jax.random.fold_in(key, 0), xs, setup.batch, setup.mesh)[1]
 
     members, sigma, rate = setup.pairs * len(setup.signs), setup.sigma(state), setup.learning_rate(state)
     factor = sigma / math.sqrt(members) if setup.paper_scale else 1 / (members * sigma)

@@ -30,8 +30,9 @@ from esrl.types import Array, EsrlError, Key, PyTree
 class Setup:
     """What stays fixed over a run: functions and sizes, no arrays.
 
-    P = `pairs`, S = `len(signs)`, E = `episodes`. `sigma` and `learning_rate` map a state to this generation's value;
-    `act((params, eps, scale, moments), observations, carry, keys) -> (actions, carry)` is the whole population's.
+    P = `pairs`, S = `len(signs)`, E = `episodes`. On each device `chunk` pairs play at once, and the perturbations of
+    `batch` pairs are summed at once. `sigma` and `learning_rate` map a state to this generation's value;
+    `act(((params, scale, moments), eps), observations, carry, keys) -> (actions, carry)` is the whole population's.
     """
 
     policy: Policy
@@ -46,6 +47,7 @@ class Setup:
     signs: tuple[float, ...]
     episodes: int
     chunk: int
+    batch: int
     mesh: Mesh
     paper_scale: bool
     act: Callable[..., Any]
@@ -73,7 +75,7 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
     forward = perturb.population(policy.apply, leaves)
 
     def act(context: PyTree, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
-        params, eps, scale, moments = context
+        (params, scale, moments), eps = context
         seen = jax.vmap(lambda x: moment.normalise(moments, x))(observations)
         outputs, carry = forward(params, eps, scale, seen, carry)
         return jax.vmap(policy.action)(outputs, keys), carry
@@ -91,6 +93,7 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
         signs=signs,
         episodes=options.episodes_per_member,
         chunk=chunk,
+        batch=min(pairs // mesh.size, 512),
         mesh=mesh,
         paper_scale=options.step_scale == "paper",
         act=act,

@@ -45,7 +45,7 @@ def rollout(setup: Setup, state: PPOState) -> Batch:
         return (after, trajectory, last), (sums, ended)
 
     args = ((state.params, state.moments), key)
-    rows, totals = sharding.map_chunks(play, args, state.lanes, setup.lanes // setup.mesh.size, setup.mesh)
+    rows, totals = sharding.map_devices(play, args, state.lanes, setup.mesh)
     return Batch(*rows, *totals)
 
 

@@ -1,60 +1,48 @@
 """Episodes of many lanes at once: the whole population, on the device or on the host (level 3).
 
-`episodes` plays one episode in every lane and returns sums only: no array has a time axis. Lanes have the shape
-[P, S, E] (pairs, signs, episodes) outside and are flat inside. A lane that is done is masked: its later steps count
-neither as reward, nor as length, nor as observation.
+`episodes` plays one episode in every lane, `stream` those of more pairs than are in memory at once; both return sums
+only: no array has a time axis. Lanes have the shape [P, S, E] (pairs, signs, episodes) outside and are flat inside. A
+lane that is done is masked: its later steps count neither as reward, nor as length, nor as observation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from esrl import host_rollout
 from esrl import moments as moment
 from esrl.env import HostEnv, horizon_of
+from esrl.lanes import Act, Episodes, Transform, tally
 from esrl.moments import Moments, Sums
 from esrl.types import Array, Key, PyTree
-from esrl.unroll import Unroll, narrow, spread, unroller
+from esrl.unroll import Unroll, spread, unroller
 
-Act = Callable[[PyTree, PyTree, PyTree, Key], tuple[Array, PyTree]]
-Transform = Callable[[Array], Array]
-
-
-class Episodes(NamedTuple):
-    """One episode of every lane.
-
-    Attributes:
-      returns: [P, S, E] sum of raw rewards.
-      shaped: [P, S, E] sum of transformed rewards, the same array when there is no transform.
-      lengths: [P, S, E] int32, live steps.
-      sums: of live observations, or None when they are not summed.
-      steps: int32, steps that every lane was stepped, live or not.
-    """
-
-    returns: Array
-    shaped: Array
-    lengths: Array
-    sums: Sums | None
-    steps: Array
+Draw = Callable[[Array], tuple[PyTree, Key]]
+REFILL = 8
 
 
 class Runner(NamedTuple):
     """Plays episodes.
 
     Attributes:
-      episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`. `act(context, observations,
-        carries, keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the start; `moments`
-        says which observations to sum, or is None. Lanes with equal keys see the same world and the same action noise.
+      episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`, all at once. `act(context,
+        observations, carries, keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the
+        start; `moments` says which observations to sum, or is None. Lanes with equal keys see the same world and the
+        same action noise.
+      stream: `stream(act, shared, draw, ids [P], slots, carry, moments) -> Episodes`, as many pairs at once as there
+        are slots; the others wait, and take the place of pairs that are done. `draw(ids [C]) -> (drawn, keys [C, S,
+        E])` is what each pair brings along, arrays with a leading axis C; `act`'s context is `(shared, drawn)`. A
+        pair's episodes do not depend on the slots.
       unroll: a fixed number of steps in lanes that live on, see `esrl.unroll`.
       jittable: whether they are pure JAX; else they step Python environments and must not be traced.
     """
 
     episodes: Callable[..., Episodes]
+    stream: Callable[..., Episodes]
     unroll: Unroll
     jittable: bool
 
@@ -62,122 +50,165 @@ class Runner(NamedTuple):
 def runner(env: Any, transform: Transform | None = None) -> Runner:
     """The runner of an environment; `transform` maps rewards to what is trained on, and returns stay raw."""
     if isinstance(env, HostEnv):
-        return Runner(_host(env, transform), unroller(env), False)
-    return Runner(_device(env, transform), unroller(env), True)
-
-
-def _tally(live: Array, reward: Array, totals: tuple[Array, ...], transform: Transform | None) -> tuple[Array, ...]:
-    """Adds a step's rewards and lengths of the live lanes to (returns, shaped, lengths)."""
-    returns, shaped, lengths = totals
-    returns = returns + jnp.where(live, reward, 0.0)
-    shaped = returns if transform is None else shaped + jnp.where(live, transform(reward), 0.0)
-    return returns, shaped, lengths + live.astype(jnp.int32)
+        return Runner(*host_rollout.player(env, transform), unroller(env), False)
+    return Runner(*_player(env, transform), unroller(env), True)
 
 
 class _Lanes(NamedTuple):
-    """What the loop carries: the time, and for every lane the world, the policy's carry, and sums."""
+    """Lanes of a loop over steps [L, ...]: each one's key, time, world, the policy's carry, whether it lives, totals."""
 
+    keys: Key
     time: Array
     state: PyTree
     observation: PyTree
     carry: PyTree
     live: Array
     totals: tuple[Array, ...]
+
+
+def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episodes], Callable[..., Episodes]]:
+    horizon = horizon_of(env)
+
+    def begin(keys: Key, carry: PyTree) -> _Lanes:
+        flat = keys.reshape(-1)
+        lanes = flat.shape[0]
+        state, observation = jax.vmap(env.reset)(jax.vmap(lambda key: jax.random.fold_in(key, 0))(flat))
+        zeros, none = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
+        carries, live = spread(carry, lanes), jnp.ones(lanes, bool)
+        return _Lanes(flat, none, state, observation, carries, live, (zeros, zeros, none))
+
+    def step(act: Act, context: PyTree, c: _Lanes) -> _Lanes:
+        both = jax.vmap(lambda key, time: jax.random.split(jax.random.fold_in(key, time + 1)))(c.keys, c.time)
+        actions, carry = act(context, c.observation, c.carry, both[:, 0])
+        state, observation, reward, terminated = jax.vmap(env.step)(c.state, actions, both[:, 1])
+        totals = tally(c.live, reward.astype(jnp.float32), c.totals, transform)
+        live = c.live & ~terminated & (c.time + 1 < horizon)
+        return _Lanes(c.keys, c.time + 1, state, observation, carry, live, totals)
+
+    def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
+        def once(now: tuple[_Lanes, Sums | None, Array]) -> tuple[_Lanes, Sums | None, Array]:
+            lanes, sums, clock = now
+            sums = moment.accumulate(sums, moments, lanes.observation, lanes.live)
+            return step(act, context, lanes), sums, clock + 1
+
+        first = (begin(keys, carry), moment.zero_sums(moments), jnp.int32(0))
+        lanes, sums, clock = jax.lax.while_loop(lambda now: jnp.any(now[0].live), once, first)
+        returns, shaped, lengths = (x.reshape(keys.shape) for x in lanes.totals)
+        return Episodes(returns, shaped, lengths, sums, jnp.full(keys.shape[0], clock))
+
+    def stream(
+        act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
+    ) -> Episodes:
+        if slots >= ids.shape[0]:
+            drawn, keys = draw(ids)
+            return episodes(act, (shared, drawn), keys, carry, moments)
+
+        def fresh(ids: Array) -> tuple[PyTree, _Lanes]:
+            drawn, keys = draw(ids)
+            return drawn, begin(keys, carry)
+
+        played = _stream(fresh, lambda drawn, lanes: step(act, (shared, drawn), lanes), ids, slots, moments)
+        shape = jax.eval_shape(draw, ids)[1].shape
+        returns, shaped, lengths = (x.reshape(shape) for x in played[:3])
+        return Episodes(returns, shaped, lengths, played.sums, played.steps)
+
+    return episodes, stream
+
+
+class _Stream(NamedTuple):
+    """What `_stream` carries from refill to refill.
+
+    `next` is the place in the queue of the first pair that waits, `clock` counts steps. Of each of the C slots: the
+    place of its pair (P is nobody's), the step that it began at, what was drawn for it, and its G lanes, [C G, ...].
+    `played` has the totals [P, G] and the steps [P] of pairs that are done, `sums` those of live observations.
+    """
+
+    next: Array
+    clock: Array
+    places: Array
+    begun: Array
+    drawn: PyTree
+    lanes: _Lanes
+    played: tuple[Array, ...]
     sums: Sums | None
 
 
-def _device(env: Any, transform: Transform | None) -> Callable[..., Episodes]:
-    horizon = horizon_of(env)
+def _stream(
+    fresh: Callable[[Array], tuple[PyTree, _Lanes]],
+    step: Callable[[PyTree, _Lanes], _Lanes],
+    ids: Array,
+    slots: int,
+    moments: Moments | None,
+) -> Episodes:
+    """Plays the pairs with these ids [P] in fewer slots: whenever half of the slots are free, pairs that wait get them.
 
-    def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
-        flat = keys.reshape(-1)
-        lanes = flat.shape[0]
-        start = jax.vmap(lambda key: jax.random.fold_in(key, 0))(flat)
-        state, observation = jax.vmap(env.reset)(start)
-        zeros = jnp.zeros(lanes, jnp.float32)
+    Totals come out as [P, G], G = S E.
 
-        def going(c: _Lanes) -> Array:
-            return (c.time < horizon) & jnp.any(c.live)
+    Args:
+      fresh: `fresh(ids [K]) -> (drawn [K, ...], lanes [K G, ...])` at the beginning of their episodes.
+      step: `step(drawn, lanes) -> lanes` after one step of all of them.
+      ids, slots, moments: as in `Runner.stream`.
+    """
+    pairs, few = ids.shape[0], max(1, slots // REFILL)
 
-        def step(c: _Lanes) -> _Lanes:
-            both = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, c.time + 1)))(flat)
-            sums = moment.accumulate(c.sums, moments, c.observation, c.live)
-            actions, carry = act(context, c.observation, c.carry, both[:, 0])
-            state, observation, reward, terminated = jax.vmap(env.step)(c.state, actions, both[:, 1])
-            totals = _tally(c.live, reward.astype(jnp.float32), c.totals, transform)
-            return _Lanes(c.time + 1, state, observation, carry, c.live & ~terminated, totals, sums)
+    def grouped(x: Array) -> Array:
+        return x.reshape(slots, -1, *x.shape[1:])
 
-        first = _Lanes(
-            jnp.int32(0),
-            state,
-            observation,
-            spread(carry, lanes),
-            jnp.ones(lanes, bool),
-            (zeros, zeros, jnp.zeros(lanes, jnp.int32)),
-            moment.zero_sums(moments),
+    def free(lanes: _Lanes) -> Array:
+        return ~jnp.any(grouped(lanes.live), axis=1)
+
+    def record(now: _Stream, which: Array) -> tuple[Array, ...]:
+        """Writes the totals of the pairs in these slots; nobody's are dropped."""
+        found = [grouped(x) for x in now.lanes.totals] + [now.clock - now.begun]
+        places = now.places[which]
+        return tuple(x.at[places].set(new[which], mode="drop") for x, new in zip(now.played, found, strict=True))
+
+    def refill(now: _Stream) -> _Stream:
+        order = jnp.argsort(~free(now.lanes))
+        gone, kept = order[:few], order[few:]
+        places = now.next + jnp.arange(few)
+        drawn, lanes = fresh(jnp.take(ids, places, mode="clip"))
+        alive = lanes.live.reshape(few, -1) & (places < pairs)[:, None]
+        lanes = lanes._replace(live=alive.reshape(-1))
+
+        def of_slot(old: Array, new: Array) -> Array:
+            return jnp.concatenate([new, old[kept]])
+
+        def of_lanes(old: Array, new: Array) -> Array:
+            joined = of_slot(grouped(old), new.reshape(few, -1, *new.shape[1:]))
+            return joined.reshape(-1, *joined.shape[2:])
+
+        return now._replace(
+            next=now.next + few,
+            places=of_slot(now.places, jnp.minimum(places, pairs)),
+            begun=of_slot(now.begun, jnp.full(few, now.clock)),
+            drawn=jax.tree.map(of_slot, now.drawn, drawn),
+            lanes=jax.tree.map(of_lanes, now.lanes, lanes),
+            played=record(now, gone),
         )
-        last = jax.lax.while_loop(going, step, first)
-        returns, shaped, lengths = (x.reshape(keys.shape) for x in last.totals)
-        return Episodes(returns, shaped, lengths, last.sums, last.time)
 
-    return episodes
+    def play(now: _Stream) -> _Stream:
+        now = refill(now)
 
+        def going(inner: tuple[_Lanes, Sums | None, Array]) -> Array:
+            wanted = (now.next < pairs) & (jnp.sum(free(inner[0])) >= few)
+            return jnp.any(inner[0].live) & ~wanted
 
-# ---- environments that Python steps ---------------------------------------------------------------------------------
+        def once(inner: tuple[_Lanes, Sums | None, Array]) -> tuple[_Lanes, Sums | None, Array]:
+            lanes, sums, clock = inner
+            sums = moment.accumulate(sums, moments, lanes.observation, lanes.live)
+            return step(now.drawn, lanes), sums, clock + 1
 
+        lanes, sums, clock = jax.lax.while_loop(going, once, (now.lanes, now.sums, now.clock))
+        return now._replace(lanes=lanes, sums=sums, clock=clock)
 
-@lru_cache(maxsize=16)
-def _decide(act: Act) -> Callable[..., Any]:
-    """One step's decision for all lanes, compiled once for each act: action, carry, sums of observations."""
-
-    def decide(
-        context: PyTree, obs: PyTree, carry: PyTree, keys: Key, time: Array, live: Array, moments: PyTree, sums: PyTree
-    ) -> tuple[Array, PyTree, PyTree]:
-        now = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, time + 1))[0])(keys)
-        sums = moment.accumulate(sums, moments, obs, live)
-        actions, carry = act(context, obs, carry, now)
-        return actions, carry, sums
-
-    return jax.jit(decide)
-
-
-@jax.jit
-def _draw_seeds(keys: Key) -> Array:
-    return jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0)))(keys)
-
-
-def _seeds(keys: Key) -> np.ndarray:
-    """A reset seed for every lane; lanes with equal keys get equal seeds."""
-    return np.asarray(_draw_seeds(keys.reshape(-1))).reshape(keys.shape)
-
-
-def _host(env: HostEnv, transform: Transform | None) -> Callable[..., Episodes]:
-    def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
-        seeds = _seeds(keys)
-        lanes = env.make_vec(*keys.shape)
-        flat = keys.reshape(-1)
-        decide = _decide(act)
-        observation = lanes.reset(seeds)
-        live = np.ones(flat.shape[0], bool)
-        returns = np.zeros(live.shape, np.float64)
-        shaped = np.zeros(live.shape, np.float64)
-        lengths = np.zeros(live.shape, np.int32)
-        carries = spread(carry, flat.shape[0])
-        sums = moment.zero_sums(moments)
-        time = 0
-        while time < env.horizon and live.any():
-            observation = narrow(observation)
-            actions, carries, sums = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
-            observation, reward, ended = lanes.step(jax.device_get(actions))
-            returns += np.where(live, reward, 0.0)
-            if transform is not None:
-                shaped += np.where(live, np.asarray(transform(jnp.asarray(reward, jnp.float32))), 0.0)
-            lengths += live
-            live = live & ~ended
-            time += 1
-        total = returns if transform is None else shaped
-        arrays = (x.astype(np.float32).reshape(keys.shape) for x in (returns, total))
-        raw, trained = (jnp.asarray(x) for x in arrays)
-        return Episodes(raw, trained, jnp.asarray(lengths.reshape(keys.shape)), sums, jnp.int32(time))
-
-    return episodes
+    nobody = jnp.full(slots, pairs)
+    shapes = jax.eval_shape(fresh, ids[:slots])
+    drawn, lanes = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    each = lanes.live.shape[0] // slots
+    played = tuple(jnp.zeros((pairs, each), x.dtype) for x in lanes.totals) + (jnp.zeros(pairs, jnp.int32),)
+    start = jnp.int32(0)
+    first = _Stream(start, start, nobody, jnp.zeros_like(nobody), drawn, lanes, played, moment.zero_sums(moments))
+    last = jax.lax.while_loop(lambda now: (now.next < pairs) | jnp.any(now.lanes.live), play, first)
+    *totals, steps = record(last, jnp.arange(slots))
+    return Episodes(*totals, sums=last.sums, steps=steps)

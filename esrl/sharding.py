@@ -24,24 +24,25 @@ def default_mesh(pairs: int) -> Mesh:
 
 
 def default_chunk(pairs: int, lanes_per_pair: int, mesh: Mesh) -> int:
-    """Pairs of one chunk on one device: the largest divisor of the device's pairs within a number of lanes.
+    """Pairs that play at once on one device, at most all that it has.
 
-    On a CPU a few hundred lanes keep an environment's state in cache, and each chunk stops when its own lanes are done.
-    An accelerator wants them all at once.
+    A CPU steps 64 to 128 lanes about as fast as more, from its caches, and the fewer play at once, the less the last
+    of them leave idle; an accelerator wants them all at once.
     """
     local = pairs // mesh.size
-    limit = 256 if mesh.devices.flat[0].platform == "cpu" else 1 << 18
-    return max(c for c in range(1, local + 1) if local % c == 0 and (c == 1 or c * lanes_per_pair <= limit))
+    few = min(max(local * lanes_per_pair // 16, 64), 128)
+    limit = few if mesh.devices.flat[0].platform == "cpu" else 1 << 18
+    return min(max(limit // lanes_per_pair, 1), local)
 
 
 def check_chunk(chunk: int, pairs: int, mesh: Mesh) -> None:
-    """Raises `EsrlError` unless mesh and chunk divide the pairs evenly."""
+    """Raises `EsrlError` unless the mesh divides the pairs evenly and a device has as many as the chunk."""
     if tuple(mesh.axis_names) != (AXIS,):
         raise EsrlError(f'the mesh has axes {mesh.axis_names}, but needs the one axis "{AXIS}"')
     if pairs % mesh.size:
         raise EsrlError(f"{pairs} pairs cannot be split evenly over {mesh.size} devices; change the population")
-    if chunk < 1 or (pairs // mesh.size) % chunk:
-        raise EsrlError(f"chunk is {chunk}, but must divide the {pairs // mesh.size} pairs of each device")
+    if not 1 <= chunk <= pairs // mesh.size:
+        raise EsrlError(f"chunk is {chunk}, but must lie in 1 .. {pairs // mesh.size}, the pairs of each device")
 
 
 def map_chunks(
@@ -50,7 +51,9 @@ def map_chunks(
     """`fn(args, xs_chunk) -> (rows, total)` over all of xs: rows are concatenated, totals are added up.
 
     Args:
-      fn: takes the shared `args` and a chunk of `xs` (leading axis C); `rows` have the leading axis C.
+      fn: takes the shared `args` and a chunk of `xs` (leading axis C); `rows` have the leading axis C. Where C does not
+        divide what a device has, the last chunk ends in zeros: their rows are dropped, and they must add nothing to
+        `total`.
       args: the same for every chunk and device.
       xs: arrays with leading axis P, split over the devices and then into chunks.
       chunk: C.
@@ -61,7 +64,7 @@ def map_chunks(
         size = jax.tree.leaves(xs)[0].shape[0]
         if size == chunk:
             return fn(args, xs)
-        parts = jax.tree.map(lambda x: x.reshape(size // chunk, chunk, *x.shape[1:]), xs)
+        parts = jax.tree.map(lambda x: _in_parts(x, chunk), xs)
         shape = jax.eval_shape(fn, args, jax.tree.map(lambda x: x[0], parts))[1]
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
 
@@ -70,13 +73,28 @@ def map_chunks(
             return jax.tree.map(jnp.add, total, more), rows
 
         total, rows = jax.lax.scan(body, zero, parts)
-        return jax.tree.map(lambda x: x.reshape(size, *x.shape[2:]), rows), total
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], rows), total
 
+    return map_devices(local, args, xs, mesh)
+
+
+def _in_parts(x: Array, chunk: int) -> Array:
+    """An array [P, ...] as [parts, chunk, ...], the last part filled up with zeros."""
+    missing = -x.shape[0] % chunk
+    if missing:
+        x = jnp.concatenate([x, jnp.zeros((missing, *x.shape[1:]), x.dtype)])
+    return x.reshape(-1, chunk, *x.shape[1:])
+
+
+def map_devices(
+    fn: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], args: PyTree, xs: PyTree, mesh: Mesh
+) -> tuple[PyTree, PyTree]:
+    """`fn(args, xs_part) -> (rows, total)` on every device, as in `map_chunks`, each part in one call."""
     if mesh.size == 1:
-        return local(args, xs)
+        return fn(args, xs)
 
     def shard(args: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
-        rows, total = local(args, xs)
+        rows, total = fn(args, xs)
         gathered = jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), rows)
         return gathered, jax.tree.map(lambda x: jax.lax.psum(x, AXIS), total)
 
