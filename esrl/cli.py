@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from esrl import dry_run
 from esrl.arguments import HELP, Flag, Groups, help_text, raw, values
 from esrl.catalogue import as_text, inspection_text, is_one, listing
 from esrl.console import Progress, say
@@ -50,6 +51,13 @@ def _train(argv: Sequence[str]) -> int:
     recipe, resume = asked.recipe, asked.resume is not None
     if not recipe.env:
         raise EsrlError("say what to train on: an environment as brax/hopper, or a recipe file")
+    if asked.dry_run:
+        found = dry_run.dry_run(recipe)
+        if asked.json:
+            _say_json(found)
+        else:
+            say(dry_run.text(found, _width()))
+        return 0
     agent = recipe.build()
     out = asked.resume or asked.out or _default_out(recipe)
     missing = _missing(out)
@@ -143,8 +151,13 @@ def _describe(argv: Sequence[str]) -> int:
     asked = invocation([str(folder), *argv[1:]] if folder.is_file() else argv)
     if not asked.recipe.env:
         raise EsrlError("say what to describe: an environment as brax/hopper, a recipe file, or the folder of a run")
-    say(describe(asked.recipe.build(), width=max(100, min(140, shutil.get_terminal_size((110, 24)).columns))))
+    say(describe(asked.recipe.build(), _width()))
     return 0
+
+
+def _width() -> int:
+    """Characters of a line of a table."""
+    return max(100, min(140, shutil.get_terminal_size((110, 24)).columns))
 
 
 def _envs(argv: Sequence[str]) -> int:

@@ -25,7 +25,7 @@ from esrl.moments import Moments, Sums
 from esrl.noise import Noise
 from esrl.policy import bind
 from esrl.registry import make
-from esrl.types import Array, Count, Key, PyTree, count, count_add, count_sum
+from esrl.types import Array, Count, Key, PyTree, count, count_add, count_sum, seed_key
 
 
 class ESState(NamedTuple):
@@ -240,7 +240,7 @@ def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: 
         policy=setup.policy,
         runner=setup.runner,
         act=act,
-        plan=plan(setup),
+        plan=plan(setup, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
         options=changed_options(options),
         **compiled(init, play, learn, setup.mesh, setup.runner.jittable, ("sigma", "learning_rate")),
     )

@@ -45,7 +45,10 @@ class ESOptions:
     )
     deterministic: bool = option(True, "act by the mode of the policy rather than by sampling", bool)
     squash: str = option("tanh", 'how outputs meet the bounds of a Box action space: "tanh" or "clip"', str)
-    chunk: int | None = option(None, "pairs evaluated at once on each device; chosen unless given", int)
+    chunk: int | None = option(None, "pairs that play at once on each device; chosen by memory unless given", int)
+    memory: float | None = option(
+        None, "GiB that the pairs at once may take on each device; half of what is free unless given", float
+    )
     mesh: Mesh | None = option(None, 'devices along one axis "pairs"; all that divide the pairs unless given')
 
 
@@ -75,7 +78,7 @@ def check(options: ESOptions) -> None:
         )
     if not isinstance(options.episodes_per_member, int) or options.episodes_per_member < 1:
         raise EsrlError(f"episodes_per_member is {options.episodes_per_member}, but must be at least 1")
-    for name in ("sigma", "learning_rate", "sigma_decay", "lr_decay"):
+    for name in ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory"):
         value = getattr(options, name)
         if value is not None and not callable(value) and not (value > 0 and math.isfinite(value)):
             raise EsrlError(f"{name} is {value}, but must be above 0")

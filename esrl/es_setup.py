@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from esrl import footprint, perturb, sharding
 from esrl import moments as moment
-from esrl import perturb, sharding
 from esrl import shaping as shapings
 from esrl.agent import Plan
 from esrl.classify import classify
@@ -31,7 +31,7 @@ class Setup:
     """What stays fixed over a run: functions and sizes, no arrays.
 
     P = `pairs`, S = `len(signs)`, E = `episodes`. On each device `chunk` pairs play at once, and the perturbations of
-    `batch` pairs are summed at once. `sigma` and `learning_rate` map a state to this generation's value;
+    `batch` pairs are summed at once; `each` has the bytes of one pair. `sigma` and `learning_rate` map a state to this generation's value;
     `act(((params, scale, moments), eps), observations, carry, keys) -> (actions, carry)` is the whole population's.
     """
 
@@ -48,6 +48,7 @@ class Setup:
     episodes: int
     chunk: int
     batch: int
+    each: dict[str, int]
     mesh: Mesh
     paper_scale: bool
     act: Callable[..., Any]
@@ -65,13 +66,15 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
     runner = make_runner(env, (lambda r: r + options.reward_offset) if options.reward_offset else None)
     host = not runner.jittable
     mesh = options.mesh or (sharding.one_device() if host else sharding.default_mesh(pairs))
-    chunk = options.chunk or (pairs if host else sharding.default_chunk(pairs, per_pair, mesh))
+    params = jax.eval_shape(policy.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
+    leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
+    noise_bytes = 4 * sum(leaf.floats for leaf in leaves)
+    each = footprint.pair_bytes(env, policy, leaves, per_pair, noise_bytes)
+    chosen = pairs if host else footprint.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory)
+    chunk = options.chunk or chosen
     sharding.check_chunk(chunk, pairs, mesh)
     if host and (chunk != pairs or mesh.size > 1):
         raise EsrlError("an environment that Python steps takes the whole population at once; leave out chunk and mesh")
-
-    params = jax.eval_shape(policy.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
-    leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
     forward = perturb.population(policy.apply, leaves)
 
     def act(context: PyTree, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
@@ -93,7 +96,8 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
         signs=signs,
         episodes=options.episodes_per_member,
         chunk=chunk,
-        batch=min(pairs // mesh.size, 512),
+        batch=footprint.default_batch(pairs, noise_bytes, mesh),
+        each=each,
         mesh=mesh,
         paper_scale=options.step_scale == "paper",
         act=act,
@@ -120,9 +124,11 @@ def base_learning_rate(options: ESOptions) -> Any:
     return 0.01 if isinstance(options.optimizer, str) else 1.0
 
 
-def plan(setup: Setup) -> Plan:
-    """The sizes of a generation."""
+def plan(setup: Setup, state: PyTree) -> Plan:
+    """The sizes of a generation; `state` is the agent's, or its shapes."""
     floats = sum(leaf.floats for leaf in setup.leaves)
     weights = sum(math.prod(leaf.shape) for leaf in setup.leaves)
-    lanes = setup.pairs * len(setup.signs) * setup.episodes
-    return Plan(lanes, setup.leaves, floats, weights, setup.chunk, setup.mesh.size)
+    lanes = len(setup.signs) * setup.episodes
+    local = setup.pairs // setup.mesh.size
+    memory = footprint.parts(setup.each, state, local, lanes, setup.chunk, setup.batch)
+    return Plan(setup.pairs * lanes, setup.leaves, floats, weights, setup.chunk, setup.mesh.size, memory)

@@ -13,6 +13,7 @@ from esrl import sharding
 from esrl.agent import Agent
 from esrl.types import Array, EsrlError, Key, PyTree, seed_key
 
+_AT_ONCE = 1 << 10  # episodes that each device plays side by side
 _HELD_OUT = 0xE7A1  # folded into the key, so that evaluation worlds are none of training's
 
 
@@ -61,7 +62,7 @@ def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
     if not agent.runner.jittable:
         return play(state, keys)[0]
     mesh = sharding.default_mesh(keys.shape[0])
-    chunk = sharding.default_chunk(keys.shape[0], 1, mesh)
+    chunk = min(keys.shape[0] // mesh.size, _AT_ONCE)
     return sharding.map_chunks(play, state, keys, chunk, mesh)[0]
 
 

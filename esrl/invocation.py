@@ -14,7 +14,7 @@ from esrl.recipe import AGENTS, NETWORK_KEYS, NETWORKS, Recipe, agent_named, pol
 from esrl.types import EsrlError, nearest
 
 _BUDGET = 1e6  # environment steps when no budget is given
-_RESUMABLE = ("resume", "json", "env_steps", "generations")  # what a run that goes on may still be told
+_RESUMABLE = ("resume", "json", "dry_run", "env_steps", "generations")  # what a run that goes on may still be told
 
 JSON = Flag("json", bool, "end with one JSON object on standard output", False)
 TARGET = Flag(
@@ -27,6 +27,7 @@ TARGET = Flag(
 _FOLDERS = (
     Flag("out", Path, "folder for the run; runs/ENV-AGENT-seedN-TIME unless given", metavar="DIR"),
     Flag("resume", Path, "go on with the run in this folder; it ends as if it had never stopped", metavar="DIR"),
+    Flag("dry_run", bool, "say what the run would take (memory, compiling, steps/s), and train nothing", False),
     JSON,
 )
 
@@ -36,7 +37,7 @@ class Invocation(NamedTuple):
 
     Attributes:
       recipe: with all flags laid over it.
-      out: `--out`. resume: `--resume`. json: `--json`.
+      out: `--out`. resume: `--resume`. json: `--json`. dry_run: `--dry-run`.
       groups: the flags that this run takes, for its help.
     """
 
@@ -44,6 +45,7 @@ class Invocation(NamedTuple):
     out: Path | None
     resume: Path | None
     json: bool
+    dry_run: bool
     groups: Groups
 
 
@@ -68,7 +70,8 @@ def invocation(argv: Sequence[str]) -> Invocation:
     folders = values(given, _FOLDERS)
     shown = [flag for flag in network if flag.name in ("network", *policy_defaults(recipe.agent, recipe.network))]
     groups: Groups = {"run": [*run, *_FOLDERS], "network": shown, f"options of {recipe.agent}": options}
-    return Invocation(recipe, folders.get("out"), folders.get("resume"), folders.get("json", False), groups)
+    told = (folders.get("json", False), folders.get("dry_run", False))
+    return Invocation(recipe, folders.get("out"), folders.get("resume"), *told, groups)
 
 
 def _base(given: dict[str, Any]) -> Recipe:

@@ -23,18 +23,6 @@ def default_mesh(pairs: int) -> Mesh:
     return Mesh(np.array(devices[:number]), (AXIS,))
 
 
-def default_chunk(pairs: int, lanes_per_pair: int, mesh: Mesh) -> int:
-    """Pairs that play at once on one device, at most all that it has.
-
-    A CPU steps 64 to 128 lanes about as fast as more, from its caches, and the fewer play at once, the less the last
-    of them leave idle; an accelerator wants them all at once.
-    """
-    local = pairs // mesh.size
-    few = min(max(local * lanes_per_pair // 16, 64), 128)
-    limit = few if mesh.devices.flat[0].platform == "cpu" else 1 << 18
-    return min(max(limit // lanes_per_pair, 1), local)
-
-
 def check_chunk(chunk: int, pairs: int, mesh: Mesh) -> None:
     """Raises `EsrlError` unless the mesh divides the pairs evenly and a device has as many as the chunk."""
     if tuple(mesh.axis_names) != (AXIS,):
@@ -117,7 +105,7 @@ def compiled(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """`fn` under jit, with arguments and results on every device of the mesh.
 
     Arguments are placed first: an array that the user put into a state would otherwise, by lying on one device, compile
-    the whole function again.
+    the whole function again. `lower(*shapes)` of what is returned is that of `jax.jit`, for the same program.
     """
     everywhere = NamedSharding(mesh, PartitionSpec())
     jitted = jax.jit(fn, out_shardings=everywhere)
@@ -126,4 +114,9 @@ def compiled(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     def placed(*args: Any) -> Any:
         return jitted(*jax.device_put(args, everywhere))
 
+    def lower(*shapes: Any) -> Any:
+        put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere)  # noqa: E731
+        return jitted.lower(*jax.tree.map(put, shapes))
+
+    placed.lower = lower  # type: ignore[attr-defined]
     return placed

@@ -1,0 +1,171 @@
+"""What a run would take, before it runs: memory part by part, what the compiler says, and how fast it steps (level 6)."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import statistics
+import time
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from esrl.agent import Agent
+from esrl.clock import compile_seconds
+from esrl.env import HostEnv, horizon_of
+from esrl.recipe import Recipe
+from esrl.types import seed_key
+
+_STEPS = 100  # of the episodes that are timed
+_TIMES = 3
+
+
+def dry_run(recipe: Recipe) -> dict[str, Any]:
+    """Compiles a run's programs, times a few steps, and trains nothing.
+
+    Returns:
+      `env`, `agent`, `lanes`, `chunk` (pairs, or environments, at once on each device), `devices`, `memory` (bytes on
+      each device by part, with a reason), `compiled` (bytes on each device of each program, as the compiler counts:
+      `arguments`, `outputs`, `temporary`), `seconds_compile`, `env_steps_per_second` (measured, while every lane lives)
+      and `seconds_left` (for the whole budget at that rate, or None).
+
+    Raises:
+      EsrlError: a recipe that does not fit.
+    """
+    compile_seconds()
+    agent = recipe.build()
+    compiled = _compiled(agent)
+    seconds = compile_seconds()
+    rate = _rate(recipe, agent)
+    steps = recipe.env_steps
+    if steps is None and recipe.generations is not None:
+        steps = float(recipe.generations * agent.plan.lanes * horizon_of(agent.env))  # at most
+    return {
+        "env": recipe.env,
+        "agent": agent.name,
+        "lanes": agent.plan.lanes,
+        "chunk": agent.plan.chunk,
+        "devices": agent.plan.devices,
+        "memory": [part._asdict() for part in agent.plan.memory],
+        "compiled": compiled,
+        "seconds_compile": round(seconds, 2),
+        "env_steps_per_second": None if rate is None else round(rate, 1),
+        "seconds_left": None if rate is None or steps is None else round(steps / rate, 1),
+    }
+
+
+def _compiled(agent: Agent) -> dict[str, dict[str, int]]:
+    """Bytes of an agent's programs; the update alone where Python steps the environment."""
+    state = jax.eval_shape(agent.init, jax.eval_shape(lambda: seed_key(0)))
+    programs: dict[str, Any] = {}
+    if agent.pure is None:
+        return {}
+    if agent.plan.noise_floats:
+        programs["rollout"] = agent.rollout.lower(state)  # type: ignore[attr-defined]
+        programs["update"] = agent.update.lower(state, jax.eval_shape(agent.rollout, state))  # type: ignore[attr-defined]
+    else:
+        programs["step"] = agent.step.lower(state)  # type: ignore[attr-defined]
+    found = {}
+    for name, program in programs.items():
+        sizes = program.compile().memory_analysis()
+        found[name] = {
+            "arguments": sizes.argument_size_in_bytes,
+            "outputs": sizes.output_size_in_bytes,
+            "temporary": sizes.temp_size_in_bytes,
+        }
+    return found
+
+
+def _rate(recipe: Recipe, agent: Agent) -> float | None:
+    """Environment steps a second of a few steps of as many lanes as play at once; None where that cannot be timed."""
+    plan = agent.plan
+    if not plan.noise_floats:
+        state = agent.init(seed_key(recipe.seed))
+        return int(agent.step(state)[0].env_steps) / _median(lambda: agent.step(state))
+    env = _shortened(agent.env)
+    if env is None:
+        return None
+    signs = 1 if agent.options.get("antithetic") is False else 2
+    population = plan.chunk * plan.devices * signs
+    short = recipe.override({}, None, {"population": population, "chunk": None}).build(env)
+    state = short.init(seed_key(recipe.seed))
+    seconds = _median(lambda: short.rollout(state))
+    batch = short.rollout(state)
+    lanes = short.plan.lanes / len(batch.steps)
+    return float(batch.steps.sum()) * lanes / seconds
+
+
+def _shortened(env: Any) -> Any | None:
+    """The environment with short episodes, or None where its horizon cannot be set."""
+    steps = min(_STEPS, horizon_of(env))
+    if isinstance(env, HostEnv):
+        return env._replace(horizon=steps)
+    short = copy.copy(env)
+    try:
+        object.__setattr__(short, "horizon", steps)
+    except (AttributeError, TypeError):
+        return None
+    return short
+
+
+def _median(run: Any) -> float:
+    """Median seconds of a call, the first one (which compiles) left out."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(_TIMES):
+        begun = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def text(found: dict[str, Any], width: int = 110) -> str:
+    """The same as tables."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
+    unit = "pairs" if found["memory"] else "environments"
+    console.print(
+        f"{found['agent']} on {found['env']}: {found['lanes']:,} lanes; {found['chunk']:,} {unit} at once"
+        f" on each of {found['devices']} device(s)\n"
+    )
+    if found["memory"]:
+        total = sum(part["bytes"] for part in found["memory"])
+        table = Table(box=None, pad_edge=False, show_footer=True, footer_style="bold")
+        table.add_column("planned, on each device", footer="total")
+        table.add_column("memory", justify="right", footer=size(total))
+        table.add_column("of")
+        for part in found["memory"]:
+            table.add_row(part["name"], size(part["bytes"]), part["why"])
+        console.print(table)
+        console.print()
+    if found["compiled"]:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("compiled, on each device", "temporary", "arguments", "outputs"):
+            table.add_column(heading, justify="left" if "," in heading else "right")
+        for name, sizes in found["compiled"].items():
+            table.add_row(name, *(size(sizes[part]) for part in ("temporary", "arguments", "outputs")))
+        console.print(table)
+        console.print(f"\ncompiling took {found['seconds_compile']:.1f} s; a run finds the programs in the cache")
+    if found["env_steps_per_second"]:
+        left = found["seconds_left"]
+        whole = "" if left is None else f"; the whole budget in about {_duration(left)}, evaluations apart"
+        console.print(f"{found['env_steps_per_second']:,.0f} steps/s while every lane lives (measured){whole}")
+    file: Any = console.file
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{math.ceil(seconds)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
