@@ -1,4 +1,4 @@
-"""What a run would take, before it runs: memory part by part, what the compiler says, and how fast it steps (level 6)."""
+"""What a run would take, before it runs: memory by part, what the compiler says, and how fast it steps (level 6)."""
 
 from __future__ import annotations
 

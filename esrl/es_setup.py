@@ -31,8 +31,9 @@ class Setup:
     """What stays fixed over a run: functions and sizes, no arrays.
 
     P = `pairs`, S = `len(signs)`, E = `episodes`. On each device `chunk` pairs play at once, and the perturbations of
-    `batch` pairs are summed at once; `each` has the bytes of one pair. `sigma` and `learning_rate` map a state to this generation's value;
-    `act(((params, scale, moments), eps), observations, carry, keys) -> (actions, carry)` is the whole population's.
+    `batch` pairs are summed at once; `each` has the bytes of one pair. `sigma` and `learning_rate` map a state to this
+    generation's value; `act(((params, scale, moments), eps), observations, carry, keys) -> (actions, carry)` is for all
+    lanes at once.
     """
 
     policy: Policy

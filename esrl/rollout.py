@@ -55,7 +55,7 @@ def runner(env: Any, transform: Transform | None = None) -> Runner:
 
 
 class _Lanes(NamedTuple):
-    """Lanes of a loop over steps [L, ...]: each one's key, time, world, the policy's carry, whether it lives, totals."""
+    """Lanes of a loop over steps, [L, ...]: key, time, world, the policy's carry, whether it lives, and totals of each."""
 
     keys: Key
     time: Array
@@ -206,9 +206,9 @@ def _stream(
     shapes = jax.eval_shape(fresh, ids[:slots])
     drawn, lanes = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     each = lanes.live.shape[0] // slots
-    played = tuple(jnp.zeros((pairs, each), x.dtype) for x in lanes.totals) + (jnp.zeros(pairs, jnp.int32),)
+    played = (*(jnp.zeros((pairs, each), x.dtype) for x in lanes.totals), jnp.zeros(pairs, jnp.int32))
     start = jnp.int32(0)
     first = _Stream(start, start, nobody, jnp.zeros_like(nobody), drawn, lanes, played, moment.zero_sums(moments))
     last = jax.lax.while_loop(lambda now: (now.next < pairs) | jnp.any(now.lanes.live), play, first)
-    *totals, steps = record(last, jnp.arange(slots))
-    return Episodes(*totals, sums=last.sums, steps=steps)
+    returns, shaped, lengths, steps = record(last, jnp.arange(slots))
+    return Episodes(returns, shaped, lengths, last.sums, steps)

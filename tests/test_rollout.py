@@ -17,7 +17,7 @@ TINY = esrl.mlp((8,), "tanh")
 
 
 class Lottery:
-    """Each episode ends after a number of steps drawn at its reset, most of them soon; a step earns the clock and the action."""
+    """Each episode ends after a number of steps drawn at its reset, most soon; a step earns the clock and the action."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,))
     action_space = spaces.Discrete(2)
@@ -34,7 +34,7 @@ class Lottery:
     def step(self, state, action, key):
         left, time = state
         state = (left - 1, time + 1)
-        return state, self.see(state), (time + action).astype(jnp.float32), state[0] <= 0
+        return state, self.see(state), (time + action.astype(jnp.int32)).astype(jnp.float32), state[0] <= 0
 
 
 def play(slots, pairs=50, signs=2, episodes=3):
