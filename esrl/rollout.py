@@ -55,7 +55,7 @@ def runner(env: Any, transform: Transform | None = None) -> Runner:
 
 
 class _Lanes(NamedTuple):
-    """Lanes of a loop over steps, [L, ...]: key, time, world, the policy's carry, whether it lives, and totals of each."""
+    """Lanes of a loop over steps, [L, ...]: key, time, world, the policy's carry, whether it lives, and totals."""
 
     keys: Key
     time: Array

@@ -17,7 +17,7 @@ TINY = esrl.mlp((8,), "tanh")
 
 
 class Lottery:
-    """Each episode ends after a number of steps drawn at its reset, most soon; a step earns the clock and the action."""
+    """Each episode ends after a number of steps drawn at its reset, most soon; each step earns clock plus action."""
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,))
     action_space = spaces.Discrete(2)
