@@ -29,6 +29,7 @@ class Plan(NamedTuple):
       leaves: how each parameter is perturbed (empty for agents that perturb nothing).
       noise_floats: random numbers that a member's perturbation takes. weights: how many there are to be trained.
       chunk: pairs (lanes, for agents that perturb nothing) at once on each device. devices: how many there are.
+      noise_bytes: that a member's perturbation is stored in.
     """
 
     lanes: int
@@ -37,6 +38,7 @@ class Plan(NamedTuple):
     weights: int = 0
     chunk: int = 0
     devices: int = 1
+    noise_bytes: int = 0
 
 
 class Pure(NamedTuple):

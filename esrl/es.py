@@ -170,12 +170,13 @@ def eggroll(env: Any, policy: Any = None, **options: Any) -> Agent:
       EsrlError: an unknown option, a value that does not fit, or an environment or network that does not.
     """
     read = read_options(EggrollOptions, options)
-    return evolution_strategy("eggroll", env, policy, noises.low_rank(read.rank, read.thin), read)
+    noise = noises.low_rank(read.rank, read.thin, read.distribution, read.noise_dtype)
+    return evolution_strategy("eggroll", env, policy, noise, read)
 
 
 @takes_options(OpenESOptions)
 def open_es(env: Any, policy: Any = None, **options: Any) -> Agent:
-    """OpenES: evolution strategies with dense Gaussian perturbations (Salimans et al., arXiv 1703.03864).
+    """OpenES: evolution strategies with dense perturbations, Gaussian unless given (Salimans et al., arXiv 1703.03864).
 
     Antithetic pairs, centred ranks, Adam and observation normalisation as in the source; everything but the noise is
     EGGROLL's own code.
@@ -188,7 +189,8 @@ def open_es(env: Any, policy: Any = None, **options: Any) -> Agent:
     Raises:
       EsrlError: as `eggroll`.
     """
-    return evolution_strategy("open_es", env, policy, noises.dense(), read_options(OpenESOptions, options))
+    read = read_options(OpenESOptions, options)
+    return evolution_strategy("open_es", env, policy, noises.dense(read.distribution, read.noise_dtype), read)
 
 
 def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: ESOptions) -> Agent:

@@ -122,4 +122,5 @@ def plan(setup: Setup) -> Plan:
     floats = sum(leaf.floats for leaf in setup.leaves)
     weights = sum(math.prod(leaf.shape) for leaf in setup.leaves)
     lanes = setup.pairs * len(setup.signs) * setup.episodes
-    return Plan(lanes, setup.leaves, floats, weights, setup.chunk, setup.mesh.size)
+    size = floats * setup.noise.bytes_each
+    return Plan(lanes, setup.leaves, floats, weights, setup.chunk, setup.mesh.size, noise_bytes=size)
