@@ -24,6 +24,7 @@ from esrl.es_setup import Setup, base_learning_rate, plan, prepare
 from esrl.moments import Moments, Sums
 from esrl.noise import Noise
 from esrl.policy import bind
+from esrl.precision import arithmetic
 from esrl.registry import make
 from esrl.types import Array, Count, Key, PyTree, count, count_add, count_sum
 
@@ -209,6 +210,7 @@ def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: 
     env = make(env)
     check_contract(env)
     bound = bind(policy, env.observation_space, env.action_space, options.deterministic, options.squash)
+    bound = bound._replace(apply=arithmetic(bound.apply, options.precision))
     setup = prepare(env, bound, noise, options)
     normalized = options.normalize_observations and any(jax.tree.leaves(setup.policy.floats))
     sigma, rate = (1.0 if callable(x) else x for x in (options.sigma, base_learning_rate(options)))

@@ -49,6 +49,9 @@ class ESOptions:
     )
     deterministic: bool = option(True, "act by the mode of the policy rather than by sampling", bool)
     squash: str = option("tanh", 'how outputs meet the bounds of a Box action space: "tanh" or "clip"', str)
+    precision: str = option(
+        "float32", 'of the network\'s products: "float32" or "bfloat16"; parameters and all else are float32', str
+    )
     chunk: int | None = option(None, "pairs evaluated at once on each device; chosen unless given", int)
     mesh: Mesh | None = option(None, 'devices along one axis "pairs"; all that divide the pairs unless given')
 
