@@ -30,6 +30,7 @@ class Plan(NamedTuple):
       noise_floats: random numbers that a member's perturbation takes. weights: how many there are to be trained.
       chunk: pairs (lanes, for agents that perturb nothing) at once on each device. devices: how many there are.
       memory: what a generation takes on each device, by what it is for (empty where that is not known before).
+      noise_bytes: that a member's perturbation is stored in.
     """
 
     lanes: int
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     weights: int = 0
     chunk: int = 0
     devices: int = 1
+    noise_bytes: int = 0
     memory: tuple[Any, ...] = ()
 
 

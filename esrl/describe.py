@@ -31,6 +31,8 @@ def describe(agent: Agent, width: int = 110) -> str:
         console.print(
             f"\n{ratio:.1f} times fewer random numbers than dense noise; {plan.lanes:,} episodes a generation,"
         )
+        kind = agent.options.get("distribution", "normal")
+        console.print(f"{kind} noise, {plan.noise_bytes:,} bytes for each member;")
         console.print(f"{plan.chunk:,} pairs at once on each of {plan.devices} device(s)")
     else:
         console.print(f"\ntrained by gradients; {plan.lanes:,} environments side by side on {plan.devices} device(s)")

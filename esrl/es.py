@@ -24,6 +24,7 @@ from esrl.es_setup import Setup, base_learning_rate, plan, prepare
 from esrl.moments import Moments, Sums
 from esrl.noise import Noise
 from esrl.policy import bind
+from esrl.precision import arithmetic
 from esrl.registry import make
 from esrl.types import Array, Count, Key, PyTree, count, count_add, count_sum, seed_key
 
@@ -172,12 +173,13 @@ def eggroll(env: Any, policy: Any = None, **options: Any) -> Agent:
       EsrlError: an unknown option, a value that does not fit, or an environment or network that does not.
     """
     read = read_options(EggrollOptions, options)
-    return evolution_strategy("eggroll", env, policy, noises.low_rank(read.rank, read.thin), read)
+    noise = noises.low_rank(read.rank, read.thin, read.distribution, read.noise_dtype)
+    return evolution_strategy("eggroll", env, policy, noise, read)
 
 
 @takes_options(OpenESOptions)
 def open_es(env: Any, policy: Any = None, **options: Any) -> Agent:
-    """OpenES: evolution strategies with dense Gaussian perturbations (Salimans et al., arXiv 1703.03864).
+    """OpenES: evolution strategies with dense perturbations, Gaussian unless given (Salimans et al., arXiv 1703.03864).
 
     Antithetic pairs, centred ranks, Adam and observation normalisation as in the source; everything but the noise is
     EGGROLL's own code.
@@ -190,7 +192,8 @@ def open_es(env: Any, policy: Any = None, **options: Any) -> Agent:
     Raises:
       EsrlError: as `eggroll`.
     """
-    return evolution_strategy("open_es", env, policy, noises.dense(), read_options(OpenESOptions, options))
+    read = read_options(OpenESOptions, options)
+    return evolution_strategy("open_es", env, policy, noises.dense(read.distribution, read.noise_dtype), read)
 
 
 def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: ESOptions) -> Agent:
@@ -209,6 +212,7 @@ def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: 
     env = make(env)
     check_contract(env)
     bound = bind(policy, env.observation_space, env.action_space, options.deterministic, options.squash)
+    bound = bound._replace(apply=arithmetic(bound.apply, options.precision))
     setup = prepare(env, bound, noise, options)
     normalized = options.normalize_observations and any(jax.tree.leaves(setup.policy.floats))
     sigma, rate = (1.0 if callable(x) else x for x in (options.sigma, base_learning_rate(options)))

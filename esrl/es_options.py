@@ -22,6 +22,10 @@ class ESOptions:
 
     population: int = option(512, "members of a generation, 2P with antithetic pairs", int)
     sigma: float | Schedule = option(0.05, "standard deviation of each weight's perturbation", float)
+    distribution: str = option("normal", 'of the random numbers: "normal", or "rademacher": +1 or -1, cheaper', str)
+    noise_dtype: str = option(
+        "float32", 'type that they are stored in: "float32", "bfloat16", or "int8" for rademacher', str
+    )
     learning_rate: float | Schedule | None = option(
         None, "of the optimizer; 0.01 unless given (1 for an optax transformation)", float
     )
@@ -45,6 +49,9 @@ class ESOptions:
     )
     deterministic: bool = option(True, "act by the mode of the policy rather than by sampling", bool)
     squash: str = option("tanh", 'how outputs meet the bounds of a Box action space: "tanh" or "clip"', str)
+    precision: str = option(
+        "float32", 'of the network\'s products: "float32" or "bfloat16"; parameters and all else are float32', str
+    )
     chunk: int | None = option(None, "pairs that play at once on each device; chosen by memory unless given", int)
     memory: float | None = option(
         None, "GiB that the pairs at once may take on each device; half of what is free unless given", float
@@ -63,7 +70,9 @@ class EggrollOptions(ESOptions):
 
     rank: int = option(1, "rank of each matrix's perturbation", int)
     thin: float | None = option(
-        None, "matrices for which low rank adds more than this fraction of variance get dense noise", float
+        None,
+        "matrices for which low rank adds more than this fraction of variance get dense noise; rademacher adds none",
+        float,
     )
 
 

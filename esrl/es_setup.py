@@ -69,7 +69,7 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
     mesh = options.mesh or (sharding.one_device() if host else sharding.default_mesh(pairs))
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
     leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
-    noise_bytes = 4 * sum(leaf.floats for leaf in leaves)
+    noise_bytes = noise.bytes_each * sum(leaf.floats for leaf in leaves)
     each = footprint.pair_bytes(env, policy, leaves, per_pair, noise_bytes)
     chosen = pairs if host else footprint.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory)
     chunk = options.chunk or chosen
@@ -132,4 +132,5 @@ def plan(setup: Setup, state: PyTree) -> Plan:
     lanes = len(setup.signs) * setup.episodes
     local = setup.pairs // setup.mesh.size
     memory = footprint.parts(setup.each, state, local, lanes, setup.chunk, setup.batch)
-    return Plan(setup.pairs * lanes, setup.leaves, floats, weights, setup.chunk, setup.mesh.size, memory)
+    size = floats * setup.noise.bytes_each
+    return Plan(setup.pairs * lanes, setup.leaves, floats, weights, setup.chunk, setup.mesh.size, size, memory)

@@ -42,6 +42,9 @@ class PPOOptions:
     weight_decay: float | None = option(None, "decoupled, in units of the learning rate", float)
     deterministic: bool = option(True, "evaluate and act by the mode of the policy rather than by sampling", bool)
     squash: str = option("clip", 'how choices meet the bounds of a Box action space: "tanh" or "clip"', str)
+    precision: str = option(
+        "float32", 'of the network\'s products: "float32" or "bfloat16"; parameters and all else are float32', str
+    )
 
 
 # Values of the state: any of them can differ between the runs of one compiled program.

@@ -22,6 +22,7 @@ from esrl.noise import Leaf
 from esrl.optimizers import make_optimizer
 from esrl.ppo_data import Decision
 from esrl.ppo_options import PPOOptions, check_minibatches
+from esrl.precision import arithmetic
 from esrl.rollout import Runner
 from esrl.rollout import runner as make_runner
 from esrl.types import Array, Key, PyTree
@@ -61,6 +62,8 @@ def prepare(env: Any, policy: Any, options: PPOOptions) -> Setup:
     """
     network = mlp(output_scale=0.01) if policy is None else policy
     nets = actor_critic(network, env.observation_space, env.action_space, options.critic, options.squash)
+    policy = nets.policy._replace(apply=arithmetic(nets.policy.apply, options.precision))
+    nets = nets._replace(policy=policy, apply=arithmetic(nets.apply, options.precision, differentiated=True))
     check_minibatches(options, nets.recurrent)
     runner = make_runner(env)
     sequences = options.num_envs * (1 if nets.recurrent else options.num_steps) // options.num_minibatches

@@ -43,10 +43,13 @@ def test_equal_fitness_moves_nothing(shaping, antithetic, make):
     assert metrics["grad_norm"] == 0 and metrics["fitness_mean"] == 1
 
 
-def test_chunks_and_devices_do_not_change_fitness():
+@pytest.mark.parametrize(
+    "numbers", [{}, {"distribution": "rademacher", "noise_dtype": "int8"}], ids=["normal", "signs"]
+)
+def test_chunks_and_devices_do_not_change_fitness(numbers):
     def play(devices, chunk):
         mesh = Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
-        agent = esrl.eggroll(Walk(), TINY, population=32, episodes_per_member=2, mesh=mesh, chunk=chunk)
+        agent = esrl.eggroll(Walk(), TINY, population=32, episodes_per_member=2, mesh=mesh, chunk=chunk, **numbers)
         state = agent.init(seed_key(3))
         batch = agent.rollout(state)
         return np.asarray(batch.fitness), np.asarray(batch.lengths), params_of(agent.update(state, batch)[0])
@@ -85,19 +88,21 @@ def test_not_finite_fitness_is_counted_and_never_reaches_the_parameters():
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.moments))
 
 
+@pytest.mark.parametrize("numbers", [("normal", "float32"), ("rademacher", "int8")], ids="-".join)
 @pytest.mark.parametrize("kind", ["low rank", "dense"])
-def test_a_gradient_step_is_the_estimator_of_the_equation(kind):
+def test_a_gradient_step_is_the_estimator_of_the_equation(kind, numbers):
     """Parameters move by -rate * sum_i f_i E_i / (N sigma), with E_i formed in full."""
     make = partial(esrl.eggroll, rank=2) if kind == "low rank" else esrl.open_es
     agent = make(
         Target(), TINY, population=64, shaping="none", optimizer="sgd", learning_rate=0.5, sigma=0.2,
-        normalize_observations=False,
+        normalize_observations=False, distribution=numbers[0], noise_dtype=numbers[1],
     )  # fmt: skip
+    assert agent.plan.noise_bytes == agent.plan.noise_floats * {"float32": 4, "int8": 1}[numbers[1]]
     state = agent.init(seed_key(1))
     batch = agent.rollout(state)
     after, _ = agent.update(state, batch)
     key = jax.random.fold_in(jax.random.fold_in(state.key, 1), 0)
-    eps = esrl.noise.sample(key, agent.plan.leaves, sharding.iota(32))
+    eps = esrl.noise.sample(key, agent.plan.leaves, sharding.iota(32), *numbers)
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     full = esrl.noise.perturb(zeros, eps, agent.plan.leaves, 1.0)
     difference = batch.fitness[:, 0] - batch.fitness[:, 1]
@@ -207,6 +212,7 @@ LEARN = {
     "continuous": (Target, TINY, 0.0, {"squash": "clip"}),
     "sampled": (ActionDependsOnObservation, TINY, 1.0, {"deterministic": False}),
     "sampled continuous": (Target, TINY, -0.6, {"deterministic": False}),
+    "signs": (ActionDependsOnObservation, TINY, 1.0, {"distribution": "rademacher", "noise_dtype": "int8"}),
     "leave one out": (ActionDependsOnObservation, TINY, 1.0, {"antithetic": False, "shaping": "leave_one_out"}),
     "paper scale": (
         ActionDependsOnObservation,
@@ -239,6 +245,8 @@ def test_without_memory_the_memory_probe_is_not_solved():
     [
         ({"population": 7}, "even number"),
         ({"rank": 0}, "rank is 0"),
+        ({"distribution": "cauchy"}, "distribution is 'cauchy'"),
+        ({"noise_dtype": "int8"}, 'needs distribution "rademacher"'),
         ({"sigma": -1.0}, "sigma is -1.0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"optimizer": "adma"}, "did you mean adam"),

@@ -83,6 +83,16 @@ def test_low_rank_forward_equals_the_dense_forward(case, rank):
     check(case, noise.low_rank(rank))
 
 
+@pytest.mark.parametrize("kind", [("normal", "bfloat16"), ("rademacher", "int8")], ids="-".join)
+@pytest.mark.parametrize("space", [noise.dense, lambda *kind: noise.low_rank(2, None, *kind)], ids=["dense", "rank2"])
+def test_noise_of_any_type_is_used_exactly(kind, space):
+    check(functional, space(*kind))
+
+
+def test_stored_signs_pass_every_kind_of_layer():
+    check(everything, noise.low_rank(2, None, "rademacher", "int8"))
+
+
 @pytest.mark.parametrize("case", [everything, functional])
 def test_dense_forward_equals_one_network_for_each_member(case):
     check(case, noise.dense())
