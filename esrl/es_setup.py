@@ -102,7 +102,7 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
         mesh=mesh,
         paper_scale=options.step_scale == "paper",
         act=act,
-        sample=jax.jit(lambda key, ids: noise.sample(key, leaves, ids)),
+        sample=jax.jit(jax.named_scope("noise")(lambda key, ids: noise.sample(key, leaves, ids))),
     )
 
 

@@ -72,15 +72,18 @@ def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episod
     def begin(keys: Key, carry: PyTree) -> _Lanes:
         flat = keys.reshape(-1)
         lanes = flat.shape[0]
-        state, observation = jax.vmap(env.reset)(jax.vmap(lambda key: jax.random.fold_in(key, 0))(flat))
+        with jax.named_scope("reset"):
+            state, observation = jax.vmap(env.reset)(jax.vmap(lambda key: jax.random.fold_in(key, 0))(flat))
         zeros, none = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
         carries, live = spread(carry, lanes), jnp.ones(lanes, bool)
         return _Lanes(flat, none, state, observation, carries, live, (zeros, zeros, none))
 
     def step(act: Act, context: PyTree, c: _Lanes) -> _Lanes:
         both = jax.vmap(lambda key, time: jax.random.split(jax.random.fold_in(key, time + 1)))(c.keys, c.time)
-        actions, carry = act(context, c.observation, c.carry, both[:, 0])
-        state, observation, reward, terminated = jax.vmap(env.step)(c.state, actions, both[:, 1])
+        with jax.named_scope("network"):
+            actions, carry = act(context, c.observation, c.carry, both[:, 0])
+        with jax.named_scope("world"):
+            state, observation, reward, terminated = jax.vmap(env.step)(c.state, actions, both[:, 1])
         totals = tally(c.live, reward.astype(jnp.float32), c.totals, transform)
         live = c.live & ~terminated & (c.time + 1 < horizon)
         return _Lanes(c.keys, c.time + 1, state, observation, carry, live, totals)
@@ -188,7 +191,8 @@ def _stream(
         )
 
     def play(now: _Stream) -> _Stream:
-        now = refill(now)
+        with jax.named_scope("refill"):
+            now = refill(now)
 
         def going(inner: tuple[_Lanes, Sums | None, Array]) -> Array:
             wanted = (now.next < pairs) & (jnp.sum(free(inner[0])) >= few)
