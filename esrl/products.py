@@ -61,8 +61,21 @@ def linear(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Batched:
     wide = {"preferred_element_type": _wide(dtype)} if "preferred_element_type" in eqn.params else {}
     shared = values[k].value.astype(values[k].dtype)
     base = plain(eqn, [*values[:k], shared, *values[k + 1 :]], **wide)[0]
-    correction = rule(eqn, values, k, lanes)
+    correction = rule(eqn, _in_place(values, k), k, lanes)
     return Batched((spread(base, lanes).astype(correction.dtype) + correction).astype(dtype))
+
+
+def _in_place(values: Sequence[Any], k: int) -> list[Any]:
+    """The values, with noise that is stored in fewer bytes than it is used in tied to what it meets.
+
+    Otherwise the compiler takes the cast out of a loop over steps, which then reads the wider type in every step.
+    """
+    weight, other = values[k], values[1 - k]
+    if weight.a.dtype.itemsize >= jnp.dtype(weight.dtype).itemsize or not isinstance(other, Batched):
+        return list(values)
+    a, b, x = jax.lax.optimization_barrier((weight.a, weight.b, other.x))
+    both = [weight._replace(a=a, b=b), Batched(x)]
+    return both if k == 0 else both[::-1]
 
 
 def _wide(dtype: Any) -> Any:

@@ -41,6 +41,18 @@ def test_no_tensor_of_members_by_m_by_n_in_the_compiled_generation(rank):
     assert max(biggest_with(program, [m, n]) for program in compiled(dense)) > m * n  # the test can see one
 
 
+@pytest.mark.parametrize("make", [esrl.eggroll, esrl.open_es])
+def test_the_loop_over_steps_reads_noise_as_it_is_stored(make):
+    """The cast stays inside: a loop that carried float32 copies would move four times the bytes."""
+    agent = make(
+        Walk(), esrl.mlp((48, 80), "tanh"), population=64, chunk=8, distribution="rademacher", noise_dtype="int8"
+    )
+    loops = [line for line in compiled(agent)[0].as_text().splitlines() if " while(" in line]
+    shape = r"\[8,1,80\]" if make is esrl.eggroll else r"\[8,48,80\]"
+    assert any(re.search("s8" + shape, line) for line in loops)
+    assert not any(re.search("f32" + shape, line) for line in loops)
+
+
 @pytest.mark.slow
 def test_a_generation_of_brax_ant_needs_at_most_64_mib():
     agent = esrl.eggroll("brax/ant", esrl.mlp(), population=1024)
