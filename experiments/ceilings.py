@@ -1,0 +1,110 @@
+"""What this machine can do at most, as far as a program can find out: operations/s, bytes/s, memory."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from esrl.sharding import AXIS, Mesh, default_mesh
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+SHARE = 0.6  # of the memory that is free, for what a measurement may take
+ROUNDS = 5
+
+
+class Ceilings(NamedTuple):
+    """What all devices reach together.
+
+    Attributes:
+      flops: floating-point operations per second of a large matrix product, for each dtype.
+      bytes: bytes per second read and written by adding 1 to a large array.
+      memory: bytes that a measurement may hold, on all devices together.
+    """
+
+    flops: dict[str, float]
+    bytes: float
+    memory: float
+
+    def seconds(self, flops: float, moved: float, dtype: str) -> float:
+        """The least time for so many operations and bytes: the roofline."""
+        return max(flops / self.flops[dtype], moved / self.bytes)
+
+
+def measure(dtypes: tuple[str, ...]) -> Ceilings:
+    """Measures them on all local devices at once, the best of a few rounds."""
+    mesh = default_mesh(len(jax.local_devices()))
+    return Ceilings({dtype: _product(mesh, dtype) for dtype in dtypes}, _add(mesh), memory())
+
+
+def on_cpu() -> bool:
+    """Whether JAX's devices are processor cores."""
+    return jax.local_devices()[0].platform == "cpu"
+
+
+def device_name() -> str:
+    """A name of the devices for a file, "2-x-cpu"."""
+    text = f"{len(jax.local_devices())} x {jax.local_devices()[0].device_kind}"
+    return re.sub(r"\W+", "-", text.lower()).strip("-")
+
+
+def memory() -> float:
+    """Bytes that a measurement may take: a share of what is free on all devices together."""
+    if on_cpu():
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    else:
+        found = [device.memory_stats() or {} for device in jax.local_devices()]
+        free = sum(x.get("bytes_limit", 0) - x.get("bytes_in_use", 0) for x in found) or 8 * 2**30
+    return SHARE * free
+
+
+def held(program: Any, devices: int) -> int:
+    """Bytes that a compiled program holds on all its devices: temporaries, arguments and results, as its compiler says."""
+    sizes = program.memory_analysis()
+    names = ("argument_size_in_bytes", "temp_size_in_bytes", "output_size_in_bytes")
+    return devices * sum(int(getattr(sizes, name)) for name in names)
+
+
+def _best(call: Callable[[], Any]) -> float:
+    """Seconds of the fastest of a few calls."""
+    jax.block_until_ready(call())
+    seconds = []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        jax.block_until_ready(call())
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
+
+
+def _product(mesh: Mesh, dtype: str) -> float:
+    """Operations per second of x @ W, with the rows of x over the devices and W on each."""
+    side = 1024 if on_cpu() else 8192
+    times = 2 if on_cpu() else 16
+    place = NamedSharding(mesh, PartitionSpec(AXIS))
+    x = jax.device_put(jnp.ones((mesh.size * side, side), DTYPES[dtype]), place)
+    w = jax.device_put(jnp.full((side, side), 1 / side, DTYPES[dtype]), NamedSharding(mesh, PartitionSpec()))
+
+    def chain(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda y, _: (y @ w, None), x, None, length=times)[0]
+
+    split, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    mapped = jax.shard_map(chain, mesh=mesh, in_specs=(split, everywhere), out_specs=split, check_vma=False)
+    program = jax.jit(mapped).lower(x, w).compile()
+    return times * 2.0 * mesh.size * side**3 / _best(lambda: program(x, w))
+
+
+def _add(mesh: Mesh) -> float:
+    """Bytes per second, read and written, of adding 1 in place to an array far larger than any cache."""
+    size, times = (1 << 26) if on_cpu() else (1 << 29), 8
+    place = NamedSharding(mesh, PartitionSpec(AXIS))
+    x = jax.device_put(jnp.zeros(size // mesh.size * mesh.size), place)
+    again = jax.jit(lambda x: jax.lax.fori_loop(0, times, lambda _, y: y + 1, x), out_shardings=place)
+    program = again.lower(x).compile()
+    return times * 2.0 * x.nbytes / _best(lambda: program(x))
