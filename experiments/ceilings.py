@@ -66,7 +66,7 @@ def memory() -> float:
 
 
 def held(program: Any, devices: int) -> int:
-    """Bytes that a compiled program holds on all its devices: temporaries, arguments and results, as its compiler says."""
+    """Bytes that a compiled program holds on all its devices, as its compiler says: temporaries, arguments, results."""
     sizes = program.memory_analysis()
     names = ("argument_size_in_bytes", "temp_size_in_bytes", "output_size_in_bytes")
     return devices * sum(int(getattr(sizes, name)) for name in names)

@@ -9,18 +9,22 @@
 forward: milliseconds of one step of the three-layer policy of `esrl.mlp` for a whole population, on all devices:
 inference with shared weights, in esrl's chunks and all at once (the faster of the two is what the others are measured
 against), noise of each rank that was drawn before, rank 1 drawn anew in every step, and dense noise, drawn before and
-materialised. Timed is a scan of steps (throughput_cells.py) from its call until its result is there, as many scans as fill
-a window. Drawing what is stored, and compiling, are not in it. Biases are perturbed, densely.
+materialised. Timed is a scan of steps (throughput_cells.py) from its call until its result is there, as many scans as
+fill a window. Drawing what is stored, and compiling, are not in it. Biases are perturbed, densely.
 layer: the same of one linear layer without biases.
-generation, growth: see throughput_generation.py.
+generation, growth: see throughput_generation.py and throughput_growth.py.
 
 Everything in a group (a network, a population, a dtype) runs in turn in one process, `--repeats` windows of at least
 `--seconds`: median [lowest, highest], and the fraction of inference window by window. Compile seconds are those of
-tracing and compiling, without a persistent cache. Peak bytes are the compiler's figure: temporaries, arguments and results
-of the program, on all devices. The roofline is the longer of two times: operations at the speed of a large matrix
-product, and bytes that must move at the speed of adding 1 to a large array, both measured at the start on all devices;
-what counts is said in `throughput_cells.cost`. `roofline_fraction_of_inference` is what it allows against inference's.
-A row that would not fit the memory, or take more than `--seconds-limit` a window, says so and is left out.
+tracing and compiling, without a persistent cache. Peak bytes are the compiler's figure: temporaries, arguments and
+results of the program, on all devices.
+
+The roofline is the longer of two times: operations at the speed of a large matrix product, and bytes that must move at
+the speed of adding 1 to a large array, both measured at the start on all devices; what counts is said in
+`throughput_cells.cost`. What fits into a cache moves faster than that, so a small network's fraction of its roofline can
+be above 1. `roofline_fraction_of_inference` is inference's roofline over the row's: what fraction of it would be left on
+a machine without any other cost. A row that would not fit the memory, or whose window would take more than
+`--seconds-limit`, says so and is left out.
 
 Written to experiments/results/throughput/<name>-<part>.csv, with a JSON beside each.
 """
@@ -39,21 +43,30 @@ os.environ["ESRL_CACHE_DIR"] = ""  # so that compile seconds are real
 
 import jax
 import numpy as np
+import throughput_generation as generation
+import throughput_growth as growth
 from ceilings import DTYPES, Ceilings, device_name, held, measure, on_cpu
 from record import RESULTS, Row, read_rows
 from throughput_cells import Kind, Work, cost, kinds, layer_work, policy_work, program, steps_for
-from windows import Table, compiled, reason_of, rounded, spread, turns
+from throughput_generation import run_generation
+from throughput_growth import run_growth
+from windows import Table, compiled, ranged, reason_of, rounded, spread, table_head, turns
 
 import esrl
 from esrl import sharding
 
-PARTS = ("forward", "layer", "generation", "growth")
 KEY = ("part", "network", "population", "dtype", "kind")
 COLUMNS = (*KEY, "rank", "width", "devices", "chunk_lanes", "steps", "repeats")
 COLUMNS += ("ms_per_step", "ms_per_step_lowest", "ms_per_step_highest")
 COLUMNS += ("fraction_of_inference", "fraction_of_inference_lowest", "fraction_of_inference_highest")
 COLUMNS += ("passes_per_second", "compile_seconds", "peak_bytes", "noise_bytes", "flops_per_step", "bytes_per_step")
 COLUMNS += ("roofline_ms", "fraction_of_roofline", "roofline_fraction_of_inference", "left_out")
+GROWTH = {
+    "population": [256, 1024, 4096, 16384, 65536, 262144],
+    "width": [32, 64, 128, 256, 512, 1024, 2048],
+    "rank": [1, 2, 4, 8, 16, 32, 64],
+    "episodes": [1, 2, 4, 8, 16],
+}
 REFERENCE = ("inference, in chunks", "inference, at once")
 
 
@@ -129,6 +142,7 @@ def _timed(rows: dict[str, Row], calls: dict[str, Any], work: Work, arguments: a
 
 def run_forward(table: Table, ceilings: Ceilings, arguments: argparse.Namespace) -> None:
     """Every width, population and dtype."""
+    print(table_head(HEAD), flush=True)
     for dtype in arguments.dtypes:
         for width in arguments.widths:
             for population in arguments.populations:
@@ -138,6 +152,7 @@ def run_forward(table: Table, ceilings: Ceilings, arguments: argparse.Namespace)
 
 def run_layer(table: Table, ceilings: Ceilings, arguments: argparse.Namespace) -> None:
     """One linear layer."""
+    print(table_head(HEAD), flush=True)
     for dtype in arguments.dtypes:
         work = layer_work(arguments.layer_width, arguments.layer_population, dtype)
         which = [kind for kind in kinds((1,)) if kind.rank <= 1]
@@ -169,17 +184,12 @@ def line(row: Row) -> str:
     return "| " + " | ".join([*names, *ranges, *plain, *rates, *sizes, ""]) + " |"
 
 
-def ranged(row: Row, name: str) -> str:
-    """A median with its range; a dash where there is none."""
-    if row.get(name) in ("", None):
-        return "–"
-    middle, low, high = (f"{float(row[f'{name}{end}']):.3g}" for end in ("", "_lowest", "_highest"))
-    return f"{middle} [{low}, {high}]"
-
-
-def head(names: tuple[str, ...]) -> str:
-    """The first two lines of a Markdown table."""
-    return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
+MEASURES: dict[str, Any] = {
+    "forward": (run_forward, COLUMNS, KEY, HEAD, line),
+    "layer": (run_layer, COLUMNS, KEY, HEAD, line),
+    "generation": (run_generation, generation.COLUMNS, generation.KEY, generation.HEAD, generation.line),
+    "growth": (run_growth, growth.COLUMNS, growth.KEY, growth.HEAD, growth.line),
+}
 
 
 def main() -> None:
@@ -188,37 +198,50 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", None)
     name = arguments.name or device_name()
     if arguments.table:
-        for part in ("forward", "layer"):
+        for part in arguments.part:
+            _, _, _, columns, shown = MEASURES[part]
             rows = read_rows(arguments.out / f"{name}-{part}.csv")
-            print("\n".join([head(HEAD), *map(line, rows)]) if rows else "", flush=True)
+            print("\n".join([table_head(columns), *map(shown, rows), ""]) if rows else "", flush=True)
         return
     _defaults(arguments)
     settings = {key: value for key, value in vars(arguments).items() if key not in ("out", "name", "table")}
     begun = time.perf_counter()
-    found = measure(tuple(arguments.dtypes))
-    shown = ", ".join(f"{dtype} {flops / 1e9:,.0f} Gflop/s" for dtype, flops in found.flops.items())
-    print(f"ceilings: {shown}, {found.bytes / 1e9:,.1f} GB/s; memory {found.memory / 2**30:.1f} GiB\n", flush=True)
+    found = measure(tuple({"float32", *arguments.dtypes}))
+    speeds = ", ".join(f"{dtype} {flops / 1e9:,.0f} Gflop/s" for dtype, flops in found.flops.items())
+    print(f"ceilings: {speeds}, {found.bytes / 1e9:,.1f} GB/s; memory {found.memory / 2**30:.1f} GiB", flush=True)
     settings["ceilings"] = found._asdict()
-    for part, run in (("forward", run_forward), ("layer", run_layer)):
-        if part in arguments.part:
-            print(head(HEAD), flush=True)
-            run(Table(arguments.out / f"{name}-{part}.csv", COLUMNS, KEY, settings), found, arguments)
-            print(f"\n{part}: {time.perf_counter() - begun:.0f} s since the start\n", flush=True)
+    for part in arguments.part:
+        run, columns, key, _, _ = MEASURES[part]
+        print(f"\n{part}\n", flush=True)
+        run(Table(arguments.out / f"{name}-{part}.csv", columns, key, settings), found, arguments)
+        print(f"\n{part}: {time.perf_counter() - begun:.0f} s since the start", flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--part", nargs="+", choices=list(MEASURES), default=list(MEASURES))
     parser.add_argument("--widths", type=int, nargs="+", help="of the hidden layers")
     parser.add_argument("--populations", type=int, nargs="+", help="members, even numbers")
     parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES))
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--layer-width", type=int)
     parser.add_argument("--layer-population", type=int, default=1024)
+    parser.add_argument("--envs", nargs="+", help="of the generations")
+    parser.add_argument(
+        "--generation-population", type=int, help="of the generations; each environment's own unless given"
+    )
+    parser.add_argument("--horizon", type=int, help="of the generations, at most; 0 leaves each environment its own")
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="other libraries too")
+    parser.add_argument("--base-population", type=int, default=1024, help="of what grows")
+    parser.add_argument("--base-width", type=int, default=64, help="of what grows")
+    for factor, values in GROWTH.items():
+        parser.add_argument(f"--growth-{factor}", type=int, nargs="*", default=values)
     parser.add_argument("--chunk", type=int, help="lanes of a chunk on a device; esrl's own choice unless given")
     parser.add_argument("--repeats", type=int, default=5, help="windows of each")
     parser.add_argument("--seconds", type=float, default=0.5, help="of each window, at least")
-    parser.add_argument("--seconds-limit", type=float, default=20.0, help="of each window, at most; else it is left out")
+    parser.add_argument(
+        "--seconds-limit", type=float, default=20.0, help="of each window, at most; else it is left out"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "throughput")
     parser.add_argument("--name", help="of the result files; the devices' unless given")
     parser.add_argument("--table", action="store_true", help="measure nothing; print what is there")
@@ -231,6 +254,7 @@ def _defaults(arguments: argparse.Namespace) -> None:
     arguments.widths = arguments.widths or ([64, 256, 1024, 2048] if small else [64, 256, 1024, 2048, 4096, 8192])
     arguments.populations = arguments.populations or ([256, 2048] if small else [256, 2048, 16384, 65536, 262144])
     arguments.dtypes = arguments.dtypes or (["float32"] if small else ["float32", "bfloat16"])
+    arguments.horizon = (200 if small else 0) if arguments.horizon is None else arguments.horizon
     arguments.layer_width = arguments.layer_width or (2048 if small else 8192)
 
 

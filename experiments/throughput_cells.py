@@ -178,7 +178,7 @@ def cost(work: Work, kind: Kind, chunk: int, devices: int) -> Cost:
 
 
 def steps_for(work: Work, chunk: int, ceilings: Ceilings, seconds: float) -> int:
-    """Steps of a scan: about half of a window of inference, were it as fast as the machine; 4 to 256, a power of two."""
+    """Steps of a scan, 4 to 256: about half of a window of inference, were it as fast as the machine can be."""
     need = cost(work, kinds(())[0], chunk, 1)
     wanted = seconds / 2 / ceilings.seconds(need.flops, need.moved, work.dtype)
     return 2 ** int(min(max(math.log2(max(wanted, 1)), 2), 8))

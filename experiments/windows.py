@@ -67,6 +67,19 @@ def rounded(value: Any, digits: int = 6) -> float:
     return float(f"{float(value):.{digits}g}")
 
 
+def ranged(row: Row, name: str) -> str:
+    """A median with its range; a dash where there is none."""
+    if row.get(name) in ("", None):
+        return "–"
+    middle, low, high = (f"{float(row[f'{name}{end}']):.3g}" for end in ("", "_lowest", "_highest"))
+    return f"{middle} [{low}, {high}]"
+
+
+def table_head(names: tuple[str, ...]) -> str:
+    """The first two lines of a Markdown table."""
+    return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
+
+
 def reason_of(error: Exception) -> str:
     """The first line of an error, cut to what fits a table."""
     lines = str(error).strip().splitlines()
