@@ -21,10 +21,9 @@ results of the program, on all devices.
 
 The roofline is the longer of two times: operations at the speed of a large matrix product, and bytes that must move at
 the speed of adding 1 to a large array, both measured at the start on all devices; what counts is said in
-`throughput_cells.cost`. What fits into a cache moves faster than that, so a small network's fraction of its roofline can
-be above 1. `roofline_fraction_of_inference` is inference's roofline over the row's: what fraction of it would be left on
-a machine without any other cost. A row that would not fit the memory, or whose window would take more than
-`--seconds-limit`, says so and is left out.
+`throughput_cells.cost`. What fits into a cache moves faster than that, so a small network can be above its roofline.
+`roofline_fraction_of_inference` is inference's roofline over the row's: what noise would leave without any other cost.
+A row that would not fit the memory, or whose window would take more than `--seconds-limit`, says so and is left out.
 
 Written to experiments/results/throughput/<name>-<part>.csv, with a JSON beside each.
 """
@@ -50,7 +49,7 @@ from record import RESULTS, Row, read_rows
 from throughput_cells import Kind, Work, cost, kinds, layer_work, policy_work, program, steps_for
 from throughput_generation import run_generation
 from throughput_growth import run_growth
-from windows import Table, compiled, ranged, reason_of, rounded, spread, table_head, turns
+from windows import Call, Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
 import esrl
 from esrl import sharding
@@ -76,7 +75,8 @@ def group(work: Work, part: str, which: list[Kind], ceilings: Ceilings, argument
     chunk = _chunk(work, mesh, arguments.chunk)
     steps = steps_for(work, chunk, ceilings, arguments.seconds)
     rows: dict[str, Row] = {}
-    calls: dict[str, Any] = {}
+    calls: dict[str, Call] = {}
+    once: dict[str, float] = {}
     taken = 0.0
     for kind in which:
         size = work.pairs // mesh.size if kind.whole else chunk
@@ -91,15 +91,24 @@ def group(work: Work, part: str, which: list[Kind], ceilings: Ceilings, argument
         try:
             function, given = program(work, kind, size, steps, mesh)()
             run, seconds = compiled(function, *given)
-            jax.block_until_ready(run(*given))
+            calls[kind.name] = _call(run, given, steps)
+            once[kind.name] = first(calls[kind.name])
         except Exception as error:
             row["left_out"] = reason_of(error)
+            calls.pop(kind.name, None)
             continue
         taken += need.held
         row |= {"compile_seconds": rounded(seconds, 3), "peak_bytes": held(run, mesh.size)}
-        calls[kind.name] = lambda run=run, given=given: (jax.block_until_ready(run(*given)), (steps,))[1]
-    _timed(rows, calls, work, arguments)
+    _timed(rows, calls, once, work, arguments)
     return list(rows.values())
+
+
+def _call(program: Any, given: tuple[Any, ...], steps: int) -> Call:
+    def call() -> tuple[float, ...]:
+        jax.block_until_ready(program(*given))
+        return (steps,)
+
+    return call
 
 
 def _chunk(work: Work, mesh: Any, lanes: int | None) -> int:
@@ -123,9 +132,11 @@ def _too_much(memory: float, most: float, seconds: float, limit: float) -> str:
     return f"would take {seconds:.3g} s or more a window" if seconds > limit else ""
 
 
-def _timed(rows: dict[str, Row], calls: dict[str, Any], work: Work, arguments: argparse.Namespace) -> None:
+def _timed(
+    rows: dict[str, Row], calls: dict[str, Call], once: dict[str, float], work: Work, arguments: argparse.Namespace
+) -> None:
     """Times what is compiled, in turn, and adds it to the rows."""
-    found = turns(calls, arguments.repeats, arguments.seconds, arguments.seconds_limit * arguments.repeats)
+    found = turns(calls, once, arguments.repeats, arguments.seconds, arguments.seconds_limit * arguments.repeats)
     per_step = {name: windows[:, 0] / windows[:, 1] for name, windows in found.items()}
     plain = [name for name in REFERENCE if name in per_step]
     best = min(plain, key=lambda name: np.median(per_step[name])) if plain else None

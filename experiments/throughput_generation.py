@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from ceilings import Ceilings, held
 from record import Row
-from windows import Table, compiled, ranged, reason_of, rounded, spread, table_head, turns
+from windows import Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
 import esrl
 from esrl import sharding
@@ -211,6 +211,7 @@ def compare(name: str, start: str, ceilings: Ceilings, arguments: argparse.Names
         return [{**common, "left_out": reason_of(error)}]
     rows: dict[str, Row] = {}
     made: dict[str, Side] = {}
+    once: dict[str, float] = {}
     for side, make in makers.items():
         rows[side] = row = {**common, "horizon": horizon_of(env), "side": side, "network": "x".join(map(str, HIDDEN))}
         row["devices"] = len(jax.local_devices())
@@ -220,21 +221,21 @@ def compare(name: str, start: str, ceilings: Ceilings, arguments: argparse.Names
             row["peak_bytes"] = "" if one.peak_bytes is None else int(one.peak_bytes)
             if (one.peak_bytes or 0) > ceilings.memory:
                 raise MemoryError(f"would hold {(one.peak_bytes or 0) / 2**30:.3g} GiB")
-            one.call()
+            once[side] = first(one.call)
         except Exception as error:
             row["left_out"] = reason_of(error)
             continue
         made[side] = one
-    _timed(rows, made, arguments)
+    _timed(rows, made, once, arguments)
     for one in made.values():
         one.close()
     return list(rows.values())
 
 
-def _timed(rows: dict[str, Row], made: dict[str, Side], arguments: argparse.Namespace) -> None:
+def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], arguments: argparse.Namespace) -> None:
     """Times the sides in turn and adds what was found to their rows."""
     calls = {side: one.call for side, one in made.items()}
-    found = turns(calls, arguments.repeats, arguments.seconds, arguments.seconds_limit * arguments.repeats)
+    found = turns(calls, once, arguments.repeats, arguments.seconds, arguments.seconds_limit * arguments.repeats)
     rates = {}
     for side, windows in found.items():
         seconds, live, every, number = windows[:, :4].T

@@ -14,7 +14,6 @@ the rank, of a lane step and a rank. It falls as long as fixed costs are shared 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +22,7 @@ from ceilings import Ceilings, held
 from record import Row
 from throughput_cells import Kind, cost, policy_work, program, steps_for
 from throughput_generation import trained_by
-from windows import Table, compiled, ranged, reason_of, rounded, spread, table_head, turns
+from windows import Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
 import esrl
 from esrl import noise as noises
@@ -51,12 +50,17 @@ def run_growth(table: Table, ceilings: Ceilings, arguments: argparse.Namespace) 
     """Both measures at every point."""
     print(table_head(HEAD), flush=True)
     for measure, run in (("forward", _forward), ("generation", _generation)):
+        found: dict[tuple[int, ...], Row] = {}  # the base is a point of every factor, and measured once
         for point in points(arguments):
-            row = {"measure": measure, **point}
-            try:
-                row |= run(point, ceilings, arguments)
-            except Exception as error:
-                row["left_out"] = reason_of(error)
+            here = tuple(point[factor] for factor in FACTORS)
+            if here not in found:
+                try:
+                    found[here] = run(point, ceilings, arguments)
+                except Exception as error:
+                    found[here] = {"left_out": reason_of(error)}
+            row = {"measure": measure, **point, **found[here]}
+            if "ns_per_lane_step" in row:
+                row["ns_per_unit"] = rounded(row["ns_per_lane_step"] / _units(point))
             table.add(row)
             print(line(row), flush=True)
             jax.clear_caches()
@@ -78,7 +82,7 @@ def _forward(point: Row, ceilings: Ceilings, arguments: argparse.Namespace) -> R
         return steps, float(steps * work.lanes)
 
     fixed = {"compile_seconds": rounded(seconds, 3), "peak_bytes": held(run, mesh.size), "noise_bytes": int(need.noise)}
-    return {**fixed, **_timed(call, point, arguments)}
+    return {**fixed, **_timed(call, arguments)}
 
 
 def _generation(point: Row, ceilings: Ceilings, arguments: argparse.Namespace) -> Row:
@@ -94,7 +98,7 @@ def _generation(point: Row, ceilings: Ceilings, arguments: argparse.Namespace) -
         return number, every
 
     fixed = {"compile_seconds": rounded(side.compile_seconds, 3), "peak_bytes": int(side.peak_bytes or 0)}
-    return {**fixed, "noise_bytes": 4 * side.noise_floats, **_timed(call, point, arguments)}
+    return {**fixed, "noise_bytes": 4 * side.noise_floats, **_timed(call, arguments)}
 
 
 def _check(memory: float, seconds: float, ceilings: Ceilings, arguments: argparse.Namespace) -> None:
@@ -104,19 +108,18 @@ def _check(memory: float, seconds: float, ceilings: Ceilings, arguments: argpars
         raise TimeoutError(f"would take {seconds:.3g} s or more a window")
 
 
-def _timed(call: Any, point: Row, arguments: argparse.Namespace) -> Row:
+def _timed(call: Any, arguments: argparse.Namespace) -> Row:
     limit = arguments.seconds_limit * arguments.repeats
-    seconds, number, every = turns({"": call}, arguments.repeats, arguments.seconds, limit)[""].T
+    seconds, number, every = turns({"": call}, {"": first(call)}, arguments.repeats, arguments.seconds, limit)[""].T
     row = {"repeats": len(seconds), **spread("seconds", seconds / number), "lane_steps": int((every / number).mean())}
-    each = 1e9 * seconds / every
-    unit = {"width": _weights(point["width"]), "rank": point["rank"]}.get(point["factor"], 1)
-    middle = spread("ns_per_lane_step", each)
-    return {**row, **middle, "ns_per_unit": rounded(middle["ns_per_lane_step"] / unit)}
+    return {**row, **spread("ns_per_lane_step", 1e9 * seconds / every)}
 
 
-def _weights(width: int) -> int:
-    """Weights of the three-layer policy's matrices on CartPole."""
-    return math.prod((4, width)) + 2 * width**2 + 2 * width
+def _units(point: Row) -> int:
+    """What a lane step is divided by: the rank, or the weights of the three-layer policy's matrices."""
+    if point["factor"] == "width":
+        return 4 * point["width"] + 2 * point["width"] ** 2 + 2 * point["width"]
+    return point["rank"] if point["factor"] == "rank" else 1
 
 
 def line(row: Row) -> str:

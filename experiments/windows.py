@@ -15,24 +15,28 @@ from esrl.clock import compile_seconds
 Call = Callable[[], tuple[float, ...]]
 
 
-def turns(calls: Mapping[str, Call], repeats: int, least: float, limit: float) -> dict[str, np.ndarray]:
+def first(call: Call) -> float:
+    """Seconds of a function's first call, which is not counted."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def turns(
+    calls: Mapping[str, Call], once: Mapping[str, float], repeats: int, least: float, limit: float
+) -> dict[str, np.ndarray]:
     """Times functions in turn: a window of each, then a second of each, and so on.
 
     Args:
       calls: each does its work, waits for it, and returns what it has done, in numbers.
-      repeats: windows of each; fewer, but at least one, where they would take longer than `limit` seconds. The first
-        call of each is not counted.
+      once: about the seconds of a call of each, from `first`.
+      repeats: windows of each; fewer, but at least one, where they would take longer than `limit` seconds.
       least: seconds of a window, at least; it ends with a whole call.
 
     Returns:
       For each function [windows, 1 + numbers]: seconds, and what was done in them.
     """
-    number = {}
-    for name, call in calls.items():
-        begun = time.perf_counter()
-        call()
-        once = max(time.perf_counter() - begun, 1e-9)
-        number[name] = max(1, min(repeats, int(limit / max(once, least))))
+    number = {name: max(1, min(repeats, int(limit / max(once[name], least, 1e-9)))) for name in calls}
     found: dict[str, list[Any]] = {name: [] for name in calls}
     for turn in range(repeats):
         for name, call in calls.items():

@@ -5,9 +5,10 @@ normalisation are those of esrl's OpenES. All members of a generation are in one
 the whole horizon. It runs on one device by itself, and here on all of them by one added line.
 
 brax's ES has the same number of members (it counts pairs), network (by its own factory), sigma, centred ranks, horizon
-and normalisation. It samples its actions, steps every member for the whole horizon, and keeps all observations. Its own `train` runs it, with a learning rate of 0, so that
-parameters stay fresh; after each generation it asks for progress, and there it waits for its next turn. Its seconds are
-its own, of the epoch alone; what it does between generations (scoring two episodes) is not counted.
+and normalisation. It samples its actions, steps every member for the whole horizon, and keeps all observations. Its
+own `train` runs it, with a learning rate of 0, so that parameters stay fresh. After each generation it reports its
+progress, and there it waits for its next turn. Its seconds are its own, of the epoch alone; what it does between
+generations (scoring two episodes) is not counted.
 """
 
 from __future__ import annotations
