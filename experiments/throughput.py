@@ -54,8 +54,8 @@ from windows import Call, Table, compiled, first, ranged, reason_of, rounded, sp
 import esrl
 from esrl import sharding
 
-KEY = ("part", "network", "population", "dtype", "kind")
-COLUMNS = (*KEY, "rank", "width", "devices", "chunk_lanes", "steps", "repeats")
+KEY: tuple[str, ...] = ("part", "network", "population", "dtype", "kind")
+COLUMNS: tuple[str, ...] = (*KEY, "rank", "width", "devices", "chunk_lanes", "steps", "repeats")
 COLUMNS += ("ms_per_step", "ms_per_step_lowest", "ms_per_step_highest")
 COLUMNS += ("fraction_of_inference", "fraction_of_inference_lowest", "fraction_of_inference_highest")
 COLUMNS += ("passes_per_second", "compile_seconds", "peak_bytes", "noise_bytes", "flops_per_step", "bytes_per_step")
@@ -179,7 +179,16 @@ def _report(table: Table, rows: list[Row]) -> None:
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
-HEAD = ("part", "network", "population", "dtype", "kind", "ms a step", "of inference", "roofline allows")
+HEAD: tuple[str, ...] = (
+    "part",
+    "network",
+    "population",
+    "dtype",
+    "kind",
+    "ms a step",
+    "of inference",
+    "roofline allows",
+)
 HEAD += ("of its roofline", "passes/s", "compile s", "peak MiB", "noise MiB", "left out")
 
 

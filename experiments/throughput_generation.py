@@ -41,13 +41,22 @@ ENVS = {  # and members of a generation
     "brax/ant": 1024,
 }
 LEARNT = ("gymnasium/phys2d/CartPole-v1",)  # also from trained parameters
-KEY = ("env", "horizon", "start", "population", "side")
-COLUMNS = (*KEY, "network", "devices", "repeats")
-SPREAD = ("generation_seconds", "live_steps_per_second", "all_steps_per_second")
+KEY: tuple[str, ...] = ("env", "horizon", "start", "population", "side")
+COLUMNS: tuple[str, ...] = (*KEY, "network", "devices", "repeats")
+SPREAD: tuple[str, ...] = ("generation_seconds", "live_steps_per_second", "all_steps_per_second")
 SPREAD += ("fraction_of_no_noise", "fraction_of_no_noise_all_steps")
 COLUMNS += tuple(f"{name}{end}" for name in SPREAD for end in ("", "_lowest", "_highest"))
 COLUMNS += ("masked", "live_steps_per_generation", "compile_seconds", "peak_bytes", "noise_bytes", "left_out")
-HEAD = ("environment", "horizon", "start", "population", "side", "generation, s", "live steps/s", "of no noise")
+HEAD: tuple[str, ...] = (
+    "environment",
+    "horizon",
+    "start",
+    "population",
+    "side",
+    "generation, s",
+    "live steps/s",
+    "of no noise",
+)
 HEAD += ("of no noise, all steps", "masked", "compile s", "peak MiB", "noise MiB", "left out")
 REFERENCE = "no noise"
 STEADY = 1e-4  # sigma of the trained state
@@ -69,8 +78,8 @@ class Side(NamedTuple):
     close: Callable[[], None] = lambda: None
 
 
-def unperturbed(agent: esrl.Agent, pairs: int) -> Callable[[Any], tuple[Any, Any]]:
-    """`play(state) -> (lengths, steps run of each lane)` of a generation's rollout with no noise in any lane."""
+def unperturbed(agent: esrl.Agent, pairs: int) -> Callable[[Any], tuple[Any, Any, Any]]:
+    """`play(state) -> (lengths [P, 2, E], steps run [P], sums)` of a generation's rollout with no noise in any lane."""
     act = act_all(agent)
     mesh = sharding.default_mesh(pairs)
 

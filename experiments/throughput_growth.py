@@ -31,11 +31,21 @@ from esrl.types import seed_key
 
 ENV = "gymnasium/phys2d/CartPole-v1"
 FACTORS = ("population", "width", "rank", "episodes")
-KEY = ("measure", "factor", *FACTORS)
-COLUMNS = (*KEY, "value", "repeats", "seconds", "seconds_lowest", "seconds_highest", "lane_steps")
+KEY: tuple[str, ...] = ("measure", "factor", *FACTORS)
+COLUMNS: tuple[str, ...] = (*KEY, "value", "repeats", "seconds", "seconds_lowest", "seconds_highest", "lane_steps")
 COLUMNS += ("ns_per_lane_step", "ns_per_lane_step_lowest", "ns_per_lane_step_highest", "ns_per_unit")
 COLUMNS += ("compile_seconds", "peak_bytes", "noise_bytes", "left_out")
-HEAD = ("measure", "factor", "value", "s", "ns a lane step", "ns a unit", "compile s", "peak MiB", "left out")
+HEAD: tuple[str, ...] = (
+    "measure",
+    "factor",
+    "value",
+    "s",
+    "ns a lane step",
+    "ns a unit",
+    "compile s",
+    "peak MiB",
+    "left out",
+)
 
 
 def points(arguments: argparse.Namespace) -> Iterator[Row]:
