@@ -254,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True, help="other libraries too")
     parser.add_argument("--base-population", type=int, default=1024, help="of what grows")
     parser.add_argument("--base-width", type=int, default=64, help="of what grows")
+    parser.add_argument("--rank-width", type=int, default=256, help="where the rank grows")
     for factor, values in GROWTH.items():
         parser.add_argument(f"--growth-{factor}", type=int, nargs="*", default=values)
     parser.add_argument("--chunk", type=int, help="lanes of a chunk on a device; esrl's own choice unless given")
@@ -274,7 +275,7 @@ def _defaults(arguments: argparse.Namespace) -> None:
     arguments.widths = arguments.widths or ([64, 256, 1024, 2048] if small else [64, 256, 1024, 2048, 4096, 8192])
     arguments.populations = arguments.populations or ([256, 2048] if small else [256, 2048, 16384, 65536, 262144])
     arguments.dtypes = arguments.dtypes or (["float32"] if small else ["float32", "bfloat16"])
-    arguments.horizon = (200 if small else 0) if arguments.horizon is None else arguments.horizon
+    arguments.horizon = (100 if small else 0) if arguments.horizon is None else arguments.horizon
     arguments.layer_width = arguments.layer_width or (2048 if small else 8192)
 
 

@@ -1,6 +1,7 @@
 """What time and memory do as population, width, rank or episodes grow: a part of throughput.py.
 
-One factor at a time, from a base of `--base-population` members, 3x`--base-width`, rank 1 and one episode each.
+One factor at a time, from a base of `--base-population` members, 3x`--base-width`, rank 1 and one episode each. Ranks
+are those of 3x`--rank-width`: a matrix whose factors would be no smaller than itself gets dense noise.
 
 generation: CartPole from fresh parameters, whole `agent.step`s of EGGROLL. Episodes of different lengths would not
 compare, so its time is also given for each lane step that was run, live or masked; what is done once in a generation
@@ -53,7 +54,8 @@ def points(arguments: argparse.Namespace) -> Iterator[Row]:
     base = {"population": arguments.base_population, "width": arguments.base_width, "rank": 1, "episodes": 1}
     for factor in FACTORS:
         for value in getattr(arguments, f"growth_{factor}"):
-            yield {**base, factor: value, "factor": factor, "value": value}
+            wide = {"width": arguments.rank_width} if factor == "rank" else {}
+            yield {**base, **wide, factor: value, "factor": factor, "value": value}
 
 
 def run_growth(table: Table, ceilings: Ceilings, arguments: argparse.Namespace) -> None:

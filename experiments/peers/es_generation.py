@@ -32,6 +32,7 @@ from esrl.env import horizon_of
 from esrl.networks import ACTIVATIONS
 
 SIGMA, LEARNING_RATE = 0.05, 0.01
+WORLDS = 32  # of evosax, in turn: the same parameters, other keys
 WARM = 2  # generations of brax's ES that compile: its epoch is compiled twice
 
 
@@ -70,10 +71,11 @@ def _evosax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
     devices = max(d for d in range(1, len(jax.local_devices()) + 1) if (population // 2) % d == 0)
     side = Evosax(_Named(env), line, hidden, devices)
     seconds = compile_seconds() - begun
-    states = iter(range(2**31))
+    key, *rest = side.init(0)
+    states = itertools.cycle([(side._place(jax.random.fold_in(key, i)), *rest) for i in range(WORLDS)])
 
     def call() -> tuple[float, ...]:
-        _, live, padded = side.generation(side.init(next(states) % 1000))
+        _, live, padded = side.generation(next(states))
         return float(live), float(live + padded), 1.0
 
     weights = sum(int(np.size(x)) for x in jax.tree.leaves(side._start(0)))
