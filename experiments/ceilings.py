@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from esrl.sharding import AXIS, Mesh, default_mesh
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SHARE = 0.6  # of the memory that is free, for what a measurement may take
-ROUNDS = 5
+ROUNDS = 10
 
 
 class Ceilings(NamedTuple):
@@ -37,10 +37,25 @@ class Ceilings(NamedTuple):
         return max(flops / self.flops[dtype], moved / self.bytes)
 
 
-def measure(dtypes: tuple[str, ...]) -> Ceilings:
-    """Measures them on all local devices at once, the best of a few rounds."""
+class Loads(NamedTuple):
+    """Calls that keep all devices busy, and return how many operations, or bytes, that were.
+
+    `products` by dtype: a large matrix product. `add`: 1 added in place to an array far larger than any cache.
+    """
+
+    products: dict[str, Callable[[], tuple[float, ...]]]
+    add: Callable[[], tuple[float, ...]]
+
+
+def loads(dtypes: Iterable[str]) -> Loads:
+    """What the ceilings are measured with."""
     mesh = default_mesh(len(jax.local_devices()))
-    return Ceilings({dtype: _product(mesh, dtype) for dtype in dtypes}, _add(mesh), memory())
+    return Loads({dtype: _product(mesh, dtype) for dtype in dtypes}, _add(mesh))
+
+
+def measure(of: Loads) -> Ceilings:
+    """The best of a few rounds; whatever else runs makes it lower."""
+    return Ceilings({dtype: _best(call) for dtype, call in of.products.items()}, _best(of.add), memory())
 
 
 def on_cpu() -> bool:
@@ -72,39 +87,45 @@ def held(program: Any, devices: int) -> int:
     return devices * sum(int(getattr(sizes, name)) for name in names)
 
 
-def _best(call: Callable[[], Any]) -> float:
-    """Seconds of the fastest of a few calls."""
-    jax.block_until_ready(call())
-    seconds = []
+def _best(call: Callable[[], tuple[float, ...]]) -> float:
+    """What the fastest of a few calls does in a second."""
+    call()
+    rates = []
     for _ in range(ROUNDS):
         begun = time.perf_counter()
-        jax.block_until_ready(call())
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)
+        (done,) = call()
+        rates.append(done / (time.perf_counter() - begun))
+    return max(rates)
 
 
-def _product(mesh: Mesh, dtype: str) -> float:
-    """Operations per second of x @ W, with the rows of x over the devices and W on each."""
-    side = 1024 if on_cpu() else 8192
-    times = 2 if on_cpu() else 16
-    place = NamedSharding(mesh, PartitionSpec(AXIS))
-    x = jax.device_put(jnp.ones((mesh.size * side, side), DTYPES[dtype]), place)
-    w = jax.device_put(jnp.full((side, side), 1 / side, DTYPES[dtype]), NamedSharding(mesh, PartitionSpec()))
+def _product(mesh: Mesh, dtype: str) -> Callable[[], tuple[float, ...]]:
+    """x @ W, with a square of x on each device, and W on each."""
+    side, times = (1024, 2) if on_cpu() else (8192, 16)
+    split, everywhere = PartitionSpec(AXIS), PartitionSpec()
+    x = jax.device_put(jnp.ones((mesh.size * side, side), DTYPES[dtype]), NamedSharding(mesh, split))
+    w = jax.device_put(jnp.full((side, side), 1 / side, DTYPES[dtype]), NamedSharding(mesh, everywhere))
 
     def chain(x: jax.Array, w: jax.Array) -> jax.Array:
         return jax.lax.scan(lambda y, _: (y @ w, None), x, None, length=times)[0]
 
-    split, everywhere = PartitionSpec(AXIS), PartitionSpec()
     mapped = jax.shard_map(chain, mesh=mesh, in_specs=(split, everywhere), out_specs=split, check_vma=False)
     program = jax.jit(mapped).lower(x, w).compile()
-    return times * 2.0 * mesh.size * side**3 / _best(lambda: program(x, w))
+    return _counted(lambda: program(x, w), times * 2.0 * mesh.size * side**3)
 
 
-def _add(mesh: Mesh) -> float:
-    """Bytes per second, read and written, of adding 1 in place to an array far larger than any cache."""
+def _add(mesh: Mesh) -> Callable[[], tuple[float, ...]]:
+    """x + 1, in place, again and again."""
     size, times = (1 << 26) if on_cpu() else (1 << 29), 8
     place = NamedSharding(mesh, PartitionSpec(AXIS))
     x = jax.device_put(jnp.zeros(size // mesh.size * mesh.size), place)
     again = jax.jit(lambda x: jax.lax.fori_loop(0, times, lambda _, y: y + 1, x), out_shardings=place)
     program = again.lower(x).compile()
-    return times * 2.0 * x.nbytes / _best(lambda: program(x))
+    return _counted(lambda: program(x), times * 2.0 * x.nbytes)
+
+
+def _counted(run: Callable[[], Any], done: float) -> Callable[[], tuple[float, ...]]:
+    def call() -> tuple[float, ...]:
+        jax.block_until_ready(run())
+        return (done,)
+
+    return call
