@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -161,6 +162,50 @@ def test_suites(script, tmp_path):
     about = json.loads((tmp_path / "here.json").read_text())
     assert about["measured"][0]["runs"] == [ENV] and not about["measured"][0]["compilation_cache"]
     assert f"| `{ENV}` | 20 | 8 |" in script("experiments/suites.py", "--table", "--out", tmp_path)
+
+
+def throughput(out, *arguments):
+    small = ("--repeats", "2", "--seconds", "0.01", "--out", out, "--name", "here", *arguments)
+    command = [
+        sys.executable,
+        ROOT / "experiments" / "throughput.py",
+        *small,
+    ]  # a process of its own: it keeps no cache
+    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_throughput_of_forward_passes(script, tmp_path):
+    sizes = ("--widths", "8", "--populations", "8", "--ranks", "2", "--layer-width", "8", "--layer-population", "8")
+    shown = throughput(tmp_path, "--part", "forward", "layer", *sizes)
+    assert "| forward | 3x8 | 8 | float32 | rank 2 |" in shown and "| layer | 8x8 | 8 | float32 | dense |" in shown
+    rows = read(tmp_path / "here-forward.csv")
+    assert [row["kind"] for row in rows][-3:] == ["rank 2", "rank 1, generated", "dense"]
+    assert all(not row["left_out"] and float(row["ms_per_step"]) > 0 for row in rows)
+    assert "1.0" in [row["fraction_of_inference"] for row in rows if row["kind"].startswith("inference")]
+    assert int(rows[-1]["noise_bytes"]) == 4 * 4 * (4 * 8 + 8 + 2 * (8 * 8 + 8) + 8 * 2 + 2)
+    assert json.loads((tmp_path / "here-forward.json").read_text())["recipe"]["ceilings"]["bytes"] > 0
+    script("plots/throughput.py", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size
+
+    left = throughput(tmp_path, "--part", "layer", *sizes, "--seconds-limit", "0")
+    assert "would take" in left and all(row["left_out"] for row in read(tmp_path / "here-layer.csv"))
+
+
+@pytest.mark.slow
+def test_throughput_of_generations_and_growth(script, tmp_path):
+    env = ("--envs", "gymnasium/phys2d/Pendulum-v0", "--generation-population", "4", "--horizon", "5")
+    growth = ("--base-population", "4", "--base-width", "4", "--growth-population", "4", "8", "--growth-width", "4")
+    shown = throughput(tmp_path, "--part", "generation", "growth", *env, *growth, "--growth-rank", "--growth-episodes")
+    rows = read(tmp_path / "here-generation.csv")
+    assert [row["side"] for row in rows] == ["no noise", "EGGROLL, rank 1", "EGGROLL, rank 4", "OpenES"]
+    assert all(row["live_steps_per_generation"] == "20" and row["masked"] == "0.0" for row in rows), shown
+    rows = read(tmp_path / "here-growth.csv")
+    assert [(row["measure"], row["factor"], row["value"]) for row in rows if row["factor"] == "population"] == [
+        (measure, "population", value) for measure in ("forward", "generation") for value in "48"
+    ]
+    shown = script("plots/growth.py", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
+    assert "flat from population" in shown and (tmp_path / "figure-generation.png").stat().st_size
 
 
 def test_random_policy(monkeypatch, lenient):
