@@ -60,8 +60,10 @@ def linear(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Batched:
     dtype = eqn.outvars[0].aval.dtype
     wide = {"preferred_element_type": _wide(dtype)} if "preferred_element_type" in eqn.params else {}
     shared = values[k].value.astype(values[k].dtype)
-    base = plain(eqn, [*values[:k], shared, *values[k + 1 :]], **wide)[0]
-    correction = rule(eqn, _in_place(values, k), k, lanes)
+    with jax.named_scope("shared"):
+        base = plain(eqn, [*values[:k], shared, *values[k + 1 :]], **wide)[0]
+    with jax.named_scope("correction"):
+        correction = rule(eqn, _in_place(values, k), k, lanes)
     return Batched((spread(base, lanes).astype(correction.dtype) + correction).astype(dtype))
 
 

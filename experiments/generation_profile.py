@@ -90,7 +90,9 @@ def main() -> None:
         state, _ = agent.step(state)
     rows, seconds = profile(agent, state)
     total = sum(row[2] for row in rows)
-    print(f"{given.agent} on {given.env}, {given.population} members: {seconds:.3f} s, {total / 1e3:.3f} s of operations")
+    print(
+        f"{given.agent} on {given.env}, {given.population} members: {seconds:.3f} s, {total / 1e3:.3f} s of operations"
+    )
     scopes: Counter[str] = Counter()
     for scope, _, ms, _ in rows:
         scopes[scope] += ms

@@ -3,7 +3,7 @@
 A generation is `agent.step`: noise, rollout, fitness shaping, contraction and update, one
 compiled program, from the same state and in other worlds each time; timed is the call until its results are there.
 
-"no noise" is the same rollout without anything else: as many lanes in the same worlds, the same chunks on the same
+"no noise" is the same rollout without anything else: as many lanes in the same worlds, as many at once on the same
 devices, observation normalisation and its sums as in training, but the unperturbed parameters in every lane, and no
 update. Peers: evosax's Open_ES and brax's own ES on the environments that they have, see peers/es_generation.py.
 
@@ -80,18 +80,25 @@ class Side(NamedTuple):
 
 def unperturbed(agent: esrl.Agent, pairs: int) -> Callable[[Any], tuple[Any, Any, Any]]:
     """`play(state) -> (lengths [P, 2, E], steps run [P], sums)` of a generation's rollout with no noise in any lane."""
-    act = act_all(agent)
+    decide = act_all(agent)
     mesh = sharding.default_mesh(pairs)
 
     def play(args: tuple[Any, Any], ids: Any) -> tuple[tuple[Any, Any], Any]:
         state, key = args
-        keys = world_keys(key, ids, 2, agent.plan.lanes // (2 * pairs))
-        played = agent.runner.episodes(act, state, keys, agent.policy.carry, state.moments)
-        return (played.lengths, jnp.full(ids.shape, played.steps)), (played.sums, jnp.sum(played.returns))
+
+        def act(context: Any, *lanes: Any) -> Any:
+            return decide(context[0], *lanes)
+
+        def draw(ids: Any) -> Any:
+            return (), world_keys(key, ids, 2, agent.plan.lanes // (2 * pairs))
+
+        carry, slots = agent.policy.carry, agent.plan.chunk
+        played = agent.runner.stream(act, state, draw, ids, slots, carry, state.moments)
+        return (played.lengths, played.steps), (played.sums, jnp.sum(played.returns))
 
     def rollout(state: Any) -> tuple[Any, Any, Any]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 1)
-        rows, sums = sharding.map_chunks(play, (state, key), sharding.iota(pairs), agent.plan.chunk, mesh)
+        rows, sums = sharding.map_devices(play, (state, key), sharding.iota(pairs), mesh)
         return *rows, sums
 
     return rollout
