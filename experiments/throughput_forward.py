@@ -25,7 +25,7 @@ from record import Row
 from throughput_cells import Kind, Work, cost, kinds, layer_work, policy_work, program, steps_for
 from windows import Call, Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
-from esrl import sharding
+from esrl import footprint, sharding
 
 KEY: tuple[str, ...] = ("part", "network", "population", "dtype", "kind")
 COLUMNS: tuple[str, ...] = (*KEY, "rank", "width", "devices", "chunk_lanes", "steps", "repeats")
@@ -42,7 +42,7 @@ REFERENCE = ("inference, in chunks", "inference, at once")
 def group(work: Work, part: str, which: list[Kind], ceilings: Ceilings, arguments: argparse.Namespace) -> list[Row]:
     """The rows of one network, population and dtype."""
     mesh = sharding.default_mesh(work.pairs)
-    chunk = _chunk(work, mesh, arguments.chunk)
+    chunk = chunk_of(work, mesh, arguments.chunk)
     steps = steps_for(work, chunk, ceilings, arguments.seconds)
     rows: dict[str, Row] = {}
     calls: dict[str, Call] = {}
@@ -80,11 +80,12 @@ def _call(program: Any, given: tuple[Any, ...], steps: int) -> Call:
     return call
 
 
-def _chunk(work: Work, mesh: Any, lanes: int | None) -> int:
-    """Pairs of a chunk: esrl's own choice, or the most that divide a device's pairs within a number of lanes."""
-    if lanes is None:
-        return sharding.default_chunk(work.pairs, work.lanes // work.pairs, mesh)
+def chunk_of(work: Work, mesh: Any, lanes: int | None = None) -> int:
+    """Pairs of a chunk that divide a device's pairs: as many lanes as asked for, or about what esrl plays at once."""
     local, each = work.pairs // mesh.size, work.lanes // work.pairs
+    if lanes is None:
+        noise = 4 * sum(leaf.floats for leaf in work.leaves)
+        lanes = each * footprint.default_chunk(work.pairs, each, noise, mesh, None)
     return max(c for c in range(1, local + 1) if local % c == 0 and (c == 1 or c * each <= lanes))
 
 

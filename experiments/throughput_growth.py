@@ -22,6 +22,7 @@ import jax
 from ceilings import Ceilings, held
 from record import Row
 from throughput_cells import Kind, cost, policy_work, program, steps_for
+from throughput_forward import chunk_of
 from throughput_generation import trained_by
 from windows import Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
@@ -81,7 +82,7 @@ def run_growth(table: Table, ceilings: Ceilings, arguments: argparse.Namespace) 
 def _forward(point: Row, ceilings: Ceilings, arguments: argparse.Namespace) -> Row:
     work = policy_work(point["width"], point["population"], "float32", point["episodes"])
     mesh = sharding.default_mesh(work.pairs)
-    chunk = sharding.default_chunk(work.pairs, work.lanes // work.pairs, mesh)
+    chunk = chunk_of(work, mesh)
     kind = Kind("", noises.low_rank(point["rank"]), point["rank"])
     steps = steps_for(work, chunk, ceilings, arguments.seconds)
     need = cost(work, kind, chunk, mesh.size)
