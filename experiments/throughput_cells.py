@@ -82,11 +82,18 @@ class Kind(NamedTuple):
 
 
 def kinds(ranks: Sequence[int]) -> list[Kind]:
-    """Inference in chunks and at once, each rank, rank 1 with noise drawn in every step, and dense noise."""
+    """Inference in chunks and at once, each rank, rank 1 otherwise (at once, of signs, drawn in every step), and dense."""
     inference = [Kind("inference, in chunks", None), Kind("inference, at once", None, whole=True)]
     low = [Kind(f"rank {rank}", noises.low_rank(rank), rank) for rank in ranks]
-    drawn = Kind("rank 1, generated", noises.low_rank(1), 1, stored=False)
-    return [*inference, *low, drawn, Kind("dense", noises.dense())]
+    signs = noises.low_rank(1, None, "rademacher", "int8")
+    others = [
+        Kind("rank 1, at once", noises.low_rank(1), 1, whole=True),
+        Kind("rank 1 of signs, int8", signs, 1),
+        Kind("rank 1, generated", noises.low_rank(1), 1, stored=False),
+        Kind("rank 1 of signs, generated", signs, 1, stored=False),
+        Kind("dense", noises.dense()),
+    ]
+    return [*inference, *low, *others]
 
 
 class _Layers(nn.Module):
@@ -168,13 +175,14 @@ def cost(work: Work, kind: Kind, chunk: int, devices: int) -> Cost:
         elif kind.noise:
             flops += work.lanes * (2.0 * m * n + n)
     numbers = work.pairs * sum(leaf.floats for leaf in leaves) if kind.noise else 0
-    moved += chunks * weights * work.size + (numbers * work.size if kind.stored else 0)
+    each = min(work.size, kind.noise.bytes_each) if kind.noise else 0
+    moved += chunks * weights * work.size + (numbers * each if kind.stored else 0)
     widest = max(sum(leaf.sides) for leaf in leaves)
     lanes = min(work.lanes, chunk * PER_PAIR * work.episodes * devices)
     at_once = numbers if kind.stored else numbers * chunk * devices / work.pairs
     # drawing takes the noise as float32, cut into leaves, and in its own dtype
     memory = (devices + 1) * weights * work.size + 4.0 * lanes * widest * 4 + at_once * (8 + work.size)
-    return Cost(flops, moved, float(numbers * work.size), memory)
+    return Cost(flops, moved, float(numbers * each), memory)
 
 
 def steps_for(work: Work, chunk: int, ceilings: Ceilings, seconds: float) -> int:
@@ -195,7 +203,8 @@ def program(work: Work, kind: Kind, chunk: int, steps: int, mesh: Any) -> Callab
     dtype = DTYPES[work.dtype]
 
     def drawn(key: Any, ids: Any) -> list[Any]:
-        return jax.tree.map(lambda x: x.astype(dtype), kind.noise.sample(key, leaves, ids))  # type: ignore[union-attr]
+        found = kind.noise.sample(key, leaves, ids)  # type: ignore[union-attr]
+        return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, found)
 
     def scan(args: tuple[Any, Any], xs: tuple[Any, Any, Any]) -> tuple[Any, tuple[()]]:
         params, key = args
