@@ -82,7 +82,7 @@ class Kind(NamedTuple):
 
 
 def kinds(ranks: Sequence[int]) -> list[Kind]:
-    """Inference in chunks and at once, each rank, rank 1 otherwise (at once, of signs, drawn in every step), and dense."""
+    """Inference, chunked and at once; each rank; other forms of rank 1 (at once, of signs, drawn in steps); dense."""
     inference = [Kind("inference, in chunks", None), Kind("inference, at once", None, whole=True)]
     low = [Kind(f"rank {rank}", noises.low_rank(rank), rank) for rank in ranks]
     signs = noises.low_rank(1, None, "rademacher", "int8")
