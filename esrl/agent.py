@@ -25,7 +25,7 @@ class Plan(NamedTuple):
     """What a generation consists of, known before it runs.
 
     Attributes:
-      lanes: episodes played at once in one generation.
+      lanes: episodes of a generation (of PPO: environments side by side).
       leaves: how each parameter is perturbed (empty for agents that perturb nothing).
       noise_floats: random numbers that a member's perturbation takes. weights: how many there are to be trained.
       chunk: pairs (lanes, for agents that perturb nothing) at once on each device. devices: how many there are.

@@ -10,6 +10,8 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
@@ -17,10 +19,13 @@ from esrl.agent import Agent
 from esrl.clock import compile_seconds
 from esrl.env import HostEnv, horizon_of
 from esrl.recipe import Recipe
+from esrl.sharding import AXIS
+from esrl.train import check_budget
 from esrl.types import seed_key
 
 _STEPS = 100  # of the episodes that are timed
 _TIMES = 3
+_PYTHON = 256  # members at most where Python steps them
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
@@ -30,19 +35,19 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
       `env`, `agent`, `lanes`, `chunk` (pairs, or environments, at once on each device), `devices`, `memory` (bytes on
       each device by part, with a reason), `compiled` (bytes on each device of each program, as the compiler counts:
       `arguments`, `outputs`, `temporary`), `seconds_compile`, `env_steps_per_second` (measured, while every lane lives)
-      and `seconds_left` (for the whole budget at that rate, or None).
+      and `seconds_of_training` (of the whole budget at that rate, or None).
 
     Raises:
       EsrlError: a recipe that does not fit.
     """
-    compile_seconds()
+    check_budget(recipe.env_steps, recipe.generations)
+    begun = compile_seconds()
     agent = recipe.build()
     compiled = _compiled(agent)
-    seconds = compile_seconds()
-    rate = _rate(recipe, agent)
-    steps = recipe.env_steps
-    if steps is None and recipe.generations is not None:
-        steps = float(recipe.generations * agent.plan.lanes * horizon_of(agent.env))  # at most
+    seconds = compile_seconds() - begun
+    rate, generation = _rate(recipe, agent)
+    budgets = [recipe.env_steps, None if recipe.generations is None else recipe.generations * generation]
+    steps = min(budget for budget in budgets if budget is not None)
     return {
         "env": recipe.env,
         "agent": agent.name,
@@ -53,12 +58,12 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "compiled": compiled,
         "seconds_compile": round(seconds, 2),
         "env_steps_per_second": None if rate is None else round(rate, 1),
-        "seconds_left": None if rate is None or steps is None else round(steps / rate, 1),
+        "seconds_of_training": None if rate is None else round(steps / rate, 1),
     }
 
 
 def _compiled(agent: Agent) -> dict[str, dict[str, int]]:
-    """Bytes of an agent's programs; the update alone where Python steps the environment."""
+    """Bytes of an agent's programs; none where Python steps the environment."""
     state = jax.eval_shape(agent.init, jax.eval_shape(lambda: seed_key(0)))
     programs: dict[str, Any] = {}
     if agent.pure is None:
@@ -71,6 +76,8 @@ def _compiled(agent: Agent) -> dict[str, dict[str, int]]:
     found = {}
     for name, program in programs.items():
         sizes = program.compile().memory_analysis()
+        if sizes is None:  # a compiler that does not say
+            continue
         found[name] = {
             "arguments": sizes.argument_size_in_bytes,
             "outputs": sizes.output_size_in_bytes,
@@ -79,23 +86,28 @@ def _compiled(agent: Agent) -> dict[str, dict[str, int]]:
     return found
 
 
-def _rate(recipe: Recipe, agent: Agent) -> float | None:
-    """Environment steps a second of a few steps of as many lanes as play at once; None where that cannot be timed."""
+def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
+    """Environment steps a second of a few steps, with as many lanes at once as in a run, and steps of a generation.
+
+    The first is None where it cannot be timed. Steps are counted as if every lane lived to the end.
+    """
     plan = agent.plan
     if not plan.noise_floats:
-        state = agent.init(seed_key(recipe.seed))
-        return int(agent.step(state)[0].env_steps) / _median(lambda: agent.step(state))
+        seconds, state = _timed(agent, recipe.seed)
+        return int(state.env_steps) / seconds, int(state.env_steps)
+    whole = plan.lanes * horizon_of(agent.env)
     env = _shortened(agent.env)
     if env is None:
-        return None
+        return None, whole
     signs = 1 if agent.options.get("antithetic") is False else 2
-    population = plan.chunk * plan.devices * signs
-    short = recipe.override({}, None, {"population": population, "chunk": None}).build(env)
-    state = short.init(seed_key(recipe.seed))
-    seconds = _median(lambda: short.rollout(state))
-    batch = short.rollout(state)
-    lanes = short.plan.lanes / len(batch.steps)
-    return float(batch.steps.sum()) * lanes / seconds
+    chunk, mesh = plan.chunk, None
+    if agent.pure is None:
+        chunk = min(chunk, _PYTHON)
+    else:
+        mesh = Mesh(np.array(jax.local_devices()[: plan.devices]), (AXIS,))
+    options = {"population": chunk * plan.devices * signs, "chunk": chunk, "mesh": mesh}
+    seconds, state = _timed(recipe.override({}, None, options).build(env), recipe.seed)
+    return (int(state.env_steps) + int(state.padded_steps)) / seconds, whole
 
 
 def _shortened(env: Any) -> Any | None:
@@ -103,23 +115,23 @@ def _shortened(env: Any) -> Any | None:
     steps = min(_STEPS, horizon_of(env))
     if isinstance(env, HostEnv):
         return env._replace(horizon=steps)
-    short = copy.copy(env)
     try:
+        short = copy.copy(env)
         object.__setattr__(short, "horizon", steps)
-    except (AttributeError, TypeError):
+    except (AttributeError, TypeError, RecursionError):  # fixed, or a wrapper that finds its attributes elsewhere
         return None
     return short
 
 
-def _median(run: Any) -> float:
-    """Median seconds of a call, the first one (which compiles) left out."""
-    jax.block_until_ready(run())
-    times = []
+def _timed(agent: Agent, seed: int) -> tuple[float, Any]:
+    """Median seconds of a generation, the first one (which compiles) left out, and the state after one."""
+    start = agent.init(seed_key(seed))
+    state, times = jax.block_until_ready(agent.step(start))[0], []
     for _ in range(_TIMES):
         begun = time.perf_counter()
-        jax.block_until_ready(run())
+        jax.block_until_ready(agent.step(start))
         times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return statistics.median(times), state
 
 
 def text(found: dict[str, Any], width: int = 110) -> str:
@@ -147,22 +159,24 @@ def text(found: dict[str, Any], width: int = 110) -> str:
         for name, sizes in found["compiled"].items():
             table.add_row(name, *(size(sizes[part]) for part in ("temporary", "arguments", "outputs")))
         console.print(table)
-        console.print(f"\ncompiling took {found['seconds_compile']:.1f} s; a run finds the programs in the cache")
+        kept = "; a run finds the programs in the cache" if jax.config.jax_compilation_cache_dir else ""
+        console.print(f"\ncompiling took {found['seconds_compile']:.1f} s{kept}")
     if found["env_steps_per_second"]:
-        left = found["seconds_left"]
-        whole = "" if left is None else f"; the whole budget in about {_duration(left)}, evaluations apart"
-        console.print(f"{found['env_steps_per_second']:,.0f} steps/s while every lane lives (measured){whole}")
+        whole = f"the whole budget in about {_duration(found['seconds_of_training'])}, evaluations apart"
+        console.print(f"{found['env_steps_per_second']:,.0f} steps/s while every lane lives (measured); {whole}")
+    else:
+        console.print("steps/s were not measured: the environment's horizon cannot be set")
     file: Any = console.file
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def size(count: float) -> str:
     """Bytes as a person reads them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
-    raise AssertionError
+    return f"{count:.1f} GiB"
 
 
 def _duration(seconds: float) -> str:

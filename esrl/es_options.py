@@ -52,9 +52,9 @@ class ESOptions:
     precision: str = option(
         "float32", 'of the network\'s products: "float32" or "bfloat16"; parameters and all else are float32', str
     )
-    chunk: int | None = option(None, "pairs that play at once on each device; chosen by memory unless given", int)
+    chunk: int | None = option(None, "pairs that play at once on each device; by caches and memory unless given", int)
     memory: float | None = option(
-        None, "GiB that the pairs at once may take on each device; half of what is free unless given", float
+        None, "GiB that pairs that play at once may take on each device; half of what it has unless given", float
     )
     mesh: Mesh | None = option(None, 'devices along one axis "pairs"; all that divide the pairs unless given')
 
@@ -87,8 +87,13 @@ def check(options: ESOptions) -> None:
         )
     if not isinstance(options.episodes_per_member, int) or options.episodes_per_member < 1:
         raise EsrlError(f"episodes_per_member is {options.episodes_per_member}, but must be at least 1")
+    chunk = options.chunk
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise EsrlError(f"chunk is {chunk!r}, but must be a whole number of at least 1")
     for name in ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory"):
         value = getattr(options, name)
+        if not (value is None or callable(value) or isinstance(value, (int, float))):
+            raise EsrlError(f"{name} is {value!r}, but must be a number above 0")
         if value is not None and not callable(value) and not (value > 0 and math.isfinite(value)):
             raise EsrlError(f"{name} is {value}, but must be above 0")
     if options.step_scale not in ("plain", "paper"):

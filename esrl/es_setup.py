@@ -70,9 +70,9 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
     leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
     noise_bytes = noise.bytes_each * sum(leaf.floats for leaf in leaves)
-    each = footprint.pair_bytes(env, policy, leaves, per_pair, noise_bytes)
+    each = footprint.pair_bytes(env, policy, per_pair, noise_bytes)
     chosen = pairs if host else footprint.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory)
-    chunk = options.chunk or chosen
+    chunk = chosen if options.chunk is None else options.chunk
     sharding.check_chunk(chunk, pairs, mesh)
     if host and (chunk != pairs or mesh.size > 1):
         raise EsrlError("an environment that Python steps takes the whole population at once; leave out chunk and mesh")

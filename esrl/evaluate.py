@@ -33,7 +33,7 @@ def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Ev
     Args:
       agent: what was trained.
       state: its state.
-      episodes: how many, all at once.
+      episodes: how many.
       seed: of the worlds; the same seed gives the same worlds for every agent on an environment.
 
     Raises:

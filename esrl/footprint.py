@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,10 @@ from jax.extend import core as jex
 from jax.sharding import Mesh
 
 from esrl.classify import call_body
-from esrl.noise import Leaf
 from esrl.policy import Policy
-from esrl.types import PyTree, seed_key
+from esrl.types import EsrlError, PyTree, seed_key
 
-_SHARE = 0.5  # of the memory that is free, when nothing else is said
+_SHARE = 0.5  # of a device's memory, when nothing else is said
 _BATCH = 8 << 20  # bytes of noise that the update draws at once: enough rows for a product, little to hold
 _ACCELERATOR = 1 << 18  # lanes beyond which an accelerator gains nothing from more
 
@@ -31,11 +30,11 @@ class Part(NamedTuple):
     why: str
 
 
-def pair_bytes(env: Any, policy: Policy, leaves: Sequence[Leaf], lanes: int, noise_bytes: int) -> dict[str, int]:
+def pair_bytes(env: Any, policy: Policy, lanes: int, noise_bytes: int) -> dict[str, int]:
     """What one pair takes while it plays: its noise, and for its lanes their worlds and the network's activations.
 
     Args:
-      env: the environment. policy: bound to it. leaves: how its parameters are perturbed.
+      env: the environment. policy: bound to it.
       lanes: of a pair, signs times episodes.
       noise_bytes: of one pair's noise.
     """
@@ -86,24 +85,18 @@ def _in(var: Any, shared: set[Any]) -> bool:
     return not isinstance(var, jex.Literal) and var in shared
 
 
-def free_bytes(mesh: Mesh) -> int:
-    """Bytes that are free on each device of a mesh; devices of a CPU share its memory."""
+def device_bytes(mesh: Mesh) -> int:
+    """Bytes of memory of each device of a mesh; those of a CPU share its memory.
+
+    Not what is free now: a run that goes on must find the chunks that it began with.
+    """
     stats = mesh.devices.flat[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    return _free_memory() // mesh.size
-
-
-def _free_memory() -> int:
+        return stats["bytes_limit"]
     try:
-        with open("/proc/meminfo") as file:
-            found = next(line for line in file if line.startswith("MemAvailable"))
-        return 1024 * int(found.split()[1])
-    except (OSError, StopIteration):
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        except (ValueError, OSError):
-            return 4 << 30
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
+    except (ValueError, OSError, AttributeError):  # not a POSIX system
+        return (8 << 30) // mesh.size
 
 
 def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | None) -> int:
@@ -114,12 +107,19 @@ def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | No
 
     Args:
       pairs: P. lanes: of a pair. each: bytes of a pair. mesh: the devices.
-      gib: GiB that they may take on each device; None is half of what is free.
+      gib: GiB that they may take on each device; None is half of what it has.
+
+    Raises:
+      EsrlError: not even one pair fits into the GiB given.
     """
     local = pairs // mesh.size
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     wanted = min(max(local * lanes // 16, 64), 128) if on_cpu else _ACCELERATOR
-    room = int(gib * 2**30) if gib is not None else int(_SHARE * free_bytes(mesh))
+    room = int(gib * 2**30) if gib is not None else int(_SHARE * device_bytes(mesh))
+    if gib is not None and room < each:
+        raise EsrlError(
+            f"memory is {gib:g} GiB, but one pair needs {each / 2**30:.3g}; give more, or a smaller network"
+        )
     return max(min(wanted // lanes, room // each, local), 1)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from esrl import moments as moment
 from esrl.env import HostEnv
-from esrl.lanes import Act, Episodes, Transform
+from esrl.episodes import Act, Episodes, Transform
 from esrl.moments import Moments
 from esrl.types import Array, Key, PyTree
 from esrl.unroll import narrow, spread

@@ -9,6 +9,7 @@ function with a derivative of its own, a while loop or a cond stays as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -72,7 +73,10 @@ def _equation(eqn: Any, values: Sequence[Any], result: Any) -> list[Any]:
         return _scan(eqn, values, result)
     body = None if name in _OWN_DERIVATIVE else call_body(eqn)
     if body is not None:
-        return _evaluate(body.jaxpr, body.consts, values, result)
+        inner = partial(_evaluate, body.jaxpr, body.consts, result=result)
+        if name == "checkpoint":  # what it saves of memory stays saved
+            inner = jax.checkpoint(inner, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
+        return inner(values)
     found = eqn.primitive.get_bind_params(eqn.params)
     functions, params = found if isinstance(found, tuple) else ((), found)  # a pair before jax 0.10
     out = eqn.primitive.bind(*functions, *values, **params)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from esrl import host_rollout
 from esrl import moments as moment
 from esrl.env import HostEnv, horizon_of
-from esrl.lanes import Act, Episodes, Transform, tally
+from esrl.episodes import Act, Episodes, Transform, tally
 from esrl.moments import Moments, Sums
 from esrl.types import Array, Key, PyTree
 from esrl.unroll import Unroll, spread, unroller
@@ -89,12 +89,8 @@ def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episod
         return _Lanes(c.keys, c.time + 1, state, observation, carry, live, totals)
 
     def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
-        def once(now: tuple[_Lanes, Sums | None, Array]) -> tuple[_Lanes, Sums | None, Array]:
-            lanes, sums, clock = now
-            sums = moment.accumulate(sums, moments, lanes.observation, lanes.live)
-            return step(act, context, lanes), sums, clock + 1
-
         first = (begin(keys, carry), moment.zero_sums(moments), jnp.int32(0))
+        once = _counted(lambda lanes: step(act, context, lanes), moments)
         lanes, sums, clock = jax.lax.while_loop(lambda now: jnp.any(now[0].live), once, first)
         returns, shaped, lengths = (x.reshape(keys.shape) for x in lanes.totals)
         return Episodes(returns, shaped, lengths, sums, jnp.full(keys.shape[0], clock))
@@ -116,6 +112,19 @@ def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episod
         return Episodes(returns, shaped, lengths, played.sums, played.steps)
 
     return episodes, stream
+
+
+_Now = tuple[_Lanes, Sums | None, Array]  # lanes, sums of live observations, and a clock that counts steps
+
+
+def _counted(step: Callable[[_Lanes], _Lanes], moments: Moments | None) -> Callable[[_Now], _Now]:
+    """A step that also sums the live observations before it, and moves the clock."""
+
+    def once(now: _Now) -> _Now:
+        lanes, sums, clock = now
+        return step(lanes), moment.accumulate(sums, moments, lanes.observation, lanes.live), clock + 1
+
+    return once
 
 
 class _Stream(NamedTuple):
@@ -143,9 +152,9 @@ def _stream(
     slots: int,
     moments: Moments | None,
 ) -> Episodes:
-    """Plays the pairs with these ids [P] in fewer slots: whenever half of the slots are free, pairs that wait get them.
+    """Plays the pairs with these ids [P] in fewer slots: when one in `REFILL` is free, pairs that wait get them.
 
-    Totals come out as [P, G], G = S E.
+    Totals come out as [P, G], G = S E. All slots are filled before the first step.
 
     Args:
       fresh: `fresh(ids [K]) -> (drawn [K, ...], lanes [K G, ...])` at the beginning of their episodes.
@@ -153,9 +162,12 @@ def _stream(
       ids, slots, moments: as in `Runner.stream`.
     """
     pairs, few = ids.shape[0], max(1, slots // REFILL)
+    slots -= slots % few  # as many as whole refills fill
+    shapes = jax.eval_shape(fresh, ids[:slots])
+    each = shapes[1].live.shape[0] // slots
 
     def grouped(x: Array) -> Array:
-        return x.reshape(slots, -1, *x.shape[1:])
+        return x.reshape(x.shape[0] // each, each, *x.shape[1:])
 
     def free(lanes: _Lanes) -> Array:
         return ~jnp.any(grouped(lanes.live), axis=1)
@@ -171,15 +183,13 @@ def _stream(
         gone, kept = order[:few], order[few:]
         places = now.next + jnp.arange(few)
         drawn, lanes = fresh(jnp.take(ids, places, mode="clip"))
-        alive = lanes.live.reshape(few, -1) & (places < pairs)[:, None]
-        lanes = lanes._replace(live=alive.reshape(-1))
+        lanes = lanes._replace(live=lanes.live & jnp.repeat(places < pairs, each))
 
         def of_slot(old: Array, new: Array) -> Array:
             return jnp.concatenate([new, old[kept]])
 
         def of_lanes(old: Array, new: Array) -> Array:
-            joined = of_slot(grouped(old), new.reshape(few, -1, *new.shape[1:]))
-            return joined.reshape(-1, *joined.shape[2:])
+            return of_slot(grouped(old), grouped(new)).reshape(old.shape)
 
         return now._replace(
             next=now.next + few,
@@ -194,22 +204,16 @@ def _stream(
         with jax.named_scope("refill"):
             now = refill(now)
 
-        def going(inner: tuple[_Lanes, Sums | None, Array]) -> Array:
+        def going(inner: _Now) -> Array:
             wanted = (now.next < pairs) & (jnp.sum(free(inner[0])) >= few)
             return jnp.any(inner[0].live) & ~wanted
 
-        def once(inner: tuple[_Lanes, Sums | None, Array]) -> tuple[_Lanes, Sums | None, Array]:
-            lanes, sums, clock = inner
-            sums = moment.accumulate(sums, moments, lanes.observation, lanes.live)
-            return step(now.drawn, lanes), sums, clock + 1
-
+        once = _counted(lambda lanes: step(now.drawn, lanes), moments)
         lanes, sums, clock = jax.lax.while_loop(going, once, (now.lanes, now.sums, now.clock))
         return now._replace(lanes=lanes, sums=sums, clock=clock)
 
     nobody = jnp.full(slots, pairs)
-    shapes = jax.eval_shape(fresh, ids[:slots])
     drawn, lanes = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    each = lanes.live.shape[0] // slots
     played = (*(jnp.zeros((pairs, each), x.dtype) for x in lanes.totals), jnp.zeros(pairs, jnp.int32))
     start = jnp.int32(0)
     first = _Stream(start, start, nobody, jnp.zeros_like(nobody), drawn, lanes, played, moment.zero_sums(moments))

@@ -4,14 +4,14 @@
     python experiments/suites.py gymnax/CartPole-v1 brax/ant --lanes 256 --horizon 200 --repeats 5
     python experiments/suites.py --table                           # prints again what is there
 
-Both play one episode in each of as many lanes, in the same worlds, by the same runner in the same chunks on the same
+Both play one episode in each of as many lanes, in the same worlds, by the same runner, as many at once, on the same
 devices; the random policy (random_policy.py) has neither network nor noise to speak of, and no update. EGGROLL is a
 whole generation: noise, forward passes of the 3x256 MLP at rank 1, stepping, fitness shaping, contraction and update,
 with esrl's defaults but for sampled actions. It always starts from fresh parameters, in other worlds each time.
 
-Steps/s count live steps only. A lane that is done is stepped on, masked, until the last one of its chunk is: how much
-that wastes depends on when episodes end, and so on the policy. The part that is masked stands beside, and so does the
-ratio of all steps, masked ones included, which depends on it less.
+Steps/s count live steps only. A lane that is done is stepped on, masked, until its pair's place is taken by one that
+waits: how much that wastes depends on when episodes end, and so on the policy. The part that is masked stands beside,
+and so does the ratio of all steps, masked ones included, which depends on it less.
 
 Both run in turn in one process, `--repeats` windows of at least `--seconds`: medians, lowest and highest. Compiling is
 the first call less the second, without a persistent compilation cache; the random policy compiles first, so that what

@@ -28,7 +28,7 @@ def test_an_evolution_strategy_says_its_memory_and_its_speed(capsys, tmp_path, m
     parts = {part["name"]: part["bytes"] for part in found["memory"]}
     assert set(parts) == {"state", "noise", "worlds", "activations", "episodes", "update"}
     assert all(parts.values()) and set(found["compiled"]) == {"rollout", "update"}
-    assert found["env_steps_per_second"] > 0 and found["seconds_left"] > 0
+    assert found["env_steps_per_second"] > 0 and found["seconds_of_training"] > 0
     assert list(tmp_path.iterdir()) == []  # no run was begun
 
 

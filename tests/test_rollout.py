@@ -25,16 +25,16 @@ class Lottery:
 
     def reset(self, key):
         left = jnp.minimum(jax.random.geometric(key, 0.2), 60).astype(jnp.int32)
-        state = (left, jnp.int32(0))
+        state = {"left": left, "time": jnp.int32(0), "key": key, "nothing": jnp.zeros((0, 3)), "none": None}
         return state, self.see(state)
 
     def see(self, state):
-        return jnp.stack(state).astype(jnp.float32)
+        return jnp.stack([state["left"], state["time"]]).astype(jnp.float32)
 
     def step(self, state, action, key):
-        left, time = state
-        state = (left - 1, time + 1)
-        return state, self.see(state), (time + action.astype(jnp.int32)).astype(jnp.float32), state[0] <= 0
+        reward = (state["time"] + action.astype(jnp.int32)).astype(jnp.float32)
+        state = {**state, "left": state["left"] - 1, "time": state["time"] + 1}
+        return state, self.see(state), reward, state["left"] <= 0
 
 
 def play(slots, pairs=50, signs=2, episodes=3):
@@ -57,7 +57,7 @@ def test_slots_change_nothing_but_how_many_steps_are_run():
     whole = play(50)
     assert whole.returns.shape == whole.lengths.shape == (50, 2, 3) and whole.steps.shape == (50,)
     assert int(whole.lengths.max()) == 20  # cut by the horizon
-    for slots in (1, 2, 3, 7, 16, 49):
+    for slots in (1, 2, 3, 7, 17, 49):
         played = play(slots)
         for name in ("returns", "shaped", "lengths"):
             np.testing.assert_array_equal(getattr(played, name), getattr(whole, name))
@@ -73,6 +73,25 @@ def test_a_slot_is_given_on_as_soon_as_enough_of_them_are_free():
     whole, few = play(50, episodes=1), play(10, episodes=1)
     idle = [1 - float(x.lengths.sum()) / (2 * int(x.steps.sum())) for x in (whole, few)]
     assert idle[1] < idle[0] - 0.2
+
+
+def test_no_world_is_stepped_that_was_not_reset():
+    class Strict(Lottery):
+        def step(self, state, action, key):
+            state, seen, reward, over = super().step(state, action, key)
+            real = jnp.any(jax.random.key_data(state["key"]) != 0)  # zeros are what nobody has reset
+            return state, seen, jnp.where(real, reward, jnp.nan), over
+
+    def draw(ids):
+        return (), jax.vmap(lambda i: jax.random.fold_in(seed_key(0), i))(ids)[:, None, None]
+
+    def act(context, observations, carry, keys):
+        return jnp.ones(observations.shape[0], jnp.int32), carry
+
+    with jax.debug_nans(True):
+        for slots in (3, 17, 33):
+            played = runner(Strict()).stream(act, (), draw, sharding.iota(40), slots, (), None)
+            assert np.all(np.isfinite(played.returns))
 
 
 def test_chunks_need_not_divide_the_pairs():
