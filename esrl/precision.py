@@ -73,7 +73,7 @@ def _equation(eqn: Any, values: Sequence[Any], result: Any) -> list[Any]:
         return _scan(eqn, values, result)
     body = None if name in _OWN_DERIVATIVE else call_body(eqn)
     if body is not None:
-        inner = partial(_evaluate, body.jaxpr, body.consts, result=result)
+        inner: Callable[..., Any] = partial(_evaluate, body.jaxpr, body.consts, result=result)
         if name == "checkpoint":  # what it saves of memory stays saved
             inner = jax.checkpoint(inner, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
         return inner(values)

@@ -192,3 +192,15 @@ def test_another_precision_is_refused_in_one_sentence(make):
     with pytest.raises(EsrlError, match="precision is 'float16'") as caught:
         make(Target(), precision="float16")
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_recomputed_stays_recomputed():
+    """`jax.checkpoint` trades time for memory, in bfloat16 as well."""
+
+    def network(weights, x):
+        return jax.checkpoint(lambda w, y: jnp.tanh(y @ w))(weights, x).sum()
+
+    low = arithmetic(network, "bfloat16", differentiated=True)
+    weights, x = jnp.ones((3, 3)) / 3, jnp.ones((2, 3))
+    assert "checkpoint" in str(jax.make_jaxpr(low)(weights, x))
+    np.testing.assert_allclose(jax.grad(low)(weights, x), jax.grad(network)(weights, x), rtol=2e-2)
