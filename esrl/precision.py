@@ -22,6 +22,7 @@ from esrl.types import Array, EsrlError
 PRECISIONS = ("float32", "bfloat16")
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 _OWN_DERIVATIVE = ("custom_jvp_call", "custom_vjp_call")
+_RECOMPUTED = ("remat2", "checkpoint")  # names of jax.checkpoint over versions
 
 
 def check(precision: str) -> None:
@@ -74,7 +75,7 @@ def _equation(eqn: Any, values: Sequence[Any], result: Any) -> list[Any]:
     body = None if name in _OWN_DERIVATIVE else call_body(eqn)
     if body is not None:
         inner: Callable[..., Any] = partial(_evaluate, body.jaxpr, body.consts, result=result)
-        if name == "checkpoint":  # what it saves of memory stays saved
+        if name in _RECOMPUTED:  # what it saves of memory stays saved
             inner = jax.checkpoint(inner, prevent_cse=eqn.params["prevent_cse"], policy=eqn.params["policy"])
         return inner(values)
     found = eqn.primitive.get_bind_params(eqn.params)

@@ -202,5 +202,6 @@ def test_what_is_recomputed_stays_recomputed():
 
     low = arithmetic(network, "bfloat16", differentiated=True)
     weights, x = jnp.ones((3, 3)) / 3, jnp.ones((2, 3))
-    assert "checkpoint" in str(jax.make_jaxpr(low)(weights, x))
+    names = [eqn.primitive.name for eqn in jax.make_jaxpr(low)(weights, x).eqns]
+    assert {"remat2", "checkpoint"} & set(names)
     np.testing.assert_allclose(jax.grad(low)(weights, x), jax.grad(network)(weights, x), rtol=2e-2)
