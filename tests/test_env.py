@@ -512,7 +512,7 @@ def test_returns_of_the_runner_are_those_of_the_episodes():
             total, length, end = total + reward, length + 1, terminated or truncated
         assert (played.returns[index], played.lengths[index]) == (total, length)
         assert played.shaped[index] == total - length
-    assert int(played.steps) == int(played.lengths.max())
+    assert np.all(np.asarray(played.steps) == int(played.lengths.max()))
 
 
 def test_an_error_inside_names_step_and_environment():
