@@ -53,11 +53,7 @@ def _train(argv: Sequence[str]) -> int:
         raise EsrlError("say what to train on: an environment as brax/hopper, or a recipe file")
     if asked.dry_run:
         found = dry_run.dry_run(recipe)
-        if asked.json:
-            _say_json(found)
-        else:
-            say(dry_run.text(found, _width()))
-        return 0
+        return _tell(found, dry_run.text(found, _width()), asked.json)
     agent = recipe.build()
     out = asked.resume or asked.out or _default_out(recipe)
     missing = _missing(out)
@@ -127,14 +123,12 @@ def _evaluate(argv: Sequence[str]) -> int:
     given = _given("evaluate", argv)
     loaded = load(given["folder"])
     scored = evaluate(loaded.agent, loaded.state, given["episodes"], given["seed"])
-    if given["json"]:
-        _say_json({k: v for k, v in scored._asdict().items() if k != "returns"})
-    else:
-        say(
-            f"{loaded.recipe.agent} on {loaded.recipe.env}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
-            f" (mean and standard deviation of {scored.episodes} held-out episodes), length {scored.length_mean:.1f}"
-        )
-    return 0
+    text = (
+        f"{loaded.recipe.agent} on {loaded.recipe.env}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
+        f" (mean and standard deviation of {scored.episodes} held-out episodes), length {scored.length_mean:.1f}"
+    )
+    found = {k: v for k, v in scored._asdict().items() if k != "returns"}
+    return _tell(found, text, given["json"])
 
 
 def _render(argv: Sequence[str]) -> int:
@@ -169,11 +163,7 @@ def _envs(argv: Sequence[str]) -> int:
     else:
         found = listing(pattern)
         text = as_text(found, whole=bool(pattern))
-    if given["json"]:
-        _say_json(found)
-    else:
-        say(text)
-    return 0
+    return _tell(found, text, given["json"])
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
@@ -260,6 +250,15 @@ def _help(name: str, argv: Sequence[str]) -> str:
         groups = {heading: flags for heading, flags in groups.items() if heading != "run"}
     usage = f"esrl {name} {command.argument.metavar} [options]"
     return help_text(usage, command.about, command.argument, groups)
+
+
+def _tell(found: dict[str, Any], text: str, as_json: bool) -> int:
+    """Says what was found, as JSON or as a text for people."""
+    if as_json:
+        _say_json(found)
+    else:
+        say(text)
+    return 0
 
 
 def _say_json(found: dict[str, Any]) -> None:

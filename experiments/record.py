@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,16 @@ def read_rows(path: Path) -> list[Row]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def result_names(folder: Path, ending: str, names: list[str], out: Path | None) -> list[str]:
+    """The names asked for, or those of every `<name><ending>` in a folder; leaves with a sentence where none is."""
+    found = names or sorted(path.name.removesuffix(ending) for path in folder.glob(f"*{ending}"))
+    if not found:
+        sys.exit(f"{folder} has no results")
+    if out and len(found) > 1:
+        sys.exit("--out is for one name; give it")
+    return found
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

@@ -22,7 +22,7 @@ from matplotlib.ticker import NullLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
-from record import RESULTS, ROOT
+from record import RESULTS, ROOT, result_names
 
 RESULT = RESULTS / "throughput"
 INFERENCE = "inference"
@@ -84,12 +84,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULT)
     parser.add_argument("--out", type=Path, help="of one name; plots/throughput-<name>.png unless given")
     arguments = parser.parse_args()
-    found = sorted(path.name.removesuffix("-forward.csv") for path in arguments.results.glob("*-forward.csv"))
-    names = arguments.names or found
-    if not names:
-        sys.exit(f"{arguments.results} has no results")
-    if arguments.out and len(names) > 1:
-        sys.exit("--out is for one name; give it")
+    names = result_names(arguments.results, "-forward.csv", arguments.names, arguments.out)
     matplotlib.use("Agg")
     sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
     for name in names:
