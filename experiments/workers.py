@@ -1,4 +1,4 @@
-"""Jobs of an experiment as processes of their own, so many at a time, each on its own cores, with a view of them all."""
+"""Jobs of an experiment in processes of their own, some at a time, each on its own cores, with a view of them all."""
 
 from __future__ import annotations
 
