@@ -214,12 +214,12 @@ def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: 
     bound = bind(policy, env.observation_space, env.action_space, options.deterministic, options.squash)
     bound = bound._replace(apply=arithmetic(bound.apply, options.precision))
     setup = prepare(env, bound, noise, options)
-    normalized = options.normalize_observations and any(jax.tree.leaves(setup.policy.floats))
+    normalized = options.normalize_observations and any(jax.tree.leaves(setup.policy.normalised))
     sigma, rate = (1.0 if callable(x) else x for x in (options.sigma, base_learning_rate(options)))
 
     def init(key: Key) -> ESState:
         params = setup.policy.init(jax.random.fold_in(key, 0))
-        moments = moment.init(setup.policy.observation, setup.policy.floats) if normalized else None
+        moments = moment.init(setup.policy.observation, setup.policy.normalised) if normalized else None
         return ESState(
             params=params,
             opt_state=setup.optimizer.init(params),

@@ -17,7 +17,7 @@ from esrl.types import Array, PyTree
 class Moments(NamedTuple):
     """`seen` (float32, how many), and per observation leaf `mean` and `m2` (sum of squared deviations).
 
-    Leaves that are not normalised (integers, images) are None in `mean` and `m2`.
+    Leaves that are not normalised (masks, what a network of its own kind takes as it is) are None in `mean` and `m2`.
     """
 
     seen: Array
@@ -33,9 +33,9 @@ class Sums(NamedTuple):
     second: PyTree
 
 
-def init(observation: PyTree, floats: PyTree) -> Moments:
-    """Moments of nothing seen. `floats` marks with True each observation leaf that is to be normalised."""
-    zeros = jax.tree.map(lambda x, use: jnp.zeros(x.shape, jnp.float32) if use else None, observation, floats)
+def init(observation: PyTree, normalised: PyTree) -> Moments:
+    """Moments of nothing seen. `normalised` marks with True each observation leaf that is to be normalised."""
+    zeros = jax.tree.map(lambda x, use: jnp.zeros(x.shape, jnp.float32) if use else None, observation, normalised)
     return Moments(jnp.float32(0), zeros, zeros)
 
 
@@ -88,14 +88,15 @@ def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
 
 
 def normalise(moments: Moments | None, observation: PyTree, clip: float = 10.0) -> PyTree:
-    """`(x - mean) / std`, clipped to +-clip, for the leaves that have moments; unchanged before anything was seen."""
+    """`(x - mean) / std`, clipped to +-clip, for the leaves that have moments, which become float32; no more than
+    that before anything was seen."""
     if moments is None:
         return observation
 
     def one(x: Any, mean: Array | None, m2: Array | None) -> Any:
         if mean is None or m2 is None:
             return x
-        known = moments.seen > 0
+        x, known = x.astype(jnp.float32), moments.seen > 0
         std = jnp.sqrt(m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
         return jnp.where(known, jnp.clip((x - mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
 
@@ -107,5 +108,9 @@ def _as(observation: PyTree, tree: PyTree) -> PyTree:
 
 
 def _picked(moments: Moments, observations: PyTree) -> PyTree:
-    """The observation leaves that have moments, in the moments' structure."""
-    return jax.tree.map(lambda m, x: None if m is None else x, moments.mean, observations, is_leaf=lambda x: x is None)
+    """The observation leaves that have moments, as float32, in the moments' structure."""
+
+    def one(mean: Array | None, x: Array) -> Array | None:
+        return None if mean is None else x.astype(jnp.float32)
+
+    return jax.tree.map(one, moments.mean, observations, is_leaf=lambda x: x is None)

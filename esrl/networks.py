@@ -117,7 +117,7 @@ def mlp(
         "output_scale": output_scale,
         "bias": bias,
     }
-    return Network(bind, spec)
+    return Network(bind, spec, flat=True)
 
 
 def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -> Network:
@@ -140,7 +140,7 @@ def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -
         return linen(module, observation, jnp.zeros(hidden))
 
     spec = {"network": "gru", "hidden": [hidden], "activation": activation, "output_scale": output_scale}
-    return Network(bind, spec)
+    return Network(bind, spec, flat=True)
 
 
 def cnn(

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from esrl.heads import Head, head
 from esrl.networks import mlp
-from esrl.observations import MASK, float_leaves, observation_zeros
+from esrl.observations import MASK, normalised_leaves, observation_zeros
 from esrl.types import Array, EsrlError, Key, PyTree
 from esrl.wrap import policy
 
@@ -29,7 +29,7 @@ class Policy(NamedTuple):
       head: what an output means.
       carry: the carry at the start of an episode, for one lane.
       observation: shapes and dtypes of one observation.
-      floats: for each observation leaf, whether it is a float vector that may be normalised.
+      normalised: for each observation leaf, whether it may be normalised.
       spec: what a recipe says of the network.
     """
 
@@ -39,7 +39,7 @@ class Policy(NamedTuple):
     head: Head
     carry: PyTree
     observation: PyTree
-    floats: PyTree
+    normalised: PyTree
     spec: dict[str, Any]
 
 
@@ -92,7 +92,8 @@ def bind(
 
     _check_output(init, apply, observation, bound.carry, size, action_space, extra)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
-    return Policy(init, apply, action, actions, bound.carry, shapes, float_leaves(observation_space), chosen.spec or {})
+    normalised = normalised_leaves(observation_space, chosen.flat)
+    return Policy(init, apply, action, actions, bound.carry, shapes, normalised, chosen.spec or {})
 
 
 def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> Callable[[PyTree], Array] | None:

@@ -224,7 +224,7 @@ def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
     check_contract(env)
     setup = prepare(env, policy, read)
     nets = setup.nets
-    normalized = read.normalize_observations and any(jax.tree.leaves(nets.policy.floats))
+    normalized = read.normalize_observations and any(jax.tree.leaves(nets.policy.normalised))
 
     def init(key: Key) -> PPOState:
         params = nets.init(jax.random.fold_in(key, 0))
@@ -232,7 +232,7 @@ def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
         return PPOState(
             params=params,
             opt_state=setup.optimizer.init(params),
-            moments=moment.init(nets.policy.observation, nets.policy.floats) if normalized else None,
+            moments=moment.init(nets.policy.observation, nets.policy.normalised) if normalized else None,
             reward_moments=moment.init(jnp.float32(0), True) if read.normalize_rewards else None,
             discounted=jnp.zeros(setup.lanes),
             lanes=setup.runner.unroll.start(worlds, nets.carry),

@@ -35,10 +35,13 @@ class Network(NamedTuple):
       bind: `bind(observation, size) -> Bound`, given one observation (zeros, as the space describes it) and the number
         of outputs that the action space needs. `observation_space` comes as a keyword.
       spec: what a recipe says of it, `{"network": "mlp", ...}`; None for a network that only the user's code can build.
+      flat: whether it makes one float32 vector of every observation, so that normalised numbers are as good to it as
+        bytes and whole numbers.
     """
 
     bind: Callable[..., Bound]
     spec: dict[str, Any] | None = None
+    flat: bool = False
 
 
 _KEEPS_STATE = (
