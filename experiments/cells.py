@@ -181,7 +181,7 @@ def missing(plan: Plan, again: bool = False) -> list[Run]:
 
 
 def measure(plans: Sequence[Plan], processes: int | None = None, again: bool = False) -> list[str]:
-    """Measures what tables miss, a process for each cell and `processes` at a time; returns a sentence for each failure.
+    """Measures what tables miss, a process for each cell, `processes` at a time; returns a sentence for each failure.
 
     Ctrl-C ends it with what is done kept.
     """
