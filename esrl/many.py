@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ def train_many(
     evaluations: int = 20,
     evaluate_episodes: int = 128,
     at_once: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Many:
     """Trains an agent several times in one compiled program, which holds for every seed and every traced value.
 
@@ -63,6 +64,7 @@ def train_many(
       env_steps, generations, evaluations, evaluate_episodes: as in `esrl.train`, for every run.
       at_once: runs that are vmapped together; the others follow. All of them unless given, but one on a CPU, where side
         by side they would only push each other out of its caches.
+      progress: called after each generation with the part of their budget that the runs have used, 0 to 1, on average.
 
     Raises:
       EsrlError: an environment that Python steps, no seeds or budget, an unknown value, or lists of other lengths.
@@ -110,6 +112,8 @@ def train_many(
         if due:
             returns = play(states, worlds) if evaluations else None
             _report(rows, known, states, jax.device_get(metrics), returns, due, clock)
+        if progress is not None:
+            progress(float(used.mean()))
     return Many(rows, states)
 
 

@@ -1,4 +1,4 @@
-"""Result files of the experiments: tidy CSVs, and beside each a JSON that says what was measured, and on what."""
+"""Result files of the experiments: tidy CSVs, each with a JSON that says what was measured and on what; or Parquet."""
 
 from __future__ import annotations
 
@@ -62,6 +62,31 @@ def write_rows(path: Path, rows: list[Row]) -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    os.replace(part, path)
+
+
+def read_table(path: Path) -> list[Row]:
+    """A Parquet table's rows, values of their own types; none when there is no file."""
+    if not path.exists():
+        return []
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path, partitioning=None).to_pylist()
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+    """Writes rows as a Parquet table, whole: whoever reads it meanwhile sees the old one or the new one.
+
+    Columns are those of all rows, in the order in which they come; what a row does not have is null.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".parquet.part")
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+    pyarrow.parquet.write_table(table, part, compression="zstd")
     os.replace(part, path)
 
 

@@ -1,139 +1,194 @@
-"""Rank, sigma and population: where the final held-out return is good, and how far from there it still is.
+"""Rank x sigma x population, and any other option, on an environment: what low rank costs, and where.
 
-    python experiments/sweep.py gymnasium/phys2d/CartPole-v1 --ranks 1 4 dense --sigmas 0.01 0.03 0.1 0.3 \\
-        --populations 64 256 --seeds 5 --env-steps 1e6
+    python experiments/sweep.py                                            # CartPole on a laptop
+    python experiments/sweep.py gymnax/Pendulum-v1 --ranks 1 4 dense --sigmas 0.03 0.1 --populations 64 256 --seeds 5
+    python experiments/sweep.py brax/hopper --vary hidden=64x64,256x256 optimizer=adam,sgd --env-steps 1e7
+    python experiments/sweep.py gymnax/CartPole-v1 --agent ppo --learning-rates 1e-4 3e-4 1e-3 --vary gamma=0.98,0.99
+    python experiments/sweep.py gymnax/CartPole-v1 --table                 # what is there, as Markdown
 
-Everything else is that of the recipe agents/<environment>/eggroll.toml, or of --recipe. Rank "dense" (or 0) is dense
-noise, OpenES. The runs of a rank and a population, every sigma with every seed, train at once in one compiled program;
-`seconds` are those of all of them together so far.
+Every combination is measured with every seed. Rank "dense" (or 0) is dense noise, OpenES. All else is that of --recipe,
+of the recipe agents/<environment>/<agent>.toml, or of the suite's defaults.
 
-Written after each rank and population to experiments/results/sweep/<environment>.csv, a row for each run and
-evaluation, with a JSON beside it; runs that are there already are left out. Returns are those of the unperturbed
-parameters on held-out episodes.
+Written to experiments/results/sweep/<environment>.parquet: see cells.py for its columns; rank, sigma, population,
+learning_rate, episodes_per_member, shaping and what --vary names have one each. What is there already is left out, so
+that a sweep that was killed goes on, and more values and seeds extend it.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
+import json
+import signal
 import sys
-import time
-import traceback
 from pathlib import Path
+from typing import Any
 
-import jax
-import numpy as np
-from record import RESULTS, ROOT, About, Row, folder_name, plain, read_rows, write_rows
+import cells
+import pandas as pd
+from record import RESULTS, ROOT, Row, folder_name, read_table
+from summary import interquartile_mean, interval
+from variations import base_recipe, typed, value, varied
 
 import esrl
 from esrl import recipe as recipes
 
-
-def with_noise(recipe: esrl.Recipe, rank: str, population: int) -> esrl.Recipe:
-    """The recipe with another rank, "dense" for OpenES, and another population."""
-    options = {k: v for k, v in recipe.options.items() if k not in ("rank", "thin", "chunk")}
-    options["population"] = population
-    if rank == "dense":
-        return dataclasses.replace(recipe, agent="open_es", options=options)
-    thin = {k: v for k, v in recipe.options.items() if k == "thin"}
-    return dataclasses.replace(recipe, agent="eggroll", options={**options, **thin, "rank": int(rank)})
-
-
-def cell(recipe: esrl.Recipe, rank: str, population: int, runs: list[tuple[float, int]]) -> list[Row]:
-    """The rows of every (sigma, seed) at one rank and population."""
-    agent = with_noise(recipe, rank, population).build()
-    many = esrl.train_many(
-        agent,
-        [seed for _, seed in runs],
-        hyper={"sigma": [sigma for sigma, _ in runs]},
-        env_steps=recipe.env_steps,
-        generations=recipe.generations,
-        evaluations=recipe.evaluations,
-        evaluate_episodes=recipe.evaluate_episodes,
-    )
-    rows = []
-    for row in many.rows:
-        sigma, seed = runs[row["run"]]
-        common = {"env": recipe.env, "rank": rank, "population": population, "sigma": sigma, "seed": seed}
-        counts = {k: row[k] for k in ("generation", "env_steps", "seconds")}
-        rows.append({**common, **counts, **{k: row[f"eval_{k}"] for k in ("return_mean", "return_std")}})
-    return rows
+COLUMNS = ("rank", "sigma", "population", "learning_rate", "episodes_per_member", "shaping")
+LAPTOP = {"rank": ["1", "4", "dense"], "sigma": ["0.02", "0.05", "0.1", "0.2"], "population": ["64", "256"]}
+FULL = {
+    "rank": ["1", "2", "4", "16", "dense"],
+    "sigma": ["0.01", "0.02", "0.05", "0.1", "0.2"],
+    "population": ["64", "256", "1024", "4096"],
+}
+PPO = {"learning_rate": ["1e-4", "3e-4", "1e-3"]}
 
 
-def done(rows: list[Row], rank: str, population: int) -> set[tuple[float, int]]:
-    """The (sigma, seed) that are measured at a rank and population."""
-    here = [row for row in rows if row["rank"] == rank and int(row["population"]) == population]
-    return {(float(row["sigma"]), int(row["seed"])) for row in here}
+def axes(arguments: argparse.Namespace) -> dict[str, list[Any]]:
+    """Each swept option with its values."""
+    defaults = PPO if arguments.agent == "ppo" else FULL if arguments.full else LAPTOP
+    if arguments.agent == "open_es":
+        defaults = {**defaults, "rank": ["dense"]}
+    given = {name: getattr(arguments, f"{name}s", None) for name in COLUMNS[:4]}
+    given |= {"episodes_per_member": arguments.episodes_per_member, "shaping": arguments.shapings}
+    texts = dict(defaults) | {name: values for name, values in given.items() if values}
+    for entry in arguments.vary:
+        name, equals, values = entry.partition("=")
+        if not equals or not values:
+            raise esrl.EsrlError(f"--vary takes NAME=V1,V2, not {entry!r}")
+        texts[name.replace("-", "_")] = values.split(",")
+    return {
+        name: list(dict.fromkeys(_value(arguments.agent, name, text) for text in values))
+        for name, values in texts.items()
+    }
 
 
-def sweep(recipe: esrl.Recipe, csv: Path, ranks: list[str], populations: list[int], wanted: list) -> list[str]:
-    """Measures what is not in the CSV yet, cell by cell; returns the cells that failed.
+def _value(agent: str, name: str, text: str) -> Any:
+    if name != "rank" or agent == "ppo":
+        found = typed(agent, name, text)
+        return tuple(found) if isinstance(found, list) else found
+    if text not in ("0", "dense") and not text.isdigit():
+        raise esrl.EsrlError(f'{text} is no rank; give whole numbers, or "dense"')
+    return "dense" if text in ("0", "dense") else str(int(text))
 
-    Args:
-      wanted: (sigma, seed) of every cell.
-    """
-    rows, about, failed = read_rows(csv), About(csv.with_suffix(".json"), plain(recipe)), []
-    for rank, population in itertools.product(ranks, populations):
-        name = f"rank {rank}, population {population}"
-        measured = done(rows, rank, population)
-        runs, begun = [run for run in wanted if run not in measured], time.perf_counter()
-        if not runs:
-            print(f"{name}: there already", flush=True)
-            continue
-        try:
-            new = cell(recipe, rank, population, runs)
-        except Exception as error:
-            traceback.print_exc()
-            about.failed(name, f"{type(error).__name__}: {error}")
-            failed.append(name)
-            continue
-        rows += new
-        write_rows(csv, rows)
-        about.ran([name])
-        last = {(row["sigma"], row["seed"]): row["return_mean"] for row in new}
-        means = {
-            s: np.mean([r for (sigma, _), r in last.items() if sigma == s]) for s in dict.fromkeys(s for s, _ in runs)
-        }
-        shown = ", ".join(f"{mean:.1f} at sigma {sigma:g}" for sigma, mean in means.items())
-        print(f"{name}: {shown}; {len(runs)} runs in {time.perf_counter() - begun:.1f} s", flush=True)
-        jax.clear_caches()
-    return failed
+
+def plan(base: esrl.Recipe, swept: dict[str, list[Any]], seeds: int, table: Path, host: bool) -> cells.Plan:
+    """Every combination with every seed."""
+    runs = []
+    names = list(dict.fromkeys([*COLUMNS, *swept]))
+    for point in itertools.product(*swept.values()):
+        recipe = varied(base, dict(zip(swept, map(_listed, point), strict=True)))
+        columns = {name: value(recipe, name) for name in names}
+        runs += [cells.Run(recipe, seed, columns) for seed in range(seeds)]
+    return cells.Plan(table, base, runs, host)
+
+
+def _listed(found: Any) -> Any:
+    return list(found) if isinstance(found, tuple) else found
+
+
+def swept_columns(rows: list[Row]) -> list[str]:
+    """The columns of a table that are an option's."""
+    names = list(rows[0])
+    return names[names.index("agent") + 1 : names.index("seed")]
+
+
+def tidy(rows: list[Row]) -> list[Row]:
+    """The rows in order, each with every option's column: what earlier runs had is in their recipes."""
+    names = list(dict.fromkeys(name for row in rows for name in swept_columns([row])))
+    recipes_of = {row["settings"]: esrl.Recipe(**json.loads(row["recipe"])) for row in rows}
+    found = {key: {name: value(recipe, name) for name in names} for key, recipe in recipes_of.items()}
+    return [{"env": row["env"], "agent": row["agent"], **found[row["settings"]], **row} for row in rows]
+
+
+def table(rows: list[Row]) -> str:
+    """Final held-out returns as Markdown: a line for each setting, with the options that differ between settings."""
+    found = pd.DataFrame(rows)
+    last = final_rows(found)
+    names = [name for name in ("agent", *swept_columns(rows)) if last[name].nunique(dropna=False) > 1]
+    lines = [
+        f"| {' | '.join([*names, 'seeds', 'env steps', 'return, IQM', '95 %'])} |",
+        "|---" * (len(names) + 4) + "|",
+    ]
+    for _, group in last.groupby("settings", sort=False):
+        low, high = interval(group["return_mean"])
+        shown = ["" if pd.isna(x) else f"{x:g}" if isinstance(x, float) else str(x) for x in group[names].iloc[0]]
+        scores = [f"{interquartile_mean(group['return_mean']):.4g}", f"[{low:.4g}, {high:.4g}]"]
+        lines.append(f"| {' | '.join([*shown, str(len(group)), f'{group.env_steps.median():.3g}', *scores])} |")
+    return "\n".join(lines)
+
+
+def final_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The last row of each run."""
+    return rows.sort_values("generation", kind="stable").groupby(["settings", "seed"], sort=False).tail(1).sort_index()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("env", nargs="?", default="gymnax/CartPole-v1")
+    parser.add_argument("--agent", choices=list(recipes.AGENTS), default="eggroll")
+    parser.add_argument("--ranks", nargs="+", help='whole numbers, and "dense" for OpenES')
+    parser.add_argument("--sigmas", nargs="+")
+    parser.add_argument("--populations", nargs="+")
+    parser.add_argument("--learning-rates", nargs="+")
+    parser.add_argument("--episodes-per-member", nargs="+")
+    parser.add_argument("--shapings", nargs="+")
+    parser.add_argument("--vary", nargs="+", default=[], metavar="NAME=V1,V2", help="any other option, or [policy] key")
+    parser.add_argument("--seeds", type=int, help="0 to SEEDS - 1; 5, in full 10")
+    parser.add_argument("--env-steps", type=float, help="budget of every run; 3e5, in full the recipe's")
+    parser.add_argument("--evaluations", type=int, default=10, help="of each run, beside the start")
+    parser.add_argument("--episodes", type=int, default=64, help="held-out ones of each evaluation")
+    parser.add_argument("--recipe", type=Path, help="what everything else is taken from")
+    parser.add_argument("--processes", type=int, help="cells at once; one for each core unless given")
+    parser.add_argument("--full", action="store_true", help="more ranks, sigmas, populations, seeds and steps")
+    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    parser.add_argument("--out", type=Path, default=RESULTS / "sweep")
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("env", nargs="?", default="gymnasium/phys2d/CartPole-v1")
-    parser.add_argument("--ranks", nargs="+", default=["1", "4", "dense"])
-    parser.add_argument("--sigmas", nargs="+", type=float, default=[0.01, 0.03, 0.1, 0.3])
-    parser.add_argument("--populations", nargs="+", type=int, default=[64, 256])
-    parser.add_argument("--seeds", type=int, default=5, help="0 to SEEDS - 1")
-    parser.add_argument("--env-steps", type=float, help="budget of every run; the recipe's unless given")
-    parser.add_argument("--evaluations", type=int, default=5, help="of each run")
-    parser.add_argument("--episodes", type=int, default=128, help="held-out ones of each evaluation")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
-    parser.add_argument("--recipe", type=Path, help="what everything else is taken from")
-    parser.add_argument("--out", type=Path, default=RESULTS / "sweep")
-    arguments = parser.parse_args()
-    ranks = ["dense" if rank == "0" else rank for rank in arguments.ranks]
-    for rank in ranks:
-        if rank != "dense" and not rank.isdigit():
-            parser.error(f'{rank} is no rank; give whole numbers, or "dense"')
-    path = arguments.recipe or ROOT / "agents" / arguments.env.partition("?")[0] / "eggroll.toml"
-    run = {"env": arguments.env, "evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
-    run |= {"env_steps": arguments.env_steps} if arguments.env_steps else {}
-    recipe = recipes.read(path).override(run)
-    csv = arguments.out / f"{folder_name(arguments.env)}.csv"
-    if arguments.again:
-        csv.unlink(missing_ok=True)
-    if not csv.exists():
-        csv.with_suffix(".json").unlink(missing_ok=True)
-    elif About(csv.with_suffix(".json"), {}).values["recipe"] != plain(recipe):
-        sys.exit(f"{csv} was measured with another recipe, budget or evaluations; --again measures anew")
-    wanted = list(itertools.product(arguments.sigmas, range(arguments.seeds)))
-    failed = sweep(recipe, csv, ranks, arguments.populations, wanted)
+    arguments = parse()
+    path = arguments.out / f"{folder_name(arguments.env)}.parquet"
+    failed: list[str] = []
+    if not arguments.table:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            failed = sweep(arguments, path)
+        except esrl.EsrlError as error:
+            sys.exit(str(error))
+        except KeyboardInterrupt:
+            sys.exit(f"stopped; what is done is in {path}, and the same command goes on")
+    rows = read_table(path)
+    if not rows and not failed:
+        sys.exit(f"{path} has no results")
+    if rows:
+        print(table(rows))
     if failed:
         sys.exit("failed: " + "; ".join(failed))
+
+
+def sweep(arguments: argparse.Namespace, path: Path) -> list[str]:
+    """Measures what a table misses; returns a sentence for each cell that failed."""
+    if (
+        (arguments.seeds or 1) < 1
+        or (arguments.env_steps or 1) < 1
+        or min(arguments.evaluations, arguments.episodes) < 1
+    ):
+        raise esrl.EsrlError("--seeds, --env-steps, --evaluations and --episodes must be at least 1")
+    steps = arguments.env_steps or (None if arguments.full else 3e5)
+    run = {"evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
+    run |= {"env_steps": float(steps)} if steps else {}
+    base = base_recipe(arguments.env, arguments.agent, recipe_file(arguments), run, {"hidden": [64, 64]})
+    seeds = arguments.seeds or (10 if arguments.full else 5)
+    wanted = plan(base, axes(arguments), seeds, path, False)
+    wanted = wanted._replace(host=cells.stepped_by_python(base), tidy=tidy)
+    return cells.measure([wanted], arguments.processes, arguments.again)
+
+
+def recipe_file(arguments: argparse.Namespace) -> Path | None:
+    """The recipe to vary: what was given, or the environment's own if it has one."""
+    own = ROOT / "agents" / arguments.env.partition("?")[0] / f"{arguments.agent}.toml"
+    return arguments.recipe or (own if own.exists() else None)
 
 
 if __name__ == "__main__":

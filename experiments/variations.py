@@ -1,0 +1,126 @@
+"""Recipes that differ in one thing and another: options by name, typed as a recipe types them, and what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import esrl
+from esrl import es_options, ppo_options
+from esrl import recipe as recipes
+from esrl.agent import read_options
+from esrl.defaults import suite_defaults
+from esrl.types import nearest
+
+ONLY_EGGROLL = ("rank", "thin", "chunk")  # the last for its size, which another noise and population has no use for
+BASE_RATE = 0.01  # of every evolution strategy whose learning rate is not given
+
+
+def base_recipe(
+    env: str, agent: str, path: Path | None, run: dict[str, Any], policy: dict[str, Any] | None = None
+) -> esrl.Recipe:
+    """The recipe of a file, complete; without one, the agent with its suite's defaults and 1e6 steps.
+
+    Args:
+      env: the environment, whatever the file says.
+      run: fields to lay over it.
+      policy: [policy] where there is neither a file nor a suite's default.
+
+    Raises:
+      EsrlError: a file that is no recipe of this agent, or has no budget of env_steps.
+    """
+    if path is not None:
+        recipe = recipes.read(path)
+        if recipe.agent != agent:
+            raise esrl.EsrlError(f"{path} is a recipe of {recipe.agent}, not of {agent}")
+    else:
+        of_policy, options = suite_defaults(env, agent)
+        recipe = esrl.Recipe(env, agent, env_steps=1e6, policy=of_policy or policy or {}, options=options)
+    recipe = recipe.override({"env": env, **run})
+    if recipe.env_steps is None:
+        raise esrl.EsrlError(f"{path} has no budget of env_steps; give --env-steps")
+    return complete(dataclasses.replace(recipe, generations=None, checkpoint_every=None, seed=0))
+
+
+def complete(recipe: esrl.Recipe) -> esrl.Recipe:
+    """The recipe with every default of agent and network written out, so that it stays what it is when they change.
+
+    Raises:
+      EsrlError: an unknown option, or a value that makes no sense.
+    """
+    kind = recipes.agent_named(recipe.agent).options
+    read = read_options(kind, recipe.options)
+    (ppo_options.check if recipe.agent == "ppo" else es_options.check)(read)
+    options = {f.name: getattr(read, f.name) for f in dataclasses.fields(kind) if f.metadata["plain"]}
+    if options["learning_rate"] is None:
+        options["learning_rate"] = BASE_RATE
+    policy = {"network": recipe.network} | recipes.policy_defaults(recipe.agent, recipe.network) | recipe.policy
+    policy = {name: list(v) if isinstance(v, tuple) else v for name, v in policy.items()}
+    return dataclasses.replace(recipe, options={k: v for k, v in options.items() if v is not None}, policy=policy)
+
+
+def varied(recipe: esrl.Recipe, values: dict[str, Any]) -> esrl.Recipe:
+    """The complete recipe with other values of options and of keys of [policy]; None takes an option out.
+
+    Rank is a text: "dense" makes it OpenES, which has the options of EGGROLL but `rank` and `thin`.
+    """
+    values, agent, options = dict(values), recipe.agent, dict(recipe.options)
+    rank = values.pop("rank", None)
+    if rank is not None:
+        agent = "open_es" if rank == "dense" else "eggroll"
+        options |= {} if rank == "dense" else {"rank": int(rank)}
+    policy = recipe.policy | {k: v for k, v in values.items() if is_policy(k)}
+    options |= {k: v for k, v in values.items() if not is_policy(k)}
+    if agent == "open_es":
+        options = {k: v for k, v in options.items() if k not in ONLY_EGGROLL}
+    elif "population" in values:
+        options.pop("chunk", None)
+    options = {k: v for k, v in options.items() if v is not None}
+    return complete(dataclasses.replace(recipe, agent=agent, policy=policy, options=options))
+
+
+def value(recipe: esrl.Recipe, name: str) -> Any:
+    """What an option, or a key of [policy], is in a complete recipe: a list as "64x64", None where there is none.
+
+    Rank is a text, "dense" for OpenES.
+    """
+    if name == "rank":
+        return "dense" if recipe.agent == "open_es" else _text(recipe.options.get(name))
+    found = recipe.policy.get(name) if is_policy(name) else recipe.options.get(name)
+    return "x".join(map(str, found)) if isinstance(found, list) else found
+
+
+def typed(agent: str, name: str, text: str) -> Any:
+    """A value of an option, or of a key of [policy], from a text: "none", "true", "0.5", "64x64".
+
+    Raises:
+      EsrlError: no such name, or no such value.
+    """
+    kinds = {f.name: f.metadata["plain"] for f in dataclasses.fields(recipes.agent_named(agent).options)}
+    known = {name: kind for name, kind in kinds.items() if kind} | {k: kind for k, (kind, _) in _policy_keys().items()}
+    if name not in known:
+        raise esrl.EsrlError(f"{name!r} is neither an option of {agent} nor a key of [policy]{nearest(name, known)}")
+    kind = known[name]
+    if text == "none" and not is_policy(name) and name != "shaping":
+        return None
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text]
+        return [int(width) for width in text.split("x")] if kind is tuple else kind(text)
+    except (KeyError, ValueError):
+        words = {int: "a whole number", float: "a number", bool: "true or false", tuple: "widths as 64x64"}
+        raise esrl.EsrlError(f"{name} is {text!r}, but must be {words[kind]}") from None
+
+
+def is_policy(name: str) -> bool:
+    """Whether a name is a key of [policy] rather than an option."""
+    return name in _policy_keys()
+
+
+def _policy_keys() -> dict[str, tuple[type, str]]:
+    return {"network": (str, "")} | recipes.NETWORK_KEYS
+
+
+def _text(found: Any) -> str | None:
+    return None if found is None else str(found)
