@@ -78,7 +78,7 @@ def run(csv: Path, about: dict[str, Any], seed: int) -> None:
 
 
 def scores(csv: Path) -> dict[str, Any] | None:
-    """What the final runs reached: `seeds`, `returns`, `iqm`, `interval`, `lowest`, `steps`, `seconds`; None without."""
+    """What the final runs reached: `seeds`, `returns`, `iqm`, `interval`, `lowest`, `steps`, `seconds`, or None."""
     last: dict[int, Row] = {}
     for row in read_rows(csv):
         if float(row["used"]) >= 1:

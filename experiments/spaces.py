@@ -1,8 +1,8 @@
 """Search spaces of experiments/tune.py: read from TOML, checked, sampled by Optuna, and the defaults nearest to them.
 
-A file has tables [eggroll], [open_es], [ppo], [es] (shared by EGGROLL and OpenES) and [policy] (the network's keys, shared
-by all). In them a list is a choice, `{low = 0.01, high = 0.5, log = true}` a range, anything else is fixed; a fixed list is
-a choice of one, as `hidden = [[64, 64]]`.
+A file has tables [eggroll], [open_es], [ppo], [es] (shared by EGGROLL and OpenES) and [policy] (the network's keys,
+shared by all). In them a list is a choice, `{low = 0.01, high = 0.5, log = true}` a range, anything else is fixed; a
+fixed list is a choice of one, as `hidden = [[64, 64]]`.
 """
 
 from __future__ import annotations

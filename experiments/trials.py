@@ -1,12 +1,12 @@
 """Trials of a tuning study: who runs which, what one is, and how a study goes on after it was killed.
 
-Started by experiments/tune.py as `python experiments/trials.py STORAGE AGENT TRIALS`, several processes for a study; each
-runs whole trials on its own cores until there are TRIALS of them.
+Started by experiments/tune.py as `python experiments/trials.py STORAGE AGENT TRIALS`, several processes for a study;
+each runs whole trials on its own cores until there are TRIALS of them.
 
-A study has numbered slots. A slot's trial trains with the slot as its seed, and its sampler is seeded by the slot, so that
-random search gives a slot the same parameters whoever runs it (TPE's also depend on which trials had ended before). A trial
-that its process left unfinished is marked `lost` and failed, and its slot is run again with the same parameters; lost
-trials do not count. A lock on a file keeps two processes from taking one slot.
+A study has numbered slots. A slot's trial trains with the slot as its seed, and its sampler is seeded by the slot, so
+that random search gives a slot the same parameters whoever runs it (TPE's also depend on which trials had ended
+before). A trial that its process left unfinished is marked `lost` and failed, and its slot is run again with the same
+parameters; lost trials do not count. A lock on a file keeps two processes from taking one slot.
 """
 
 from __future__ import annotations

@@ -15,17 +15,19 @@ their reason noted; a return that is no number is the worst. The first trial is 
 agent's defaults, so that in the tuning worlds nothing tuned is below them (the paper's protocol has no such trial).
 
 Seconds are those of training: compiling and scoring are not counted. They are fair where the clock is what costs: each
-agent may turn its core's time into as many steps as it can; but results depend on the machine. Environment steps are fair
-where the world is what costs, and come out the same anywhere, but an agent may take any time over them. Either way a run
-ends with the generation that uses up its budget, so that large populations may use more; `used` in the storage says how
-much. The spaces of agents differ in dimensions; their numbers of trials and budgets do not.
+agent may turn its core's time into as many steps as it can; but results depend on the machine. Environment steps are
+fair where the world is what costs, and come out the same anywhere, but an agent may take any time over them. Either way
+a run ends with the generation that uses up its budget, so that large populations may use more; `used` in the storage
+says how much. The spaces of agents differ in dimensions; their numbers of trials and budgets do not.
 
 Then the best trial's configuration trains on fresh seeds (from 1000 on; no trial had them), each in its own process on
-its own core and scored in worlds of its own, and becomes a recipe whose header says how it was chosen and what it reached.
+its own core and scored in worlds of its own, and becomes a recipe whose header says how it was chosen and what it
+reached.
 
-Written: <out>/<environment>/<agent>.db, Optuna's storage in SQLite (the study has the agent's name); <agent>.csv and .json,
-the final runs; and <recipes-out>/<environment>/<agent>.toml. Everything goes on where it was: a trial that was killed is
-run again with the same parameters, other trials and seeds are not. --trials may grow later. Needs flock (Linux, macOS).
+Written: <out>/<environment>/<agent>.db, Optuna's storage in SQLite (the study has the agent's name); <agent>.csv and
+.json, the final runs; and <recipes-out>/<environment>/<agent>.toml. Everything goes on where it was: a trial that was
+killed is run again with the same parameters, other trials and seeds are not. --trials may grow later. Needs flock
+(Linux, macOS).
 """
 
 from __future__ import annotations
