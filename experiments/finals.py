@@ -15,21 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 import trials
 import workers
 from budget import Budget, train
 from optuna.trial import FrozenTrial, TrialState
 from record import About, Row, plain, read_rows, write_rows
 from summary import interquartile_mean, interval
+from table import count, number
 
 from esrl import recipe as recipes
 
 
 def best(found: list[FrozenTrial]) -> FrozenTrial | None:
-    """The complete trial with the highest return, the earliest of equals; None when there is none with a finite one."""
+    """The complete trial with the highest return; of equals the one with the best mean of evaluations.
+
+    None when no complete trial has a finite return.
+    """
     good = [t for t in found if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
-    return max(good, key=lambda t: (t.value, -t.number), default=None)
+    return max(good, key=lambda t: (t.value, np.mean(list(t.intermediate_values.values())), -t.number), default=None)
 
 
 def recipe_of(settings: dict[str, Any], trial: FrozenTrial) -> recipes.Recipe:
@@ -100,13 +103,11 @@ def scores(csv: Path) -> dict[str, Any] | None:
 def budget_words(seconds: float | None, env_steps: float | None) -> str:
     """A budget as words: "10 s of training"."""
     parts = [f"{seconds:g} s of training"] if seconds else []
-    return " and at most ".join(parts + ([f"{env_steps:.3g} env steps"] if env_steps else []))
+    return " and at most ".join(parts + ([f"{count(env_steps)} env steps"] if env_steps else []))
 
 
 def header(settings: dict[str, Any], found: list[FrozenTrial], s: dict[str, Any], about: dict[str, Any]) -> str:
     """The comment that a recipe begins with."""
-    from table import count, number  # it brings pandas
-
     low, high = s["interval"]
     measured = about["measured"]
     commits = ", ".join(dict.fromkeys(entry["commit"] for entry in measured))
@@ -144,13 +145,22 @@ def write_recipe(folder: Path, settings: dict[str, Any], found: list[FrozenTrial
     about = json.loads(csv.with_suffix(".json").read_text())
     steps = about["recipe"]["final"]["env_steps"] or float(f"{reached['steps']:.1e}")
     recipe = dataclasses.replace(recipe_of(settings, chosen), env_steps=float(steps))
-    fields = {k: v for k, v in plain(recipe).items() if k in ("env", "agent", "env_steps", "policy", "options")}
     path = folder / settings["env"].partition("?")[0] / f"{settings['agent']}.toml"
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".toml.part")
-    part.write_text(header(settings, found, reached, about) + tomli_w.dumps(fields))
+    part.write_text(header(settings, found, reached, about) + _toml(recipe))
     os.replace(part, path)
     return path
+
+
+def _toml(recipe: recipes.Recipe) -> str:
+    """A recipe's text, each value on one line: JSON's texts, numbers, truths and lists are TOML's too."""
+    fields = plain(recipe)
+    tables = [{k: fields[k] for k in ("env", "agent", "env_steps")}, fields["policy"], fields["options"]]
+    texts = ["".join(f"{k} = {json.dumps(v)}\n" for k, v in table.items()) for table in tables]
+    return texts[0] + "".join(
+        f"\n[{n}]\n{text}" for n, text in zip(("policy", "options"), texts[1:], strict=True) if text
+    )
 
 
 if __name__ == "__main__":

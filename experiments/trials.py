@@ -17,7 +17,6 @@ import json
 import math
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ CRASHES = 3  # times that a slot's process may end without a word before the slo
 KEPT = 16  # compiled agents in a process
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 @contextlib.contextmanager

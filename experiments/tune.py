@@ -20,9 +20,9 @@ fair where the world is what costs, and come out the same anywhere, but an agent
 a run ends with the generation that uses up its budget, so that large populations may use more; `used` in the storage
 says how much. The spaces of agents differ in dimensions; their numbers of trials and budgets do not.
 
-Then the best trial's configuration trains on fresh seeds (from 1000 on; no trial had them), each in its own process on
-its own core and scored in worlds of its own, and becomes a recipe whose header says how it was chosen and what it
-reached.
+Then the best trial's configuration (of equals, the one whose evaluations on the way were best) trains on fresh seeds
+(from 1000 on; no trial had them), each in its own process on its own core and scored in worlds of its own, and becomes
+a recipe whose header says how it was chosen and what it reached.
 
 Written: <out>/<environment>/<agent>.db, Optuna's storage in SQLite (the study has the agent's name); <agent>.csv and
 .json, the final runs; and <recipes-out>/<environment>/<agent>.toml. Everything goes on where it was: a trial that was
@@ -48,6 +48,7 @@ import trials
 import workers
 from optuna.trial import TrialState
 from record import RESULTS, ROOT, folder_name, plain
+from table import number as shown
 
 import esrl
 from esrl import recipe as recipes
@@ -176,8 +177,6 @@ HEAD += ("best in tuning worlds", "final seeds", "final return, IQM [95 %]", "lo
 
 def line(database: Path, number: int | None) -> list[str]:
     """One line of the summary, and the failed trials' reasons."""
-    from table import number as shown
-
     study = trials.load(database, database.stem)
     settings = study.user_attrs["settings"]
     found = trials.ended(study, number or sys.maxsize)
@@ -199,7 +198,7 @@ def line(database: Path, number: int | None) -> list[str]:
     return ["| " + " | ".join(map(str, cells)) + " |", *reasons]
 
 
-def table(databases: Sequence[Path], number: int | None) -> None:
+def show(databases: Sequence[Path], number: int | None) -> None:
     """Prints the summary of some studies as Markdown. Seconds are of all trials: of training, and of everything."""
     lines = [line(path, number) for path in databases if path.exists()]
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
@@ -236,6 +235,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="tune anew what is there already")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
+    arguments.envs, arguments.agents = (list(dict.fromkeys(x)) for x in (arguments.envs, arguments.agents))
     _fill(arguments)
     _check(parser, arguments)
     return arguments
@@ -243,7 +243,6 @@ def parse() -> argparse.Namespace:
 
 def _fill(arguments: argparse.Namespace) -> None:
     """What was not given: the protocol's, the full version's, or the laptop's."""
-    arguments.all = arguments.trials is None
     steps = arguments.env_steps is not None
     defaults = DEFAULTS | (FULL if arguments.full else {}) | (PAPER if arguments.protocol == "paper" else {})
     for name, value in defaults.items():
@@ -277,7 +276,7 @@ def main() -> None:
         found = [path for folder in folders for path in sorted(folder.glob("*.db"))]
         if not found:
             sys.exit(f"{arguments.out} has no studies{' of ' + ', '.join(arguments.envs) if arguments.envs else ''}")
-        return table(found, None if arguments.all else arguments.trials)
+        return show(found, None)
     try:
         tasks = [[prepare(arguments, env, agent) for agent in arguments.agents] for env in arguments.envs]
     except esrl.EsrlError as error:
@@ -289,7 +288,7 @@ def main() -> None:
     for group in tasks:  # an environment's recipes are there before the next one begins
         wrong += tune(group, arguments.trials, arguments.processes)
         wrong += finish(group, arguments)
-    table([task.database for group in tasks for task in group], arguments.trials)
+    show([task.database for group in tasks for task in group], arguments.trials)
     if wrong:
         sys.exit("\n".join(wrong))
 
