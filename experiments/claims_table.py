@@ -92,6 +92,87 @@ CLAIMS = [
         "excess relative to dense",
         {"layer": "network 4-256-256-2", "thin": "0.25"},
     ),
+    *(
+        Claim(
+            "antithetic",
+            f"Leave-one-out over antithetic, squared errors at 32 evaluations: {fitness}, rank 1",
+            "ratio of squared errors",
+            {"fitness": fitness, "rank": 1},
+        )
+        for fitness in ("linear", "quadratic, strong", "noisy linear, small sigma")
+    ),
+    *(
+        Claim("crn", f"{env}, common random numbers {words}", quantity, {"env": env, "crn": crn})
+        for env in ("gymnax/Pendulum-v1", "brax/inverted_pendulum")
+        for words, quantity, crn in (
+            ("on: variance over worlds of f+ - f-", "variance over worlds of f+ - f-", "on"),
+            ("off: the same", "variance over worlds of f+ - f-", "off"),
+            ("off / on: variance of the estimate along the gradient", "ratio of the estimate's variances", "off / on"),
+        )
+    ),
+    *(
+        Claim("spectrum", f"Fourth spectral moment, {pairs} pairs, rank 1", "fourth spectral moment", where)
+        for pairs in (32, 2048)
+        for where in ({"pairs": pairs, "rank": 1},)
+    ),
+    Claim(
+        "spectrum",
+        "Largest singular value, 2048 pairs, rank 1, over dense noise's",
+        "largest singular value",
+        {"pairs": 2048, "rank": 1},
+    ),
+    *(
+        Claim(
+            "quadratic",
+            f"Loss after one step over the first, condition 1, {noise}",
+            "loss after one step over the first",
+            {"noise": noise},
+        )
+        for noise in ("dense", "rank 1")
+    ),
+    *(
+        Claim(
+            "quadratic",
+            f"{quantity.capitalize()} to 1 % of the loss, condition {condition}, {noise}",
+            quantity,
+            {"noise": noise, "condition": condition},
+        )
+        for quantity, condition in (("iterations", 1), ("iterations", 100), ("evaluations", 100), ("seconds", 100))
+        for noise in ("rank 1", "dense", "exact gradient")
+    ),
+    *(
+        Claim(
+            "step",
+            f"Slope of a smoothed step at two sigmas, {noise}",
+            "slope of the smoothed steps",
+            {"noise": noise, "distance": 2},
+        )
+        for noise in ("rank 1", "dense")
+    ),
+    *(
+        Claim("step", f"Steps: iterations to climb all, {noise}", "iterations to all steps climbed", {"noise": noise})
+        for noise in ("rank 1", "dense")
+    ),
+    Claim("step", "Steps: distance that SGD moves", "distance that SGD moves", {}),
+    *(
+        Claim("moons", f"Two moons: {quantity}, {noise}", quantity, {"noise": noise})
+        for quantity in ("steps to 97 %", "evaluations to 97 %", "seconds to 97 %")
+        for noise in ("rank 1", "dense", "exact gradient")
+    ),
+    *(
+        Claim(
+            "grid",
+            f"Noisy quadratic, final loss, rank 1, {scheme}, population {population}, sigma {sigma}",
+            "final loss over the first",
+            {"scheme": scheme, "rank": 1, "population": population, "sigma": sigma},
+        )
+        for scheme, population, sigma in (
+            ("antithetic", 32, 0.2),
+            ("antithetic", 32, 3.0),
+            ("leave one out", 32, 0.2),
+            ("leave one out", 32, 3.0),
+        )
+    ),
     Claim(
         "wrong-update",
         "Product of sums: projection on the gradient",
