@@ -27,6 +27,8 @@ class Budget(NamedTuple):
       env_steps: live environment steps. seconds: of training. generations: of the agent.
       evaluations: times that the unperturbed parameters are scored, evenly over the budget, beside the start.
       episodes: held-out ones of each.
+      early: further evaluations before the first of those, each at half the budget of the next: what agents that differ
+        much in speed are compared by at equal steps.
     """
 
     env_steps: float = math.inf
@@ -34,6 +36,13 @@ class Budget(NamedTuple):
     evaluations: int = 20
     episodes: int = 128
     generations: float = math.inf
+    early: int = 0
+
+    def due(self) -> list[float]:
+        """The parts of the budget (0 to 1) after which a run is scored."""
+        first = 1 / self.evaluations
+        halves = [first / 2**k for k in range(self.early, 0, -1)]
+        return [*halves, *(k / self.evaluations for k in range(1, self.evaluations + 1))]
 
 
 def train(
@@ -72,7 +81,7 @@ def train(
         return {**counts, **times, "used": round(used, 4), **scores}
 
     yield row(0.0), state
-    scored = 0
+    due = budget.due()
     while True:
         begun, before = time.perf_counter(), compile_seconds()
         state, metrics = jax.block_until_ready(agent.step(state))
@@ -85,8 +94,8 @@ def train(
         episodes += int(np.asarray(metrics.get("episodes", agent.plan.lanes)))
         parts = steps / budget.env_steps, spent["seconds"] / budget.seconds, int(state.generation) / budget.generations
         used = min(max(parts), 1.0)
-        if int(used * budget.evaluations) > scored or used >= 1:
-            scored = int(used * budget.evaluations)
+        if used >= due[0]:
+            due = [part for part in due if part > used]
             yield row(used), state
         if used >= 1:
             return

@@ -63,7 +63,7 @@ class Pair(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """What decides a run, apart from its seed."""
         seconds = {"seconds": self.budget.seconds} if self.budget.seconds < math.inf else {}
-        return plain(self.recipe) | seconds
+        return plain(self.recipe) | seconds | ({"early": self.budget.early} if self.budget.early else {})
 
 
 def run(agent: esrl.Agent, pair: Pair, seed: int, show: bool = False) -> list[Row]:
@@ -134,7 +134,8 @@ def prepare(arguments: argparse.Namespace, env: str, agent: str) -> Pair | str:
     if not recipe.generations and not recipe.env_steps and seconds == math.inf:
         recipe = dataclasses.replace(recipe, env_steps=1e6)
     limits = recipe.env_steps or math.inf, seconds, recipe.evaluations, recipe.evaluate_episodes
-    budget = Budget(*limits, generations=recipe.generations or math.inf)
+    early = 0 if seconds == math.inf else arguments.early
+    budget = Budget(*limits, generations=recipe.generations or math.inf, early=early)
     return Pair(recipe, budget, arguments.out / folder_name(env) / f"{agent}.csv")
 
 
@@ -153,13 +154,17 @@ def misfit(pair: Pair, again: bool) -> str:
     return ""
 
 
+def seeds_of(arguments: argparse.Namespace) -> list[int]:
+    return list(range(arguments.first_seed, arguments.first_seed + arguments.seeds))
+
+
 def jobs(pairs: list[Pair], arguments: argparse.Namespace) -> dict[str, tuple[workers.Job, Pair, list[int]]]:
     """By name: processes, with the pair and the seeds that each measures; few pairs are split into several."""
-    wanted = [(pair, missing(pair.csv, list(range(arguments.seeds)))) for pair in pairs]
+    wanted = [(pair, missing(pair.csv, seeds_of(arguments))) for pair in pairs]
     wanted = [(pair, seeds) for pair, seeds in wanted if seeds]
     learning = sum(pair.recipe.agent != RANDOM for pair, _ in wanted)
     groups = 1 if arguments.processes == 1 else math.ceil(2 * arguments.processes / max(learning, 1))
-    names = ("seconds", "env_steps", "evaluations", "episodes", "recipes", "out")
+    names = ("seconds", "env_steps", "evaluations", "early", "episodes", "recipes", "out")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     made = {}
@@ -176,7 +181,7 @@ def jobs(pairs: list[Pair], arguments: argparse.Namespace) -> dict[str, tuple[wo
 def compare(pairs: list[Pair], arguments: argparse.Namespace) -> None:
     """Measures what is missing, in processes or here, and gathers it as it comes."""
     for pair in pairs:
-        seeds = missing(pair.csv, list(range(arguments.seeds)))
+        seeds = missing(pair.csv, seeds_of(arguments))
         print(pair.name + (": there already" if not seeds else ""), flush=True)
         if arguments.here:
             measure(pair, seeds, show=False)
@@ -215,10 +220,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("envs", nargs="*", help="all that have recipes unless given")
     parser.add_argument("--agents", nargs="+", default=AGENTS)
-    parser.add_argument("--seeds", type=int, default=5, help="0 to SEEDS - 1")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="budget of every run, of training alone; replaces the recipe's")
     parser.add_argument("--env-steps", type=float, help="budget of every run; replaces the recipe's")
     parser.add_argument("--evaluations", type=int, default=20, help="of each run, beside the start")
+    parser.add_argument(
+        "--early", type=int, default=8, help="further ones before the first, with --seconds: each halfway"
+    )
     parser.add_argument("--episodes", type=int, default=128, help="held-out ones of each evaluation")
     parser.add_argument("--processes", type=int, default=1, help="at a time, each on its share of the cores")
     parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=True, help="score a random policy")
@@ -236,6 +245,8 @@ def main() -> None:
     for env in arguments.envs:
         if not (arguments.recipes / env.partition("?")[0]).is_dir():
             parser.error(f"{env} has no recipes in {arguments.recipes}")
+    if arguments.early < 0:
+        parser.error("--early must not be negative")
     for name in ("seeds", "processes", "evaluations", "episodes", "seconds", "env_steps"):
         if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
