@@ -105,14 +105,20 @@ def reaching(rows: pd.DataFrame, value: float, column: str) -> tuple[float, int]
     return float(np.median([*first, *never])), len(first)
 
 
-def curves(rows: pd.DataFrame, column: str, points: int = 60) -> pd.DataFrame:
-    """The curves of each agent's seeds at common values of a column, where all of them have one; linear in between."""
+def curves(rows: pd.DataFrame, column: str, points: int = 60, log: bool = False) -> pd.DataFrame:
+    """The curves of each agent's seeds at common values of a column, where all of them have one; linear in between.
+
+    `log` spaces the values by their logarithm, from the first evaluation after the start on.
+    """
     found = []
     for (env, agent), group in rows.groupby(["env", "agent"], sort=False):
         runs = [run.sort_values("env_steps") for _, run in group.groupby("seed")]
-        first, last = max(run[column].min() for run in runs), min(run[column].max() for run in runs)
-        grid = np.linspace(first, last, points)
+        last = min(run[column].max() for run in runs)
+        first = max((run[column][run[column] > 0] if log else run[column]).min() for run in runs)
+        if not first < last:
+            continue
+        grid = np.geomspace(first, last, points) if log else np.linspace(first, last, points)
         for run in runs:
             values = {column: grid, "return_mean": np.interp(grid, run[column], run["return_mean"])}
             found.append(pd.DataFrame({"env": env, "agent": agent, "seed": run["seed"].iloc[0], **values}))
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
