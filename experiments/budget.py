@@ -1,4 +1,4 @@
-"""One training run under a budget of environment steps, of seconds, or of both, scored as it goes.
+"""One training run under a budget of environment steps, of seconds, or of several such, scored as it goes.
 
 Seconds are those of training alone on the clock of the wall: compiling and scoring are counted beside them, so that a
 budget of seconds buys every agent the same, whatever it compiles.
@@ -24,15 +24,25 @@ class Budget(NamedTuple):
     """What a run may use; the first that is used up ends it.
 
     Attributes:
-      env_steps: live environment steps. seconds: of training.
+      env_steps: live environment steps. seconds: of training. generations: of the agent.
       evaluations: times that the unperturbed parameters are scored, evenly over the budget, beside the start.
       episodes: held-out ones of each.
+      early: further evaluations before the first of those, each at half the budget of the next: what agents that differ
+        much in speed are compared by at equal steps.
     """
 
     env_steps: float = math.inf
     seconds: float = math.inf
     evaluations: int = 20
     episodes: int = 128
+    generations: float = math.inf
+    early: int = 0
+
+    def due(self) -> list[float]:
+        """The parts of the budget (0 to 1) after which a run is scored."""
+        first = 1 / self.evaluations
+        halves = [first / 2**k for k in range(self.early, 0, -1)]
+        return [*halves, *(k / self.evaluations for k in range(1, self.evaluations + 1))]
 
 
 def train(
@@ -52,8 +62,8 @@ def train(
     Raises:
       EsrlError: no budget, or a generation without one finite return.
     """
-    if not min(budget.env_steps, budget.seconds) < math.inf:
-        raise esrl.EsrlError("a run needs a budget of env_steps, of seconds, or both")
+    if not min(budget.env_steps, budget.seconds, budget.generations) < math.inf:
+        raise esrl.EsrlError("a run needs a budget: env_steps, seconds, generations, or several")
     state = agent.init(seed_key(seed))
     state = state._replace(**{k: jax.numpy.float32(v) for k, v in (values or {}).items()})
     spent = {"seconds": 0.0, "seconds_compile": 0.0, "seconds_evaluate": 0.0}
@@ -71,7 +81,7 @@ def train(
         return {**counts, **times, "used": round(used, 4), **scores}
 
     yield row(0.0), state
-    scored = 0
+    due = budget.due()
     while True:
         begun, before = time.perf_counter(), compile_seconds()
         state, metrics = jax.block_until_ready(agent.step(state))
@@ -82,9 +92,10 @@ def train(
             raise esrl.EsrlError(f"generation {int(state.generation)} has not one finite return")
         steps = int(state.env_steps)
         episodes += int(np.asarray(metrics.get("episodes", agent.plan.lanes)))
-        used = min(max(steps / budget.env_steps, spent["seconds"] / budget.seconds), 1.0)
-        if int(used * budget.evaluations) > scored or used >= 1:
-            scored = int(used * budget.evaluations)
+        parts = steps / budget.env_steps, spent["seconds"] / budget.seconds, int(state.generation) / budget.generations
+        used = min(max(parts), 1.0)
+        if used >= due[0]:
+            due = [part for part in due if part > used]
             yield row(used), state
         if used >= 1:
             return

@@ -112,6 +112,19 @@ class About:
         self.values["failed"] = {k: v for k, v in self.values["failed"].items() if k not in map(str, self._now["runs"])}
         self._write()
 
+    def take(self, entry: dict[str, Any]) -> None:
+        """Notes the runs that another process measured, by its entry in `measured`; a run is noted once."""
+        measured = self.values["measured"]
+        new = [run for run in entry["runs"] if all(run not in other["runs"] for other in measured)]
+        like = [other for other in measured if {**other, "runs": []} == {**entry, "runs": []}]
+        if like:
+            like[-1]["runs"] = sorted(like[-1]["runs"] + new)
+        elif new:
+            measured.append({**entry, "runs": new})
+        own = [str(run) for run in entry["runs"]]
+        self.values["failed"] = {k: v for k, v in self.values["failed"].items() if k not in own}
+        self._write()
+
     def failed(self, run: int | str, error: str) -> None:
         """Notes that a run broke off."""
         self.values["failed"][str(run)] = error

@@ -15,6 +15,7 @@ from scipy import stats
 
 COMPARE, SWEEP = RESULTS / "compare", RESULTS / "sweep"
 AGENTS = {"eggroll": "EGGROLL", "open_es": "OpenES", "ppo": "PPO"}  # in every table's and figure's order
+RANDOM = "random"  # the file of the random policy's scores
 THRESHOLDS = {  # held-out return at which an environment counts as solved, by its name in any suite
     "acrobot": -100.0,
     "ant": 2000.0,
@@ -52,15 +53,17 @@ def interval(x: Any) -> tuple[float, float]:
 
 
 def read(folder: Path = COMPARE, envs: Sequence[str] = ()) -> pd.DataFrame:
-    """Every row of a comparison, or of some environments, by agent in the order of `AGENTS`.
+    """Every row of a comparison, or of some environments, by agent in the order of `AGENTS`; the random policy apart.
 
-    `seconds` become those of a run alone: without what the run itself compiled, plus what the most compiling run of its
-    agent and environment did, which the others shared.
+    `seconds` become those of a run alone: of training, plus what the most compiling run of its agent and environment
+    compiled, which the others shared. `seconds_training` are without it. Files of older versions have no `episodes`
+    (NaN here), and their seconds include scoring.
     """
-    frames = [pd.read_csv(path) for path in sorted(folder.glob("*/*.csv"))]
-    frames = [frame for frame in frames if not envs or frame["env"][0].partition("?")[0] in envs]
-    for frame in frames:
-        frame["seconds"] += frame["seconds_compile"].max() - frame["seconds_compile"]
+    frames = []
+    for path in sorted(folder.glob("*/*.csv")):
+        frame = pd.read_csv(path)
+        if path.stem != RANDOM and (not envs or frame["env"][0].partition("?")[0] in envs):
+            frames.append(_alone(frame))
     if not frames:
         raise SystemExit(f"{folder} has no results{' of ' + ', '.join(envs) if envs else ''}")
     order = [*AGENTS, *sorted({frame["agent"][0] for frame in frames} - AGENTS.keys())]
@@ -68,9 +71,25 @@ def read(folder: Path = COMPARE, envs: Sequence[str] = ()) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
+def _alone(frame: pd.DataFrame) -> pd.DataFrame:
+    """A CSV's rows with the seconds of runs alone."""
+    compiled = frame["seconds_compile"].fillna(0.0) if "seconds_compile" in frame else pd.Series(0.0, frame.index)
+    older = "seconds_evaluate" not in frame
+    training = frame["seconds"] - compiled if older else frame["seconds"]
+    new = {"seconds_training": training, "seconds": training + compiled.max(), "seconds_compile": compiled}
+    return frame.assign(**({"episodes": np.nan} if "episodes" not in frame else {}), **new)
+
+
+def random_returns(folder: Path = COMPARE) -> dict[str, float]:
+    """The random policy's mean return by environment, where it was scored."""
+    frames = [pd.read_csv(path) for path in sorted(folder.glob(f"*/{RANDOM}.csv"))]
+    return {frame["env"][0]: float(frame["return_mean"].mean()) for frame in frames}
+
+
 def about(folder: Path, env: str, agent: str) -> dict[str, Any]:
-    """The JSON beside a CSV."""
-    return json.loads((folder / folder_name(env) / f"{agent}.json").read_text())
+    """The JSON beside a CSV; an empty one where there is none, as beside another library's."""
+    path = folder / folder_name(env) / f"{agent}.json"
+    return json.loads(path.read_text()) if path.exists() else {"recipe": {}, "measured": [], "failed": {}}
 
 
 def final(rows: pd.DataFrame) -> pd.DataFrame:
@@ -86,14 +105,20 @@ def reaching(rows: pd.DataFrame, value: float, column: str) -> tuple[float, int]
     return float(np.median([*first, *never])), len(first)
 
 
-def curves(rows: pd.DataFrame, column: str, points: int = 60) -> pd.DataFrame:
-    """The curves of each agent's seeds at common values of a column, where all of them have one; linear in between."""
+def curves(rows: pd.DataFrame, column: str, points: int = 60, log: bool = False) -> pd.DataFrame:
+    """The curves of each agent's seeds at common values of a column, where all of them have one; linear in between.
+
+    `log` spaces the values by their logarithm, from the first evaluation after the start on.
+    """
     found = []
     for (env, agent), group in rows.groupby(["env", "agent"], sort=False):
         runs = [run.sort_values("env_steps") for _, run in group.groupby("seed")]
-        first, last = max(run[column].min() for run in runs), min(run[column].max() for run in runs)
-        grid = np.linspace(first, last, points)
+        last = min(run[column].max() for run in runs)
+        first = max((run[column][run[column] > 0] if log else run[column]).min() for run in runs)
+        if not first < last:
+            continue
+        grid = np.geomspace(first, last, points) if log else np.linspace(first, last, points)
         for run in runs:
             values = {column: grid, "return_mean": np.interp(grid, run[column], run["return_mean"])}
             found.append(pd.DataFrame({"env": env, "agent": agent, "seed": run["seed"].iloc[0], **values}))
-    return pd.concat(found, ignore_index=True)
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

@@ -111,6 +111,8 @@ def write_header(folder: Path, recipe: dict[str, Any], text: str) -> str:
     if not path.exists():
         return f"{path} is gone"
     own = {"evaluations", "evaluate_episodes", "checkpoint_every"}  # the comparison's
+    if "seconds" in recipe:
+        own |= {"seconds", "env_steps", "generations"}
     now = plain(recipes.read(path))
     if any(now.get(k) != recipe.get(k) for k in (now.keys() | recipe.keys()) - own):
         return f"{path} is not what was measured; its header stays"
@@ -134,7 +136,7 @@ def main() -> None:
         found, m = about(arguments.results, env, agent), measures(rows)
         print(line(env, agent, m))
         notes += [f"{env}, {agent}, seed {seed} failed: {error}" for seed, error in found["failed"].items()]
-        if arguments.headers:
+        if arguments.headers and found["measured"]:
             notes.append(write_header(arguments.recipes, found["recipe"], header(m, found["measured"])))
     if notes:
         print("\n" + "\n".join(notes))

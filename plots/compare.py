@@ -1,10 +1,13 @@
-"""Held-out return of each agent over environment steps and over seconds, from the files of experiments/compare.py.
+"""Held-out return of each agent over env steps, seconds and episodes, from the files of experiments/compare.py.
 
-    python plots/compare.py                    # plots/compare.png, and over seconds plots/compare_seconds.png
+    python plots/compare.py                    # plots/compare.png, beside it compare_seconds.png, compare_episodes.png
     python plots/compare.py brax/hopper brax/ant --out plots/brax.png
+    python plots/compare.py --results experiments/results/study --out plots/study_curves.png
 
 Lines are interquartile means over seeds, bands their 95 % bootstrap intervals. A dashed line is the return at which
-experiments/table.py counts the environment as solved. Seconds are those of a run alone, compiling included.
+experiments/table.py counts the environment as solved. Seconds are those of a run alone: of training, and what compiling
+took before. Where agents' steps or episodes differ more than tenfold, their axis is logarithmic. Episodes are drawn
+where runs counted them.
 """
 
 from __future__ import annotations
@@ -16,30 +19,45 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 import seaborn as sns
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
 from record import ROOT
-from summary import AGENTS, COMPARE, curves, interquartile_mean, interval, read, threshold
+from summary import AGENTS, COMPARE, curves, final, interquartile_mean, interval, read, threshold
 
-LABELS = {"env_steps": "environment steps", "seconds": "seconds"}
+LABELS = {"env_steps": "environment steps", "seconds": "seconds", "episodes": "episodes"}
+FAR = 10.0  # agents whose ends differ by more have a logarithmic axis
+
+
+def apart(rows: pd.DataFrame, column: str) -> bool:
+    """Whether agents of an environment end so far apart that only a logarithmic axis shows all."""
+    ends = final(rows.assign(seed=rows["agent"] + rows["seed"].astype(str) + rows["env"]))
+    spread = ends.groupby(["env", "agent"])[column].median().groupby("env").agg(["max", "min"])
+    return column != "seconds" and bool((spread["max"] > FAR * spread["min"]).any())
 
 
 def draw(rows: pd.DataFrame, column: str, path: Path) -> None:
-    """A panel for each environment, a colour for each agent."""
-    shown = [agent for agent in AGENTS if agent in set(rows["agent"])]
-    colours = dict(zip(AGENTS, sns.color_palette("colorblind"), strict=False))
+    """A panel for each environment, a colour and a line style for each agent."""
+    shown = [*(a for a in AGENTS if a in set(rows["agent"])), *sorted(set(rows["agent"]) - AGENTS.keys())]
+    log = apart(rows, column)
+    found = curves(rows, column, log=log)
+    if found.empty:
+        return
+    colours = [*AGENTS, *(agent for agent in shown if agent not in AGENTS)]
+    palette = dict(zip(colours, sns.color_palette("colorblind", len(colours)), strict=True))
     grid = sns.relplot(
-        curves(rows, column),
+        found,
         kind="line",
         x=column,
         y="return_mean",
         hue="agent",
         hue_order=shown,
-        palette=[colours[agent] for agent in shown],
+        style="agent",
+        style_order=shown,
+        palette={agent: palette[agent] for agent in shown},
         col="env",
-        col_wrap=min(3, rows["env"].nunique()),
+        col_wrap=min(3, found["env"].nunique()),
         estimator=interquartile_mean,
         errorbar=interval,
         height=2.5,
@@ -50,10 +68,13 @@ def draw(rows: pd.DataFrame, column: str, path: Path) -> None:
         aim = threshold(env)
         if aim is not None:
             axes.axhline(aim, color="0.3", lw=0.8, ls="--", zorder=1)
+        if log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     grid.set_titles("{col_name}").set_axis_labels(LABELS[column], "held-out return")
     for text in grid.legend.get_texts():
-        text.set_text(AGENTS[text.get_text()])
+        text.set_text(AGENTS.get(text.get_text(), text.get_text()))
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(shown), title=None)
     grid.figure.tight_layout()
     grid.savefig(path, dpi=110)
@@ -63,15 +84,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("envs", nargs="*")
     parser.add_argument("--results", type=Path, default=COMPARE)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "plots" / "compare.png", help="over steps; seconds beside it"
-    )
+    parser.add_argument("--out", type=Path, default=ROOT / "plots" / "compare.png", help="over steps; others beside it")
     arguments = parser.parse_args()
     matplotlib.use("Agg")
     sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
     rows = read(arguments.results, arguments.envs)
     draw(rows, "env_steps", arguments.out)
     draw(rows, "seconds", arguments.out.with_stem(f"{arguments.out.stem}_seconds"))
+    counted = rows.groupby("env").filter(lambda runs: runs["episodes"].notna().all())
+    if len(counted):
+        draw(counted, "episodes", arguments.out.with_stem(f"{arguments.out.stem}_episodes"))
 
 
 if __name__ == "__main__":
