@@ -14,7 +14,7 @@ TRAIN  = $(BIN)/esrl train $(RECIPE) --out "$$out" $(ARGS)
 RENDER = $(BIN)/esrl render "$$out"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup suites train test lint format clean
+.PHONY: help setup suites train test lint format figures clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -51,6 +51,10 @@ lint: setup  ## Check style and types
 format: setup  ## Rewrite to the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+figures: setup  ## Redraw plots/*.png and the report from the results that are there
+	$(BIN)/python plots/redraw.py
+	$(BIN)/python experiments/report.py
 
 clean:  ## Remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -14,8 +14,8 @@ agent; scores may be lower and higher. Every run is scored at three places:
     episodes  after as many episodes as every run of every agent has finished there
 
 between two evaluations by linear interpolation (runs that are so fast that this is before their first evaluation are
-named: their score there is little more than that of their start). Intervals are 95 % percentile bootstrap intervals of
-the runs, stratified by environment, made by rliable; so is the probability that a run of one agent is better than a run of
+named: their score there is little more than that of their start). Intervals are 95 % percentile bootstrap intervals,
+stratified by environment, made by rliable; so is the probability that a run of one agent is better than a run of
 another (ties count half). Over all environments "median" is that of the environments' means. With fewer than two runs
 there is no interval.
 

@@ -1,0 +1,163 @@
+"""Tables of the report in Markdown, each from result files alone; an empty text where there are none."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import study_table
+from paper_table import table as paper_table
+from record import ROOT
+from summary import about, final, interquartile_mean, interval, read
+from table import HEAD, line, measures
+
+from esrl.es_options import EggrollOptions
+
+PAPER = ROOT / "experiments" / "paper" / "rl.toml"
+SWEPT = ("env", "agent", "rank", "population", "sigma")
+PLAIN = {"seed", "generation", "env_steps", "episodes", "seconds", "seconds_compile", "seconds_evaluate", "used"}
+PLAIN |= {"return_mean", "return_std", "length_mean", "runs_together", "recipe", "settings", "base", "commit"}
+PLAIN |= {"versions", "machine", "date"}
+CLAIM = ("measured", "standard_error", "theory", "basis", "z", "repeats")
+NAMES = {"rank_transform": "shaping", "deterministic_policy": "deterministic"}  # paper's words: esrl's
+
+
+def comparison(folder: Path) -> str:
+    """Every agent in every environment, as experiments/table.py prints it."""
+    if not any(folder.glob("*/*.csv")):
+        return ""
+    rows = read(folder).groupby(["env", "agent"], sort=False)
+    return study_table.lines(list(HEAD), []) + "\n" + "\n".join(line(*key, measures(group)) for key, group in rows)
+
+
+def statistics(folder: Path) -> str:
+    """The tables of experiments/study.py, and what it left out."""
+    csv = folder / "statistics.csv"
+    if not csv.exists():
+        return ""
+    left = (
+        json.loads(csv.with_suffix(".json").read_text()).get("left out", [])
+        if csv.with_suffix(".json").exists()
+        else []
+    )
+    return study_table.markdown(pd.read_csv(csv)) + "\n\n" + "\n".join(f"- {note}" for note in left)
+
+
+def settings(folder: Path) -> str:
+    """Budget, options, seeds, commit and machine of each measured pair."""
+    if not any(folder.glob("*/*.csv")):
+        return ""
+    made = []
+    for (env, agent), rows in read(folder).groupby(["env", "agent"], sort=False):
+        found = about(folder, env, agent)
+        recipe, measured = found["recipe"], found["measured"]
+        seeds = sorted(rows["seed"].unique())
+        limits = {**recipe, **recipe.get("final", {})}
+        budget = [f"{limits[k]:g} {k}" for k in ("seconds", "env_steps", "generations") if limits.get(k)]
+        options = {**recipe.get("policy", {}), **recipe.get("options", {})}
+        shown = ", ".join(f"{key} {value}" for key, value in options.items())
+        where = {f"{m['machine']['processor']}, {m['machine']['cores']} core(s)" for m in measured}
+        cells = [f"`{env}`", study_table.name(agent), f"{len(seeds)} ({seeds[0]} to {seeds[-1]})", ", ".join(budget)]
+        cells += [shown, ", ".join(dict.fromkeys(m["commit"] for m in measured)), "; ".join(sorted(where))]
+        cells += [f"{len(found['failed'])} failed" if found["failed"] else ""]
+        made.append([cell or "–" for cell in cells])
+    return study_table.lines(["environment", "agent", "seeds", "budget", "settings", "commit", "machine", ""], made)
+
+
+def paper(folder: Path) -> str:
+    """Ours beside the paper's."""
+    return paper_table(folder, PAPER) if any(folder.glob("*/*.csv")) else ""
+
+
+def sweep(path: Path) -> str:
+    """Final returns over seeds of a sweep or an ablation: a line for each setting, columns for sigmas if there are."""
+    rows = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"rank": str})
+    own = [column for column in rows if column not in PLAIN]
+    varied = [c for c in own if rows[c].astype(str).nunique() > 1 or c in ("env", "rank", "population")]
+    down = [column for column in varied if column != "sigma"]
+    across = ["sigma"] if "sigma" in varied else []
+    cells = {}
+    for key, group in rows.groupby([*down, *across], sort=False, dropna=False):
+        cells[tuple(key)] = score(final(group)["return_mean"])
+    if not across:
+        return study_table.lines([*down, "final return, IQM [95 %]"], [[*map(plain, k), v] for k, v in cells.items()])
+    sigmas = sorted({key[-1] for key in cells})
+    settings = list(dict.fromkeys(key[:-1] for key in cells))
+    made = [[*map(plain, s), *(cells.get((*s, sigma), "–") for sigma in sigmas)] for s in settings]
+    return study_table.lines([*down, *(f"sigma {sigma:g}" for sigma in sigmas)], made)
+
+
+def score(returns: pd.Series) -> str:
+    """The interquartile mean with its interval, and the number of runs."""
+    low, high = interval(returns)
+    bounds = f" [{low:.4g}, {high:.4g}]" if low == low else ""
+    return f"{interquartile_mean(returns):.4g}{bounds} ({len(returns)})"
+
+
+def plain(cell: Any) -> str:
+    return f"{cell:g}" if isinstance(cell, float) else str(cell)
+
+
+def claims(folder: Path) -> str:
+    """The claims in numbers; by experiments/claims_table.py where that is there."""
+    files = sorted(folder.glob("*.csv"))
+    if not files:
+        return ""
+    try:
+        from claims_table import table
+    except ImportError:
+        return "\n\n".join(claim_rows(path) for path in files)
+    return table(folder, [path.stem for path in files])
+
+
+def claim_rows(path: Path) -> str:
+    """Every row of a part: its settings in one cell, then measured, theory and their distance."""
+    rows, made = pd.read_csv(path), []
+    for row in rows.to_dict("records"):
+        own = {k: v for k, v in row.items() if k not in ("part", "quantity", *CLAIM) and v == v}
+        words = ", ".join(f"{key} {plain(value)}" for key, value in own.items())
+        numbers = [
+            f"{row[k]:.4g}" if isinstance(row.get(k), float) and row[k] == row[k] else plain(row.get(k, ""))
+            for k in CLAIM
+        ]
+        made.append([str(row["quantity"]), words, *("–" if cell == "nan" else cell for cell in numbers)])
+    head = ["quantity", "settings", "measured", "standard error", "theory", "basis", "z", "repeats"]
+    return f"**{path.stem}**\n\n" + study_table.lines(head, made)
+
+
+def defaults() -> str:
+    """EGGROLL's defaults beside the values that the paper's search tried."""
+    space = tomllib.loads(PAPER.read_text())["search_space"]["es"]
+    known = {field.name: field for field in fields(EggrollOptions)}
+    made = []
+    for name, values in space.items():
+        own = NAMES.get(name, name)
+        if own in known:
+            default = known[own].default
+            made.append([f"`{own}`", f"`{default}`", f"`{name}`: " + ", ".join(map(str, values))])
+    return study_table.lines(["option", "esrl's default", "the paper's search space"], made)
+
+
+def tuned(folder: Path) -> str:
+    """Each Optuna study: trials by how they ended, and the best value."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made = []
+    for path in sorted(folder.glob("*/*.db")):
+        storage = f"sqlite:///{path}"
+        for study in optuna.get_all_study_names(storage):
+            trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
+            states = [trial.state.name.lower() for trial in trials]
+            good = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
+            top = max(good, key=lambda t: t.value or 0.0, default=None)
+            shown = ", ".join(f"{k} {plain(v)}" for k, v in top.params.items()) if top else "–"
+            counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+            value = f"{top.value:.4g}" if top else "–"
+            made.append([path.parent.name, study_table.name(path.stem), str(len(trials)), counts, value, shown])
+    head = ["environment", "agent", "trials", "of which", "best trial's return", "its settings"]
+    return study_table.lines(head, made) if made else ""
