@@ -2,7 +2,8 @@
 
     python experiments/paper_steps.py                # prints Markdown, and writes results/paper_steps.csv
 
-Ours are the finals of the study (results/study, five fresh seeds), or longer runs of its recipes, where there are any:
+Ours are the runs with the most steps: the study's finals (results/study, five fresh seeds), those of the repository's
+own recipes (results/compare), or longer ones of the study's recipes (results/long):
 
     python experiments/compare.py ENV --recipes agents/study --env-steps 5e7 --out experiments/results/long
 
@@ -30,6 +31,7 @@ from record import RESULTS, ROOT, Row, folder_name, write_rows
 from study import maximum
 from summary import final, interquartile_mean, interval
 
+FOLDERS = ("study", "long", "compare")
 DATA = ROOT / "experiments" / "paper" / "rl.toml"
 
 
@@ -134,7 +136,7 @@ def markdown(found: list[Row]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", nargs="+", type=Path, default=[RESULTS / "study", RESULTS / "long"])
+    parser.add_argument("--results", nargs="+", type=Path, default=[RESULTS / name for name in FOLDERS])
     parser.add_argument("--out", type=Path, default=RESULTS / "paper_steps.csv")
     arguments = parser.parse_args()
     found = rows(arguments.results, tomllib.loads(DATA.read_text()))
