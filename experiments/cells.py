@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import workers
-from record import Row, machine, plain, read_table, versions, write_table
+from cell_tables import alone, identity, merge, parts
+from record import Row, machine, plain, versions, write_table
 
 import esrl
 from esrl.ppo_options import TRACED
@@ -100,67 +101,15 @@ def stepped_by_python(base: esrl.Recipe, env: Any = None) -> bool:
     return base.build(env).pure is None
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------------
-
-
-def parts(table: Path) -> Path:
-    """The folder of what cells have written and is not in the table yet."""
-    return table.with_suffix("")
-
-
-def identity(row: Row) -> tuple[str, int]:
-    """A row's run."""
-    return row["settings"], int(row["seed"])
-
-
-def merge(table: Path, tidy: Callable[[list[Row]], list[Row]] = list) -> list[Row]:
-    """Brings the cells' files into the table, removes them, and returns all rows."""
-    rows, found = read_table(table), sorted(parts(table).glob("*.parquet"))
-    known = {identity(row) for row in rows}
-    for part in found:  # a kill between writing the table and removing the parts leaves runs in both
-        new = [row for row in read_table(part) if identity(row) not in known]
-        known |= {identity(row) for row in new}
-        rows += new
-    if found:
-        rows = tidy(rows)
-        write_table(table, rows)
-        for part in found:
-            part.unlink()
-            part.with_suffix(".json").unlink(missing_ok=True)
-    return rows
-
-
-@contextlib.contextmanager
-def alone(table: Path) -> Iterator[None]:
-    """Holds a table's folder, so that no other process measures into it; the folder goes when nothing is left in it."""
-    folder = parts(table)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        fcntl = None  # type: ignore[assignment]
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl and handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(f"{table} is being measured by another process")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        if handle is not None:
-            os.close(handle)
-
-
 def missing(plan: Plan, again: bool = False) -> list[Run]:
     """The runs of a plan that its table does not have, each once.
 
     Args:
       again: take the wanted runs, and those of another base, out of the table first.
     """
-    rows, wanted = merge(plan.table, plan.tidy), {(run.settings, run.seed): run for run in plan.runs}
+    rows, wanted = merge(plan.table, plan.tidy), {}
+    for run in plan.runs:
+        wanted.setdefault((run.settings, run.seed), run)
     base = digest(plain(plan.base))
     of_agents = {run.recipe.agent for run in plan.runs}
     other = [row for row in rows if row["agent"] in of_agents and row["base"] != base]
@@ -172,12 +121,12 @@ def missing(plan: Plan, again: bool = False) -> list[Run]:
             plan.table.unlink(missing_ok=True)
         rows = kept
     elif other:
-        sys.exit(f"{plan.table} was measured with another recipe, budget or evaluations; --again measures anew")
+        sys.exit(
+            f"{plan.table} was measured with another recipe, budget or evaluations; --again measures anew, and"
+            " --out DIR keeps both"
+        )
     done = {identity(row) for row in rows}
     return [run for key, run in wanted.items() if key not in done]
-
-
-# ---- measuring ------------------------------------------------------------------------------------------------------
 
 
 def measure(plans: Sequence[Plan], processes: int | None = None, again: bool = False) -> list[str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import esrl
-from esrl import es_options, ppo_options
+from esrl import es_options, ppo_options, shaping
 from esrl import recipe as recipes
 from esrl.agent import read_options
 from esrl.defaults import suite_defaults
+from esrl.optimizers import make_optimizer
 from esrl.types import nearest
 
 ONLY_EGGROLL = ("rank", "thin", "chunk")  # the last for its size, which another noise and population has no use for
@@ -55,6 +56,10 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
     options = {f.name: getattr(read, f.name) for f in dataclasses.fields(kind) if f.metadata["plain"]}
     if options["learning_rate"] is None:
         options["learning_rate"] = BASE_RATE
+    make_optimizer(read.optimizer, getattr(read, "momentum", None), read.weight_decay, read.max_grad_norm)
+    if hasattr(read, "shaping"):
+        shaping.by_name(read.shaping)
+    recipes.network_from(recipe.policy)
     policy = {"network": recipe.network} | recipes.policy_defaults(recipe.agent, recipe.network) | recipe.policy
     policy = {name: list(v) if isinstance(v, tuple) else v for name, v in policy.items()}
     return dataclasses.replace(recipe, options={k: v for k, v in options.items() if v is not None}, policy=policy)

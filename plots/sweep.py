@@ -4,7 +4,8 @@
     python plots/sweep.py gymnasium/phys2d/CartPole-v1 --out plots/cartpole_sweep.png
 
 Points are interquartile means over seeds, bars their 95 % bootstrap intervals. A dashed line is the return at which
-experiments/table.py counts the environment as solved.
+experiments/table.py counts the environment as solved. Where other options were swept too, the figure takes their most
+frequent values, and says which. Runs of PPO, which has no sigma, are left out.
 """
 
 from __future__ import annotations
@@ -20,14 +21,37 @@ from matplotlib.ticker import NullLocator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
 
-from record import ROOT, folder_name
+from record import ROOT, folder_name, read_table
 from summary import SWEEP, interquartile_mean, interval, threshold
 
+SHOWN = ("rank", "sigma", "population")
 
-def draw(rows: pd.DataFrame, path: Path) -> None:
-    """A row of panels for each environment, a panel for each population, a line for each rank."""
-    runs = ["env", "rank", "population", "sigma", "seed"]
-    last = rows.sort_values("env_steps").groupby(runs, as_index=False).tail(1)
+
+def chosen(rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The last row of each run of evolution strategies, with the other options at their most frequent values.
+
+    Also those values, as a text; "" where only rank, sigma and population were swept.
+    """
+    rows = rows[rows["rank"].notna()]
+    last = rows.sort_values("generation").groupby(["settings", "seed"], sort=False).tail(1)
+    names, said = list(last.columns), []
+    for name in names[names.index("agent") + 1 : names.index("seed")]:
+        if name not in SHOWN and last[name].nunique(dropna=False) > 1:
+            value = last[name].value_counts(dropna=False).index[0]
+            last = last[last[name].isna() if pd.isna(value) else last[name] == value]
+            said.append(f"{name} {value}")
+    return last, ", ".join(said)
+
+
+def draw(rows: pd.DataFrame, path: Path, said: str = "") -> None:
+    """A row of panels for each environment, a panel for each population, a line for each rank.
+
+    Args:
+      rows: the last one of each run.
+      path: of the figure.
+      said: written below it.
+    """
+    last = rows.copy()
     ranks = sorted(set(last["rank"]), key=lambda rank: float("inf") if rank == "dense" else int(rank))
     last["beside"] = last["sigma"] * 1.03 ** last["rank"].map(ranks.index)  # so that bars do not cover each other
     several = last["env"].nunique() > 1
@@ -49,8 +73,8 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
         errorbar=interval,
         err_style="bars",
         err_kws={"capsize": 2, "elinewidth": 1},
-        height=2.8,
-        aspect=1.25,
+        height=2.3 if several else 2.8,
+        aspect=1.35,
         facet_kws={"sharey": "row"},
     )
     for key, axes in grid.axes_dict.items():
@@ -62,7 +86,12 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_locator(NullLocator())
     grid.set_axis_labels("sigma", "final held-out return")
-    grid.set_titles("{row_name}, population {col_name}" if several else "population {col_name}")
+    grid.set_titles("{row_name}\npopulation {col_name}" if several else "population {col_name}")
+    for axes in grid.axes.flat:
+        if not axes.has_data():
+            axes.set_visible(False)  # this environment has not this population
+    if said:
+        grid.figure.text(0.5, -0.01, said, ha="center", va="top")
     for text in grid.legend.get_texts():
         text.set_text("dense (OpenES)" if text.get_text() == "dense" else f"rank {text.get_text()}")
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(ranks), title=None)
@@ -77,14 +106,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "plots" / "sweep.png")
     arguments = parser.parse_args()
     names = [folder_name(env) for env in arguments.envs] or sorted(
-        path.stem for path in arguments.results.glob("*.csv")
+        path.stem for path in arguments.results.glob("*.parquet")
     )
-    if not names:
-        sys.exit(f"{arguments.results} has no results")
+    frames = [pd.DataFrame(read_table(arguments.results / f"{name}.parquet")) for name in names]
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        sys.exit(f"{arguments.results} has no results{' of ' + ', '.join(arguments.envs) if arguments.envs else ''}")
     matplotlib.use("Agg")
     sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
-    frames = [pd.read_csv(arguments.results / f"{name}.csv", dtype={"rank": str}) for name in names]
-    draw(pd.concat(frames, ignore_index=True), arguments.out)
+    rows, said = zip(*(chosen(frame) for frame in frames), strict=True)
+    draw(pd.concat(rows, ignore_index=True), arguments.out, "; ".join(dict.fromkeys(filter(None, said))))
 
 
 if __name__ == "__main__":
