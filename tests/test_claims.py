@@ -82,7 +82,7 @@ def test_low_rank_closed_forms_become_the_dense_ones(theory):
         theory.fourth_spectral_moment(5, 3, 7, 10**6), theory.fourth_spectral_moment(5, 3, 7, 0), rel_tol=1e-4
     )
     gaps = [abs(theory.tail_mean(2.0, rank) - theory.tail_mean(2.0, 0)) for rank in (1, 2, 4, 8, 16, 32)]
-    assert gaps == sorted(gaps, reverse=True) and gaps[-1] < 0.03 * theory.tail_mean(2.0, 0)
+    assert gaps == sorted(gaps, reverse=True) and gaps[-1] < 0.06 * theory.tail_mean(2.0, 0)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
