@@ -138,7 +138,7 @@ def sections(results: Path, plots: Path, said: dict[str, str]) -> dict[str, tupl
         "sweeps": pictures(plots, "sweep", "sweep_*") + swept(results / "sweep", COMMANDS["sweeps"]),
         "defaults": markdown(tables.defaults())
         + pictures(plots, "ablation", "ablation_*")
-        + swept(results / "ablation", COMMANDS["defaults"]),
+        + made(tables.ablation(results / "ablation"), COMMANDS["defaults"]),
         "claims": pictures(plots, "claims", "claims_*", "claims-*")
         + made(tables.claims(results / "claims"), COMMANDS["claims"]),
         "tuning": made(tables.tuned(results / "tune") or tables.tuned(results / "study"), COMMANDS["tuning"]),

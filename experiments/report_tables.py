@@ -91,6 +91,20 @@ def sweep(path: Path) -> str:
     return study_table.lines([*down, *(f"sigma {sigma:g}" for sigma in sigmas)], made)
 
 
+def ablation(folder: Path) -> str:
+    """What each changed factor is worth, as experiments/ablation.py counts it; without it, every final return."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        return ""
+    try:
+        from effects import effects, table
+        from effects import read as every
+    except ImportError:
+        return "\n\n".join(f"**{path.stem}**\n\n{sweep(path)}" for path in files)
+    found, left = effects(every(folder))
+    return table(found) + "\n\n" + "\n".join(f"- {note}" for note in left)
+
+
 def score(returns: pd.Series) -> str:
     """The interquartile mean with its interval, and the number of runs."""
     low, high = interval(returns)

@@ -173,7 +173,8 @@ def study(rows: pd.DataFrame, random: dict[str, float], resamples: int) -> tuple
         made += [{"at": "end", "environment": env, **_row("reference", whose, top, np.nan, np.nan, [])}]
         for agent, runs in here.groupby("agent", sort=False):
             last = final(runs)
-            used = [_row(name, str(agent), last[name].median(), np.nan, np.nan, [last]) for name in USED]
+            middle = {name: last[name].median() if last[name].notna().any() else np.nan for name in USED}
+            used = [_row(name, str(agent), value, np.nan, np.nan, [last]) for name, value in middle.items()]
             made += [{"at": "end", "environment": env, **row} for row in used]
     for at in AT:
         normal = {}

@@ -51,7 +51,9 @@ def whole(rows: pd.DataFrame) -> str:
         here = select(rows, at=at, environment="all")
         for agent in here["agent"].unique():
             own = select(here, agent=agent).drop_duplicates("measure").set_index("measure")
-            cells = [value(own.loc[measure]) for measure in HEADS]
+            if "iqm" not in own.index:
+                continue
+            cells = [value(own.loc[measure]) if measure in own.index else "–" for measure in HEADS]
             made.append([place, name(agent), str(own.loc["iqm", "runs"]), *cells])
     return lines(["at", "agent", "runs per environment", *HEADS.values()], made)
 
@@ -74,7 +76,8 @@ def environments(rows: pd.DataFrame) -> str:
         here = select(rows, environment=env)
         for agent in select(here, measure="iqm", at="end")["agent"]:
             own = select(here, agent=agent)
-            used = [select(own, measure=m)["value"].iloc[0] for m in ("seconds_training", "env_steps", "episodes")]
+            found = [select(own, measure=m, at="end")["value"] for m in ("seconds_training", "env_steps", "episodes")]
+            used = [np.nan if x.empty else x.iloc[0] for x in found]
             scores = [select(own, measure="iqm", at=at) for at in PLACES]
             runs = str(scores[0]["runs"].iloc[0])
             cells = ["–" if found.empty else value(found.iloc[0]) for found in scores]

@@ -75,6 +75,10 @@ def test_comparison(script, recipes, tmp_path):
     assert [(row["seed"], row["generation"]) for row in rows] == [(s, g) for s in "01" for g in "0123"]
     about = json.loads((out / ENV.replace("/", "-") / "eggroll.json").read_text())
     assert [entry["runs"] for entry in about["measured"]] == [[0], [1]] and not about["failed"]
+    assert [int(row["episodes"]) for row in rows[:4]] == [0, 16, 32, 48]
+    random = read(out / ENV.replace("/", "-") / "random.csv")
+    assert [(row["seed"], row["env_steps"]) for row in random] == [("0", "0"), ("1", "0")]
+    assert all(8 < float(row["return_mean"]) < 60 for row in random)
 
     table = script("experiments/table.py", "--results", out, "--recipes", folder, "--headers")
     assert f"| `{ENV}` | EGGROLL | 2 |" in table and f"| `{ENV}` | OpenES | 2 |" in table
@@ -85,7 +89,55 @@ def test_comparison(script, recipes, tmp_path):
     assert (recipes / "eggroll.toml").read_text() == text
 
     script("plots/compare.py", "--results", out, "--out", tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size and (tmp_path / "figure_seconds.png").stat().st_size
+    assert all((tmp_path / f"figure{what}.png").stat().st_size for what in ("", "_seconds", "_episodes"))
+
+
+def test_comparison_in_processes(script, recipes, tmp_path):
+    options = ("--recipes", recipes.parents[2], "--out", tmp_path, *SMALL, "--agents", "eggroll", "--no-random")
+    script("experiments/compare.py", *options, "--seconds", "1e-3", "--seeds", "2", "--processes", "2")
+    rows = read(tmp_path / ENV.replace("/", "-") / "eggroll.csv")
+    assert [row["seed"] for row in rows] == sorted(row["seed"] for row in rows) and {r["seed"] for r in rows} == {*"01"}
+    ends = [row for row in rows if float(row["used"]) == 1]
+    assert len(ends) == 2 and all(float(row["seconds"]) < float(row["seconds_compile"]) for row in ends)
+    assert not (tmp_path / ENV.replace("/", "-") / "parts").exists()
+    shown = script("experiments/compare.py", *options, "--seconds", "1e-3", "--seeds", "2", "--processes", "2")
+    assert "there already" in shown
+    with pytest.raises(SystemExit, match="failed"):  # another budget
+        script("experiments/compare.py", *options, "--seconds", "2e-3", "--seeds", "2", "--here")
+
+
+def test_parts_are_gathered_once_whatever_broke_off(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from parts import gather, missing, part
+    from record import About, write_rows
+
+    csv = tmp_path / "env" / "eggroll.csv"
+
+    def leave(seed, settings="mine"):
+        write_rows(part(csv, seed), [{"seed": seed, "return_mean": 10 * seed}])
+        About(part(csv, seed).with_suffix(".json"), {"settings": settings}).ran([seed])
+
+    leave(2)
+    gather(csv)
+    leave(0)
+    leave(2)  # gathered, but broken off before its part was removed
+    leave(1, "others")
+    write_rows(part(csv, 3), [{"seed": 3, "return_mean": 0}])  # its process is still at it: no JSON yet
+    About(part(csv, 4).with_suffix(".json"), {"settings": "mine"}).failed(4, "broke")
+    gather(csv)
+    assert [(row["seed"], row["return_mean"]) for row in read(csv)] == [("0", "0"), ("2", "20")]
+    about = json.loads(csv.with_suffix(".json").read_text())
+    assert [entry["runs"] for entry in about["measured"]] == [[0, 2]] and about["failed"] == {"4": "broke"}
+    assert missing(csv, [0, 1, 2, 3, 4]) == [1, 3, 4]
+    assert part(csv, 1).exists() and part(csv, 3).exists()
+
+
+def test_evaluations_of_a_budget(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    from budget import Budget
+
+    assert Budget(evaluations=4).due() == [0.25, 0.5, 0.75, 1.0]
+    assert Budget(evaluations=4, early=2).due() == [0.0625, 0.125, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_what_fails_is_noted_and_the_rest_goes_on(script, recipes, tmp_path):
