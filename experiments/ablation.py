@@ -47,7 +47,7 @@ class Setting(NamedTuple):
 SETTINGS = {
     "gymnax/CartPole-v1": Setting(2e5, 5e6, {"population": 64}),
     "gymnax/Pendulum-v1": Setting(5e5, 2e7, {"population": 128}),
-    "navix/Navix-DoorKey-8x8-v0": Setting(5e5, 5e7, {"population": 128}),
+    "navix/Navix-DoorKey-5x5-v0": Setting(1e6, 5e7, {"population": 256}),
     "brax/inverted_pendulum": Setting(2e5, 4e6, {"hidden": [64, 64]}),  # its recipe has no matrix to be of low rank
 }
 OTHERS = Setting(5e5, 1e7)
