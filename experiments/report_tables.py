@@ -157,21 +157,19 @@ def defaults() -> str:
 
 
 def tuned(folder: Path) -> str:
-    """Each Optuna study: trials by how they ended, and the best value."""
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    """Each study: trials by how they ended, and the best one's return and settings."""
     made = []
-    for path in sorted(folder.glob("*/*.db")):
-        storage = f"sqlite:///{path}"
-        for study in optuna.get_all_study_names(storage):
-            trials = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
-            states = [trial.state.name.lower() for trial in trials]
-            good = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
-            top = max(good, key=lambda t: t.value or 0.0, default=None)
-            shown = ", ".join(f"{k} {plain(v)}" for k, v in top.params.items()) if top else "–"
-            counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-            value = f"{top.value:.4g}" if top else "–"
-            made.append([path.parent.name, study_table.name(path.stem), str(len(trials)), counts, value, shown])
-    head = ["environment", "agent", "trials", "of which", "best trial's return", "its settings"]
+    for path in sorted(folder.glob("*/trials/*.csv")):
+        rows = pd.read_csv(path)
+        states = rows["state"].value_counts()
+        good = rows[(rows["state"] == "complete") & rows["value"].notna()]
+        top = good.loc[good["value"].idxmax()] if len(good) else None
+        values, after = list(rows.columns).index("value"), list(rows.columns).index("env_steps")
+        names = rows.columns[values + 1 : after]
+        shown = "–" if top is None else ", ".join(f"{k} {plain(top[k])}" for k in names if pd.notna(top[k]))
+        counts = ", ".join(f"{number} {state}" for state, number in states.items())
+        value = "–" if top is None else f"{top['value']:.4g}"
+        cells = [path.parent.parent.name, study_table.name(path.stem), str(len(rows)), counts]
+        made.append([*cells, f"{rows['seconds'].sum():.0f}", value, shown])
+    head = ["environment", "agent", "trials", "of which", "seconds of training", "best trial's return", "its settings"]
     return study_table.lines(head, made) if made else ""

@@ -17,7 +17,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import spaces
 import workers
 from budget import Budget, train
 from optuna.trial import FrozenTrial, Trial, TrialState
+from record import write_rows
 
 import esrl
 
@@ -37,6 +38,26 @@ CRASHES = 3  # times that a slot's process may end without a word before the slo
 KEPT = 16  # compiled agents in a process
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def export(database: Path, found: Sequence[FrozenTrial]) -> Path:
+    """Writes a study's trials beside its storage as trials/<agent>.csv, which anything can read; returns where.
+
+    A row for each trial: slot, state, value (the held-out return), its parameters, seconds of training, seconds of
+    everything, and the error if it failed.
+    """
+    names = dict.fromkeys(name for trial in found for name in trial.params)
+    rows = []
+    for trial in found:
+        used = trial.user_attrs.get("used", {})
+        row = {"slot": trial.user_attrs["slot"], "state": trial.state.name.lower(), "value": trial.value}
+        row |= {name: trial.params.get(name) for name in names}
+        row |= {"env_steps": used.get("env_steps"), "seconds": used.get("seconds")}
+        rows.append(row | {"seconds_all": round(used.get("wall", 0.0), 1), "error": trial.user_attrs.get("error", "")})
+    path = database.parent / "trials" / f"{database.stem}.csv"
+    if rows:
+        write_rows(path, rows)
+    return path
 
 
 @contextlib.contextmanager
