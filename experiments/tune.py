@@ -24,10 +24,10 @@ Then the best trial's configuration (of equals, the one whose evaluations on the
 (from 1000 on; no trial had them), each in its own process on its own core and scored in worlds of its own, and becomes
 a recipe whose header says how it was chosen and what it reached.
 
-Written: <out>/<environment>/<agent>.db, Optuna's storage in SQLite (the study has the agent's name); trials/<agent>.csv,
-its trials as a table; <agent>.csv and .json, the final runs; and <recipes-out>/<environment>/<agent>.toml. Everything
-goes on where it was: a trial that was killed is run again with the same parameters, other trials and seeds are not.
---trials may grow later. Needs flock (Linux, macOS).
+Written: <out>/<environment>/<agent>.db, Optuna's storage in SQLite (the study has the agent's name);
+trials/<agent>.csv, its trials as a table; <agent>.csv and .json, the final runs; and
+<recipes-out>/<environment>/<agent>.toml. Everything goes on where it was: a trial that was killed is run again with
+the same parameters, other trials and seeds are not. --trials may grow later. Needs flock (Linux, macOS).
 """
 
 from __future__ import annotations
