@@ -205,9 +205,9 @@ def main() -> None:
 
 def ablate(arguments: argparse.Namespace) -> list[str]:
     """Measures what tables miss; returns a sentence for each cell that failed."""
-    for name in ("seeds", "env_steps", "evaluations", "episodes"):
+    for name in ("seeds", "env_steps", "evaluations", "episodes", "processes"):
         if (given := getattr(arguments, name)) is not None and given < 1:
-            raise esrl.EsrlError(f"--{name.replace('_', '-')} is {given}, but must be at least 1")
+            raise esrl.EsrlError(f"--{name.replace('_', '-')} is {given:g}, but must be at least 1")
     for factor in arguments.factors:
         if factor not in FACTORS:
             raise esrl.EsrlError(f"{factor} is no factor{nearest(factor, FACTORS)}")
