@@ -194,6 +194,8 @@ def main() -> None:
             sys.exit(str(error))
         except KeyboardInterrupt:
             sys.exit(f"stopped; what is done is in {arguments.out}, and the same command goes on")
+    if failed and not any((arguments.out / f"{folder_name(env)}.parquet").exists() for env in arguments.envs):
+        sys.exit("failed: " + "; ".join(failed))
     rows = read(arguments.out, arguments.envs)
     found, left_out = effects(rows)
     print(table(found))
