@@ -194,6 +194,8 @@ def main() -> None:
             sys.exit(str(error))
         except KeyboardInterrupt:
             sys.exit(f"stopped; what is done is in {arguments.out}, and the same command goes on")
+    if failed and not any((arguments.out / f"{folder_name(env)}.parquet").exists() for env in arguments.envs):
+        sys.exit("failed: " + "; ".join(failed))
     rows = read(arguments.out, arguments.envs)
     found, left_out = effects(rows)
     print(table(found))
@@ -205,9 +207,9 @@ def main() -> None:
 
 def ablate(arguments: argparse.Namespace) -> list[str]:
     """Measures what tables miss; returns a sentence for each cell that failed."""
-    for name in ("seeds", "env_steps", "evaluations", "episodes"):
+    for name in ("seeds", "env_steps", "evaluations", "episodes", "processes"):
         if (given := getattr(arguments, name)) is not None and given < 1:
-            raise esrl.EsrlError(f"--{name.replace('_', '-')} is {given}, but must be at least 1")
+            raise esrl.EsrlError(f"--{name.replace('_', '-')} is {given:g}, but must be at least 1")
     for factor in arguments.factors:
         if factor not in FACTORS:
             raise esrl.EsrlError(f"{factor} is no factor{nearest(factor, FACTORS)}")

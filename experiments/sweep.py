@@ -169,12 +169,9 @@ def main() -> None:
 
 def sweep(arguments: argparse.Namespace, path: Path) -> list[str]:
     """Measures what a table misses; returns a sentence for each cell that failed."""
-    if (
-        (arguments.seeds or 1) < 1
-        or (arguments.env_steps or 1) < 1
-        or min(arguments.evaluations, arguments.episodes) < 1
-    ):
-        raise esrl.EsrlError("--seeds, --env-steps, --evaluations and --episodes must be at least 1")
+    for name in ("seeds", "env_steps", "evaluations", "episodes", "processes"):
+        if (given := getattr(arguments, name)) is not None and given < 1:
+            raise esrl.EsrlError(f"--{name.replace('_', '-')} is {given:g}, but must be at least 1")
     steps = arguments.env_steps or (None if arguments.full else 3e5)
     run = {"evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
     run |= {"env_steps": float(steps)} if steps else {}

@@ -1,4 +1,4 @@
-"""A comparison and a sweep in small: they go on where they were, and tables and figures are made from them."""
+"""A comparison in small: it goes on where it was, and tables and figures are made from it."""
 
 import csv
 import json
@@ -149,18 +149,6 @@ def test_what_fails_is_noted_and_the_rest_goes_on(script, recipes, tmp_path):
     folder = tmp_path / ENV.replace("/", "-")
     assert "sigma is -1.0" in json.loads((folder / "eggroll.json").read_text())["failed"]["0"]
     assert read(folder / "open_es.csv")
-
-
-def test_sweep(script, recipes, tmp_path):
-    out = tmp_path / "sweep"
-    options = (ENV, "--recipe", recipes / "eggroll.toml", "--out", out, "--populations", "16", "--seeds", "2", *SMALL)
-    script("experiments/sweep.py", *options, "--ranks", "1", "--sigmas", "0.1")
-    script("experiments/sweep.py", *options, "--ranks", "1", "dense", "--sigmas", "0.1", "0.3")
-    rows = read(out / f"{ENV.replace('/', '-')}.csv")
-    ends = [(row["rank"], row["sigma"], row["seed"]) for row in rows if row["generation"] == "3"]
-    assert sorted(ends) == [(r, s, i) for r in ("1", "dense") for s in ("0.1", "0.3") for i in "01"]
-    script("plots/sweep.py", "--results", out, "--out", tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size
 
 
 def test_paper(script, recipes, tmp_path):

@@ -51,6 +51,12 @@ def test_rows_are_of_the_start_and_of_each_evaluation():
     assert all(np.isfinite(r["eval_return_mean"]) for r in many.rows)
 
 
+def test_progress_is_the_runs_mean_after_each_generation():
+    said = []
+    esrl.train_many(AGENTS["eggroll"](), [3, 4], generations=4, evaluations=0, progress=said.append)
+    assert said == [0.25, 0.5, 0.75, 1.0]
+
+
 @pytest.mark.parametrize(
     ("seeds", "given", "sentence"),
     [
