@@ -133,7 +133,7 @@ CLAIMS = [
     *(
         Claim(
             "quadratic",
-            f"{quantity.capitalize()} to 1 % of the loss, condition {condition}, {noise}",
+            f"{quantity.capitalize()} to 0.1 % of the loss, condition {condition}, {noise}",
             quantity,
             {"noise": noise, "condition": condition},
         )

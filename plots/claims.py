@@ -93,7 +93,7 @@ FIGURES = {
         Panel("distance to Marchenko-Pastur (KS)", "pairs", "noise", "distance to Marchenko-Pastur"),
     ],
     "quadratic": [
-        Panel(name, "condition", "noise", f"{name} to 1 % of the loss")
+        Panel(name, "condition", "noise", f"{name} to 0.1 % of the loss")
         for name in ("iterations", "evaluations", "seconds")
     ]
     + [Panel("loss after one step over the first", "noise", "condition", "loss after one step", scales="names-linear")],
