@@ -95,7 +95,7 @@ def rows(folders: list[Path], paper: dict[str, Any]) -> list[Row]:
         low, (top, what) = random_return(folders, env), reference(folders, env)
         scores = [(x - low) / (top - low) for x in runs.returns]
         theirs, at = published(table["result"], runs.env_steps)
-        ends = interval(scores)
+        ends = (math.nan, math.nan) if math.isnan(top + low) else interval(scores)
         found.append(
             {
                 "env": env,
