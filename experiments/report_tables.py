@@ -60,7 +60,7 @@ def settings(folder: Path) -> str:
         budget = [f"{limits[k]:g} {k}" for k in ("seconds", "env_steps", "generations") if limits.get(k)]
         options = {**recipe.get("policy", {}), **recipe.get("options", {})}
         shown = ", ".join(f"{key} {value}" for key, value in options.items())
-        where = {f"{m['machine']['processor']}, {m['machine']['cores']} core(s)" for m in measured}
+        where = {f"{m['machine']['processor']}, cores: {m['machine']['cores']}" for m in measured}
         cells = [f"`{env}`", study_table.name(agent), f"{len(seeds)} ({seeds[0]} to {seeds[-1]})", ", ".join(budget)]
         cells += [shown, ", ".join(dict.fromkeys(m["commit"] for m in measured)), "; ".join(sorted(where))]
         cells += [f"{len(found['failed'])} failed" if found["failed"] else ""]
@@ -169,7 +169,7 @@ def tuned(folder: Path) -> str:
             states = [trial.state.name.lower() for trial in trials]
             good = [t for t in trials if t.state.name == "COMPLETE" and t.value is not None]
             top = max(good, key=lambda t: t.value or 0.0, default=None)
-            shown = ", ".join(f"{k} {plain(v)}" for k, v in top.params.items()) if top else "–"
+            shown = ", ".join(f"{k.rpartition('.')[2]} {plain(v)}" for k, v in top.params.items()) if top else "–"
             counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
             value = f"{top.value:.4g}" if top else "–"
             made.append([path.parent.name, study_table.name(path.stem), str(len(trials)), counts, value, shown])
