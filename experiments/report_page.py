@@ -22,7 +22,8 @@ h1, h2, h3 { line-height: 1.25; } a { color: var(--link); } nav a { margin-right
 code { background: var(--soft); border-radius: 3px; font-size: 0.88em; padding: 0.1em 0.3em; }
 pre { background: var(--soft); border-radius: 5px; overflow-x: auto; padding: 0.7rem 0.9rem; }
 pre code { background: none; padding: 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.86rem; font-variant-numeric: tabular-nums; }
+.wide { margin: 1rem 0; overflow-x: auto; }
+table { border-collapse: collapse; font-size: 0.86rem; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.3rem 0.7rem 0.3rem 0; text-align: left; vertical-align: top; }
 figure { margin: 1.2rem 0; } figure img { background: #fff; max-width: 100%; }
 figcaption, .missing, footer { color: var(--quiet); font-size: 0.9rem; }

@@ -60,7 +60,7 @@ def settings(folder: Path) -> str:
         budget = [f"{limits[k]:g} {k}" for k in ("seconds", "env_steps", "generations") if limits.get(k)]
         options = {**recipe.get("policy", {}), **recipe.get("options", {})}
         shown = ", ".join(f"{key} {value}" for key, value in options.items())
-        where = {f"{m['machine']['processor']}, {m['machine']['cores']} core(s)" for m in measured}
+        where = {f"{m['machine']['processor']}, cores: {m['machine']['cores']}" for m in measured}
         cells = [f"`{env}`", study_table.name(agent), f"{len(seeds)} ({seeds[0]} to {seeds[-1]})", ", ".join(budget)]
         cells += [shown, ", ".join(dict.fromkeys(m["commit"] for m in measured)), "; ".join(sorted(where))]
         cells += [f"{len(found['failed'])} failed" if found["failed"] else ""]
@@ -166,7 +166,11 @@ def tuned(folder: Path) -> str:
         top = good.loc[good["value"].idxmax()] if len(good) else None
         values, after = list(rows.columns).index("value"), list(rows.columns).index("env_steps")
         names = rows.columns[values + 1 : after]
-        shown = "–" if top is None else ", ".join(f"{k} {plain(top[k])}" for k in names if pd.notna(top[k]))
+        shown = (
+            "–"
+            if top is None
+            else ", ".join(f"{k.rpartition('.')[2]} {plain(top[k])}" for k in names if pd.notna(top[k]))
+        )
         counts = ", ".join(f"{number} {state}" for state, number in states.items())
         value = "–" if top is None else f"{top['value']:.4g}"
         cells = [path.parent.parent.name, study_table.name(path.stem), str(len(rows)), counts]

@@ -12,7 +12,7 @@ PLACES = {"end": "end of the budget", "steps": "equal env steps", "episodes": "e
 
 def number(x: float) -> str:
     """A score in two decimals; a dash for none."""
-    return "–" if not np.isfinite(x) else f"{x:.2f}"
+    return "–" if not np.isfinite(x) else f"{round(x, 2) + 0.0:.2f}"  # no -0.00
 
 
 def count(x: float) -> str:
