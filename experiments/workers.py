@@ -82,6 +82,8 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
                     elif line.strip():
                         view.console.print(f"{job.name}: {line.rstrip()}", markup=False)
                 status = process.wait()
+                if process.stdout:
+                    process.stdout.close()
                 view.remove_task(task)
                 with lock:
                     alive.discard(process)
