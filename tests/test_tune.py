@@ -237,7 +237,7 @@ def test_a_killed_study_goes_on_with_no_trial_lost_or_done_twice(module, tune, s
     process = subprocess.Popen(command, env=variables, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.1)
+        time.sleep(0.5)
         if database.exists() and "settings" in (study := trials.load(database, "eggroll")).user_attrs:
             states = [t.state.name for t in study.get_trials(deepcopy=False)]
             if states.count("COMPLETE") >= 2 and "RUNNING" in states:
