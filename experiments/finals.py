@@ -32,7 +32,9 @@ def best(found: list[FrozenTrial]) -> FrozenTrial | None:
     None when no complete trial has a finite return.
     """
     good = [t for t in found if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)]
-    return max(good, key=lambda t: (t.value, np.mean(list(t.intermediate_values.values())), -t.number), default=None)
+    return max(
+        good, key=lambda t: (t.value, np.mean([*t.intermediate_values.values(), t.value]), -t.number), default=None
+    )
 
 
 def recipe_of(settings: dict[str, Any], trial: FrozenTrial) -> recipes.Recipe:

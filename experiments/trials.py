@@ -184,10 +184,10 @@ class Runner:
             for row, _ in train(agent, self.budget, seed=slot, values=values, worlds=WORLDS):
                 workers.report(row["used"], f"trial {slot + 1} of {of}, return {row['return_mean']:.1f}")
                 value = row["return_mean"] if math.isfinite(row["return_mean"]) else -math.inf
-                if row["used"] >= 1 or row["generation"] == 0:
+                if row["generation"] == 0:
                     continue
                 trial.report(value, int(row["used"] * self.budget.evaluations))
-                if self.settings["pruning"] and trial.should_prune():
+                if self.settings["pruning"] and row["used"] < 1 and trial.should_prune():
                     state = TrialState.PRUNED
                     break
         except BrokenPipeError:  # whoever started this process is gone; the trial is lost

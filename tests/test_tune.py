@@ -201,6 +201,9 @@ def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, se
     assert finals.best(found).user_attrs["slot"] == 2  # as good as slot 0 in the end, and earlier
     assert finals.best(found[1:2]) is None
 
+    once = optuna.trial.create_trial(value=9.0)  # its budget was used up at once: no evaluation on the way
+    assert finals.best([*found, once]) is once
+
 
 def test_one_compiled_agent_trains_as_one_built_from_the_recipe(module, settings, lenient):
     trials, spaces = module("trials"), module("spaces")
