@@ -19,15 +19,14 @@ from esrl.policy import bind
 from esrl.types import Array, Key, seed_key
 
 ENVS = ("gymnax/Pendulum-v1", "brax/inverted_pendulum")
-HORIZON, SIGMA, WORLDS, GENERATION = 50, 0.05, 8, 16
+HORIZON, SIGMA, WORLDS = 50, 0.05, 8
 
 
 def crn(effort: Effort) -> list[Row]:
     """What it brings that both members of a pair see the same worlds, at the network's random initial parameters."""
     rows = []
     for env in ENVS:
-        pairs = max(effort.count(256) // GENERATION, 4) * GENERATION
-        returns, projections = play(env, pairs)
+        returns, projections = play(env, effort.count(256, least=64))
         rows += _differences(env, returns) + _projections(env, projections)
     return rows
 
@@ -102,18 +101,19 @@ def _differences(env: str, returns: dict[str, np.ndarray]) -> list[Row]:
 
 
 def _projections(env: str, projections: dict[str, np.ndarray]) -> list[Row]:
-    """The estimate of generations of so many pairs and one world each, along the gradient: mean and variance."""
-    rows, variances = [], {}
+    """A pair's part of the estimate along the gradient, one world at a time: mean and variance.
+
+    The variance of the estimate of P pairs is a P-th of it. Standard errors are over pairs, which are independent.
+    """
+    rows, squares = [], {}
     for name, each in projections.items():
-        generations = each.reshape(-1, GENERATION, WORLDS).mean(axis=1)  # [G, K]
         settings = {"env": env, "crn": name, "horizon": HORIZON, "sigma": SIGMA, "worlds": WORLDS}
-        rows.append(row("mean of the estimate along the gradient", generations.mean(axis=1), **settings))
-        variances[name] = ((generations - generations.mean()) ** 2).mean(axis=1)
-        theory = float(((each - each.mean()) ** 2).mean() / GENERATION)  # pairs are independent
-        rows.append(row("variance of the estimate along the gradient", variances[name], theory, **settings))
-    ratio = variances["off"].mean() / variances["on"].mean()
-    gap = variances["off"] - ratio * variances["on"]
-    error = float(gap.std(ddof=1) / np.sqrt(len(gap)) / variances["on"].mean())
+        rows.append(row("mean of the estimate along the gradient", each.mean(axis=1), **settings))
+        squares[name] = ((each - each.mean()) ** 2).mean(axis=1)
+        rows.append(row("variance of the estimate along the gradient", squares[name], **settings))
+    ratio = squares["off"].mean() / squares["on"].mean()
+    gap = squares["off"] - ratio * squares["on"]
+    error = float(gap.std(ddof=1) / np.sqrt(len(gap)) / squares["on"].mean())
     own = {**settings, "crn": "off / on", "error": error, "repeats": len(gap)}
     rows.append(row("ratio of the estimate's variances", ratio, **own))
     return rows
