@@ -37,8 +37,10 @@ SECTIONS = {
     "limits": "Limits",
 }
 COMMANDS = {
-    "comparison": "python experiments/compare.py --seconds 60 --processes 2 --out experiments/results/study",
+    "comparison": "python experiments/tune.py ENV ... --space experiments/spaces/study.toml --trials 10 --seconds 6"
+    " --final-seconds 15 --out experiments/results/study",
     "statistics": "python experiments/study.py",
+    "steps": "python experiments/paper_steps.py",
     "paper": "python experiments/paper.py gymnax/CartPole-v1 --agent eggroll ppo --minutes 20",
     "sweeps": "python experiments/sweep.py",
     "defaults": "python experiments/ablation.py",
@@ -134,7 +136,9 @@ def sections(results: Path, plots: Path, said: dict[str, str]) -> dict[str, tupl
     bodies = {
         "use": "" if "use" in said else '<p class="missing">No conclusions are written yet.</p>',
         "comparison": comparison(results, plots),
-        "paper": made(tables.paper(results / "paper"), COMMANDS["paper"]),
+        "paper": made(tables.steps(results / "paper_steps.csv"), COMMANDS["steps"])
+        + "<h3>The paper's own configurations</h3>"
+        + made(tables.paper(results / "paper"), COMMANDS["paper"]),
         "sweeps": pictures(plots, "sweep", "sweep_*") + swept(results / "sweep", COMMANDS["sweeps"]),
         "defaults": markdown(tables.defaults())
         + pictures(plots, "ablation", "ablation_*")

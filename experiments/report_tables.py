@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import paper_steps
 import study_table
 from paper_table import table as paper_table
 from record import ROOT
@@ -66,6 +67,11 @@ def settings(folder: Path) -> str:
         cells += [f"{len(found['failed'])} failed" if found["failed"] else ""]
         made.append([cell or "–" for cell in cells])
     return study_table.lines(["environment", "agent", "seeds", "budget", "settings", "commit", "machine", ""], made)
+
+
+def steps(path: Path) -> str:
+    """EGGROLL beside the paper's at no more steps, from what experiments/paper_steps.py wrote."""
+    return paper_steps.markdown(pd.read_csv(path).to_dict("records")) if path.exists() else ""
 
 
 def paper(folder: Path) -> str:
