@@ -89,7 +89,7 @@ def structure(recipe: esrl.Recipe) -> str:
     return "-".join([*named, digest(plain(dataclasses.replace(recipe, options=options)))])
 
 
-def stepped_by_python(base: esrl.Recipe, env: Any = None) -> bool:
+def stepped_by_python(base: esrl.Recipe) -> bool:
     """Whether Python steps the environment of a recipe, which is built here, and with that checked.
 
     It is built on the CPU: an accelerator is for the cells' processes.
@@ -98,7 +98,7 @@ def stepped_by_python(base: esrl.Recipe, env: Any = None) -> bool:
 
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_platforms", "cpu")
-    return base.build(env).pure is None
+    return base.build().pure is None
 
 
 def missing(plan: Plan, again: bool = False) -> list[Run]:
