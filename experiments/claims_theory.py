@@ -76,16 +76,16 @@ def _characteristic(t: np.ndarray, rank: int) -> tuple[float, np.ndarray]:
 
 
 def fourth_spectral_moment(m: int, n: int, pairs: int, rank: int) -> float:
-    """E tr (S^T S)^2 of `S = sum_p w_p E_p / sqrt(P)` with standard normal weights.
+    """E tr (S^T S)^2 of `S = sum_p w_p E_p / sqrt(P)` with weights of +1 or -1.
 
-    P (P - 1) of the P^2 pairings are `mn (m + n + 1)`, whatever E's law; the other P are 3 E tr (E^T E)^2, which at
+    P (P - 1) of the P^2 pairings are `mn (m + n + 1)`, whatever E's law; the other P are E tr (E^T E)^2, which at
     rank R is `(n (n + 1) m R (m + R + 1) + n m R (m R + 2)) / R^2` (Wishart moments).
     """
     plain = m * n * (m + n + 1)
     own = plain
     if rank:
         own = (n * (n + 1) * m * rank * (m + rank + 1) + n * m * rank * (m * rank + 2)) / rank**2
-    return (3 * own + (pairs - 1) * plain) / pairs
+    return (own + (pairs - 1) * plain) / pairs
 
 
 def top_singular_value(m: int, n: int) -> float:

@@ -19,10 +19,10 @@ TOLERANCE = 2e-6  # of the largest singular value: what float32 sums leave of a 
 
 
 def summed(key: Key, leaf: noise.Leaf, pairs: int, used: Array | int | None = None) -> Array:
-    """`sum_p w_p E_p / sqrt(P)` with standard normal weights: an update of pure noise, of the first `used` pairs."""
+    """`sum_p w_p E_p / sqrt(P)` with weights of +1 or -1: an update of pure noise, of the first `used` pairs."""
     around = space(leaf.rank)
     eps = around.sample(jax.random.fold_in(key, 0), (leaf,), jnp.arange(pairs))
-    weights = jax.random.normal(jax.random.fold_in(key, 1), (pairs,))
+    weights = jax.random.rademacher(jax.random.fold_in(key, 1), (pairs,), jnp.float32)
     if used is not None:
         weights = jnp.where(jnp.arange(pairs) < used, weights, 0.0)
     return around.contract(weights, eps, (leaf,))[0] / math.sqrt(pairs)
@@ -58,7 +58,7 @@ def spectrum(effort: Effort) -> list[Row]:
                 return jnp.linalg.svd(summed(key, leaf, pairs), compute_uv=False)
 
             dense_floats = pairs * (leaf.floats + (m + n) * max(rank, 1))
-            values = repeat(one, effort.count(64 if rank else 24), 800 + rank, dense_floats)
+            values = repeat(one, effort.count(128 if rank else 24), 800 + rank + pairs, dense_floats)
             settings = {"m": m, "n": n, "rank": rank, "noise": label(rank), "pairs": pairs}
             plain = m * n * (m + n + 1)
             moment = fourth_spectral_moment(m, n, pairs, rank) / plain

@@ -89,7 +89,7 @@ def test_low_rank_closed_forms_become_the_dense_ones(theory):
 def test_moments_of_a_perturbation(theory, rank):
     random, (m, n), pairs, count = np.random.default_rng(rank), (5, 3), 4, 40_000
     e = perturbations(random, count * pairs, m, n, rank)
-    weights = random.standard_normal((count, pairs))
+    weights = random.choice([-1.0, 1.0], (count, pairs))
     s = np.einsum("kp,kpmn->kmn", weights, e.reshape(count, pairs, m, n)) / math.sqrt(pairs)
     moment = np.sum((s.transpose(0, 2, 1) @ s) ** 2, axis=(1, 2))
     assert near(moment, theory.fourth_spectral_moment(m, n, pairs, rank))
