@@ -8,11 +8,12 @@ own recipes (results/compare), or longer ones of the study's recipes (results/lo
     python experiments/compare.py ENV --recipes agents/study --env-steps 5e7 --out experiments/results/long
 
 The paper's EGGROLL is read off its figures at 1e8 environment steps, or at the first reading beyond ours. It gives
-returns as fractions of its PPO's after 5e8 steps and does not say what becomes of negative ones. Ours are
-(x - random) / (reference - random), with the random policy's return in the same worlds. The reference is the return of
-a perfect agent where the rules say one (experiments/references.toml), or else that of the best PPO measured here in any
-of these folders, with far fewer steps than the paper's. A perfect agent makes our fraction smaller than the paper's
-way of counting does.
+returns as fractions of its PPO's after 5e8 steps and does not say what becomes of negative ones. Ours are given
+twice: as the plain ratio x / reference, like the paper's (where returns are negative, and for that alone, as the
+other), and as (x - random) / (reference - random), with the random policy's return in the same worlds. The reference
+is the return of a perfect agent where the rules say one (experiments/references.toml), or else that of the best PPO
+measured here in any of these folders, with far fewer steps than the paper's. A perfect agent makes our fraction
+smaller than the paper's way of counting does.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def rows(folders: list[Path], paper: dict[str, Any]) -> list[Row]:
             continue
         low, (top, what) = random_return(folders, env), reference(folders, env)
         scores = [(x - low) / (top - low) for x in runs.returns]
+        plain = min(*runs.returns, low, top) >= 0 < top
         theirs, at = published(table["result"], runs.env_steps)
         ends = (math.nan, math.nan) if math.isnan(top + low) else interval(scores)
         found.append(
@@ -105,6 +107,7 @@ def rows(folders: list[Path], paper: dict[str, Any]) -> list[Row]:
                 "random": low,
                 "reference": top,
                 "reference_is": what,
+                "ratio": float(interquartile_mean(runs.returns if plain else scores)) / (top if plain else 1.0),
                 "fraction": float(interquartile_mean(scores)),
                 "low": ends[0],
                 "high": ends[1],
@@ -117,7 +120,8 @@ def rows(folders: list[Path], paper: dict[str, Any]) -> list[Row]:
 
 def markdown(found: list[Row]) -> str:
     """The table, with the means of both."""
-    head = ("environment", "runs", "env steps", "return", "random", "reference", "ours [95 %]", "paper", "at")
+    head = ("environment", "runs", "env steps", "return", "random", "reference")
+    head += ("ours, from random [95 %]", "ours, plain", "paper", "at")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in found:
         ends = "" if math.isnan(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
@@ -129,8 +133,8 @@ def markdown(found: list[Row]) -> str:
         ]
         cells += [f"{row['paper']:.3f}", f"{row['paper_steps']:.2g}".replace("e+0", "e")]
         lines.append("| " + " | ".join(cells) + " |")
-    means = [float(np.mean([row[name] for row in found])) for name in ("fraction", "paper")]
-    lines.append("| mean | | | | | | " + f"{means[0]:.3f} | {means[1]:.3f} | |")
+    means = [float(np.mean([row[name] for row in found])) for name in ("fraction", "ratio", "paper")]
+    lines.append("| mean | | | | | | " + " | ".join(f"{mean:.3f}" for mean in means) + " | |")
     return "\n".join(lines)
 
 
