@@ -130,6 +130,7 @@ def markdown(found: list[Row]) -> str:
             cell(row["random"]),
             f"{cell(row['reference'])} ({row['reference_is']})",
             f"{row['fraction']:.3f}{ends}",
+            f"{row['ratio']:.3f}",
         ]
         cells += [f"{row['paper']:.3f}", f"{row['paper_steps']:.2g}".replace("e+0", "e")]
         lines.append("| " + " | ".join(cells) + " |")
