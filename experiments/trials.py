@@ -89,6 +89,12 @@ def load(database: Path, agent: str, settings: dict[str, Any] | None = None) -> 
     return study
 
 
+def begun(database: Path) -> bool:
+    """Whether a storage has its study already, with its settings."""
+    found = optuna.study.get_all_study_summaries(storage(database))
+    return any("settings" in each.user_attrs for each in found)
+
+
 def slots(study: optuna.Study) -> dict[int, FrozenTrial]:
     """The trial of each slot that has one which is not lost."""
     found = study.get_trials(deepcopy=False)

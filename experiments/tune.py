@@ -201,7 +201,8 @@ def line(database: Path, number: int | None) -> list[str]:
 
 def show(databases: Sequence[Path], number: int | None) -> None:
     """Prints the summary of some studies as Markdown. Seconds are of all trials: of training, and of everything."""
-    lines = [line(path, number) for path in databases if path.exists()]
+    begun = [path for path in databases if path.exists() and trials.begun(path)]
+    lines = [line(path, number) for path in begun]
     print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
     print("\n".join(found[0] for found in lines))
     reasons = [reason for found in lines for reason in found[1:]]

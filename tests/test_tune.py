@@ -1,5 +1,6 @@
 """Tuning: spaces, trials that are neither lost nor done twice, and a study that is really killed."""
 
+import contextlib
 import csv
 import importlib
 import json
@@ -7,6 +8,7 @@ import math
 import os
 import runpy
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -225,6 +227,17 @@ def test_one_compiled_agent_trains_as_one_built_from_the_recipe(module, settings
 # ---- the script -----------------------------------------------------------------------------------------------------
 
 
+def _states(database):
+    """The states of all trials, read without Optuna; none before its tables are there."""
+    if not database.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        try:
+            return [state for (state,) in connection.execute("SELECT state FROM trials")]
+        except sqlite3.OperationalError:
+            return []
+
+
 def _ended(trials, database):
     study = trials.load(database, database.stem)
     return {t.user_attrs["slot"]: (t.number, t.state, t.value, t.params) for t in trials.ended(study, 100)}
@@ -239,13 +252,14 @@ def test_a_killed_study_goes_on_with_no_trial_lost_or_done_twice(module, tune, s
     command = [sys.executable, str(SCRIPT), *map(str, words)]
     process = subprocess.Popen(command, env=variables, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.5)
-        if database.exists() and "settings" in (study := trials.load(database, "eggroll")).user_attrs:
-            states = [t.state.name for t in study.get_trials(deepcopy=False)]
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.2)
+            states = _states(database)
             if states.count("COMPLETE") >= 2 and "RUNNING" in states:
                 break
-    os.killpg(process.pid, signal.SIGKILL)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL  # in the middle of it
     before = _ended(trials, database)
     running = trials.load(database, "eggroll").get_trials(states=(optuna.trial.TrialState.RUNNING,))
