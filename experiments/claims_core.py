@@ -65,10 +65,11 @@ def row(
 
 
 def distance(measured: float, theory: float, error: float) -> float:
-    """Standard errors between both: 0 where they are equal, infinite where they differ and nothing varies."""
-    if math.isclose(measured, theory, rel_tol=1e-6, abs_tol=1e-12):
-        return 0.0
-    return (measured - theory) / error if error > 0 else math.copysign(math.inf, measured - theory)
+    """Standard errors between both; where nothing varies 0 if equal up to float32's rounding, else infinite."""
+    if error > 0:
+        return (measured - theory) / error
+    equal = math.isclose(measured, theory, rel_tol=1e-6, abs_tol=1e-7)
+    return 0.0 if equal else math.copysign(math.inf, measured - theory)
 
 
 def slope(x: Any, y: Any, errors: Any) -> tuple[float, float]:
