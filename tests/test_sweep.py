@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -385,7 +386,7 @@ def test_the_fair_rate_of_sgd():
     random = np.random.default_rng(0)
     shape, steps = centred_rank(), []
     for _ in range(50):
-        weights = np.asarray(shape(random.normal(size=(32, 2)).astype(np.float32)), np.float64)
+        weights = np.asarray(shape(jnp.asarray(random.normal(size=(32, 2)), jnp.float32)), np.float64)
         noise = random.normal(size=(32, 200))
         estimate = ((weights[:, :1] - weights[:, 1:]) * noise).sum(0) / (64 * 0.2)
         steps.append(ablation.sgd_rate(recipe) * estimate)
