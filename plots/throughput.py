@@ -72,10 +72,11 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
 def _line(axes: Any, rows: pd.DataFrame, kind: str, colour: Any) -> None:
     if rows.empty:
         return
-    middle = rows["fraction_of_inference"]
-    bars = [middle - rows["fraction_of_inference_lowest"], rows["fraction_of_inference_highest"] - middle]
-    axes.errorbar(rows["hidden"], middle, yerr=bars, color=colour, marker="o", ms=3, lw=1.2, capsize=2, label=kind)
-    axes.plot(rows["hidden"], rows["roofline_fraction_of_inference"], color=colour, lw=0.8, ls=":")
+    middle = rows["fraction_of_inference"].to_numpy()
+    lowest, highest = (rows[f"fraction_of_inference_{end}"].to_numpy() for end in ("lowest", "highest"))
+    bars, hidden = [middle - lowest, highest - middle], rows["hidden"].to_numpy()
+    axes.errorbar(hidden, middle, yerr=bars, color=colour, marker="o", ms=3, lw=1.2, capsize=2, label=kind)
+    axes.plot(hidden, rows["roofline_fraction_of_inference"].to_numpy(), color=colour, lw=0.8, ls=":")
 
 
 def main() -> None:
