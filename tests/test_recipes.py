@@ -18,9 +18,8 @@ from esrl.types import seed_key
 
 ROOT = Path(__file__).parents[1]
 AGENTS = ROOT / "agents"
-PAPER = (
-    AGENTS / "paper"
-)  # the paper's own configurations: made and not run, for their sizes are those of large machines
+# The paper's own configurations, and those that the study chose: made here and not run.
+PAPER, STUDY = AGENTS / "paper", AGENTS / "study"
 RECIPES = sorted(AGENTS.rglob("*.toml"))
 PAPERS = sorted(PAPER.rglob("*.toml"))
 HORIZON = 30
@@ -28,7 +27,7 @@ SMALL = {"population": 8, "chunk": None, "num_envs": 8, "num_steps": 16, "num_mi
 
 
 def _folder(path):
-    return PAPER if path.is_relative_to(PAPER) else AGENTS
+    return next((folder for folder in (PAPER, STUDY) if path.is_relative_to(folder)), AGENTS)
 
 
 def _skip_missing(env):
@@ -76,7 +75,7 @@ def test_recipe_runs_a_generation(path, lenient):
     assert 0 <= float(metrics["length_mean"]) <= HORIZON
 
 
-# ---- the paper's ----------------------------------------------------------------------------------------------------
+# ---- the paper's, and the study's -------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -84,12 +83,14 @@ def _made(env):
     return esrl.make(env)
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=lambda path: str(path.relative_to(PAPER)))
-def test_paper_recipe_builds(path, lenient):
+@pytest.mark.parametrize(
+    "path", [*PAPERS, *sorted(STUDY.rglob("*.toml"))], ids=lambda path: str(path.relative_to(AGENTS))
+)
+def test_paper_or_study_recipe_builds(path, lenient):
     recipe = recipes.read(path)
     _skip_missing(recipe.env)
     agent = recipe.build(_made(recipe.env))
-    members = recipe.options.get("population", 0) * recipe.options.get("episodes_per_member", 0)
+    members = recipe.options.get("population", 0) * recipe.options.get("episodes_per_member", 1)
     assert agent.plan.lanes == (members or recipe.options["num_envs"])
     assert set(agent.options) <= set(recipe.options)
 
