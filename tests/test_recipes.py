@@ -75,7 +75,7 @@ def test_recipe_runs_a_generation(path, lenient):
     assert 0 <= float(metrics["length_mean"]) <= HORIZON
 
 
-# ---- the paper's, and the study's -------------------------------------------------------------------------------------
+# ---- the paper's, and the study's ------------------------------------------------------------------------------------
 
 
 @functools.cache
