@@ -41,8 +41,15 @@ def results(tmp_path):
         {"measure": "iqm", "environment": "brax/ant", "agent": "ppo", "other": "", "value": 0.4, **common},
     ]
     pd.DataFrame(rows).to_csv(folder / "study" / "statistics.csv", index=False)
-    claims = {"part": "thin", "quantity": "excess", "layer": ["256x2", "8x8"], "measured": [0.51, 0.2], "theory": 0.5}
-    pd.DataFrame({**claims, "standard_error": 0.01, "z": [1.0, -3.0]}).to_csv(
+    claims = {
+        "part": "thin",
+        "quantity": "excess relative to dense",
+        "thin": "off",
+        "layer": ["256x2", "8x8"],
+        "measured": [0.51, 0.2],
+        "theory": 0.5,
+    }
+    pd.DataFrame({**claims, "standard_error": 0.01, "basis": "exact", "z": [1.0, -3.0], "repeats": 9}).to_csv(
         folder / "claims" / "thin.csv", index=False
     )
     sweep = [
@@ -73,7 +80,7 @@ def values(monkeypatch):
         ("study.all.end.iqm.eggroll.runs", "10"),
         ("study.all.end.improvement.eggroll.ppo.low", "0.85"),
         ("study.brax-ant.end.iqm.ppo.value", "0.40"),
-        ("claims/thin.csv: measured where quantity=excess, layer=256x2", "0.51"),
+        ("claims/thin.csv: measured where quantity=excess relative to dense, layer=256x2", "0.51"),
         ("claims/thin.csv: max z | .1f", "1.0"),
         ("claims/thin.csv: layer where measured=0.2", "8x8"),
         ("sweep/e.parquet: final iqm return_mean where rank=dense, sigma=0.3", "115"),
