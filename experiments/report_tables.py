@@ -8,6 +8,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import claims_table
+import effects
 import pandas as pd
 import paper_steps
 import study_table
@@ -98,17 +100,11 @@ def sweep(path: Path) -> str:
 
 
 def ablation(folder: Path) -> str:
-    """What each changed factor is worth, as experiments/ablation.py counts it; without it, every final return."""
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
+    """What each changed factor is worth, as experiments/ablation.py counts it."""
+    if not any(folder.glob("*.parquet")):
         return ""
-    try:
-        from effects import effects, table
-        from effects import read as every
-    except ImportError:
-        return "\n\n".join(f"**{path.stem}**\n\n{sweep(path)}" for path in files)
-    found, left = effects(every(folder))
-    return table(found) + "\n\n" + "\n".join(f"- {note}" for note in left)
+    found, left = effects.effects(effects.read(folder))
+    return effects.table(found) + "\n\n" + "\n".join(f"- {note}" for note in left)
 
 
 def score(returns: pd.Series) -> str:
@@ -123,30 +119,9 @@ def plain(cell: Any) -> str:
 
 
 def claims(folder: Path) -> str:
-    """The claims in numbers; by experiments/claims_table.py where that is there."""
-    files = sorted(folder.glob("*.csv"))
-    if not files:
-        return ""
-    try:
-        from claims_table import table
-    except ImportError:
-        return "\n\n".join(claim_rows(path) for path in files)
-    return table(folder, [path.stem for path in files])
-
-
-def claim_rows(path: Path) -> str:
-    """Every row of a part: its settings in one cell, then measured, theory and their distance."""
-    rows, made = pd.read_csv(path), []
-    for row in rows.to_dict("records"):
-        own = {k: v for k, v in row.items() if k not in ("part", "quantity", *CLAIM) and v == v}
-        words = ", ".join(f"{key} {plain(value)}" for key, value in own.items())
-        numbers = [
-            f"{row[k]:.4g}" if isinstance(row.get(k), float) and row[k] == row[k] else plain(row.get(k, ""))
-            for k in CLAIM
-        ]
-        made.append([str(row["quantity"]), words, *("–" if cell == "nan" else cell for cell in numbers)])
-    head = ["quantity", "settings", "measured", "standard error", "theory", "basis", "z", "repeats"]
-    return f"**{path.stem}**\n\n" + study_table.lines(head, made)
+    """The claims in numbers."""
+    parts = [path.stem for path in sorted(folder.glob("*.csv"))]
+    return claims_table.table(folder, parts) if parts else ""
 
 
 def defaults() -> str:
