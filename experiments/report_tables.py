@@ -25,7 +25,6 @@ SWEPT = ("env", "agent", "rank", "population", "sigma")
 PLAIN = {"seed", "generation", "env_steps", "episodes", "seconds", "seconds_compile", "seconds_evaluate", "used"}
 PLAIN |= {"return_mean", "return_std", "length_mean", "runs_together", "recipe", "settings", "base", "commit"}
 PLAIN |= {"versions", "machine", "date"}
-CLAIM = ("measured", "standard_error", "theory", "basis", "z", "repeats")
 NAMES = {"rank_transform": "shaping", "deterministic_policy": "deterministic"}  # paper's words: esrl's
 
 
