@@ -2,6 +2,8 @@
 
 import functools
 import os
+import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,21 @@ def lenient() -> Iterator[None]:
     """JAX's ordinary promotion rules, for third-party environments that rely on them."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture
+def script(monkeypatch: Any, capsys: Any, lenient: None) -> Callable[..., str]:
+    """Runs a script of the repository in this process, and returns what it prints to standard output."""
+
+    def run(name: str, *arguments: object) -> str:
+        path = Path(__file__).parents[1] / name
+        monkeypatch.syspath_prepend(path.parent)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

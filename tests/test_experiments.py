@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -31,21 +30,6 @@ hidden = [4]
 population = 16
 """
 SMALL = ("--episodes", "4", "--evaluations", "3")
-
-
-@pytest.fixture
-def script(monkeypatch, capsys, lenient):
-    """Runs a script of the repository in this process, and returns what it prints."""
-
-    def run(name, *arguments):
-        path = ROOT / name
-        monkeypatch.syspath_prepend(path.parent)
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
-        capsys.readouterr()
-        runpy.run_path(str(path), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
 
 
 def read(path):

@@ -1,8 +1,6 @@
 """The report: numbers of its prose come from result files, what is missing says so, and the page needs nothing else."""
 
 import re
-import runpy
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,20 +10,6 @@ pd = pytest.importorskip("pandas")
 pytest.importorskip("rliable")
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """Runs a script of the repository in this process, and returns what it prints."""
-
-    def run(name, *arguments):
-        monkeypatch.syspath_prepend(ROOT / Path(name).parent)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        capsys.readouterr()
-        runpy.run_path(str(ROOT / name), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.fixture

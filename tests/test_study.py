@@ -4,8 +4,6 @@ import csv
 import itertools
 import json
 import math
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +15,6 @@ metrics = pytest.importorskip("rliable.metrics")
 
 ROOT = Path(__file__).parents[1]
 CARTPOLE, OTHER = "gymnasium/CartPole-v1", "brax/hopper"
-
-
-@pytest.fixture
-def script(monkeypatch, capsys):
-    """Runs a script of the repository in this process, and returns what it prints."""
-
-    def run(name, *arguments):
-        monkeypatch.syspath_prepend(ROOT / Path(name).parent)
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        capsys.readouterr()
-        runpy.run_path(str(ROOT / name), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Sweeps and ablations: what is killed goes on, nothing is measured twice, and effects are what was put in."""
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -39,19 +38,6 @@ def experiments(monkeypatch):
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def script(monkeypatch, capsys, lenient):
-    """Runs a script of the repository in this process, and returns what it prints."""
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        capsys.readouterr()
-        runpy.run_path(str(ROOT / name), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run
 
 
 @pytest.fixture
