@@ -30,10 +30,9 @@ population = 16
 
 @pytest.fixture(autouse=True)
 def experiments(monkeypatch):
-    """The scripts' modules can be imported; their processes have one device."""
+    """The scripts' modules can be imported."""
     monkeypatch.syspath_prepend(ROOT / "plots")
     monkeypatch.syspath_prepend(ROOT / "experiments")
-    monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     before = signal.getsignal(signal.SIGTERM)
     yield

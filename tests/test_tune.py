@@ -72,7 +72,6 @@ def tune(monkeypatch, module, capsys, lenient):
     def run(*words):
         module("trials")
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
-        monkeypatch.delenv("XLA_FLAGS", raising=False)  # for the processes that it starts
         runpy.run_path(str(SCRIPT), run_name="__main__")
         return capsys.readouterr().out
 
@@ -248,9 +247,8 @@ def test_a_killed_study_goes_on_with_no_trial_lost_or_done_twice(module, tune, s
     words = (ENV, "--agents", "eggroll", "--space", space_file, "--trials", "8", "--seconds", "0.5", "--no-pruning")
     words += (*SMALL, "--final-seconds", "0.3", "--processes", "2", "--out", out, "--recipes-out", tmp_path / "recipes")
     database = out / ENV.replace("/", "-") / "eggroll.db"
-    variables = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, str(SCRIPT), *map(str, words)]
-    process = subprocess.Popen(command, env=variables, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     try:
         while time.monotonic() < deadline and process.poll() is None:
