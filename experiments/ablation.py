@@ -138,6 +138,7 @@ FACTORS: dict[str, Callable[[esrl.Recipe], Values]] = {
     "actions": by_mode,
     "rank": others("rank", "1", "2", "4", "dense"),
     "activation": others("activation", "pqn", "tanh", "relu"),
+    "outputs": others("output_scale", 1.0, 0.1, 0.01),
     "distribution": others("distribution", "normal", "rademacher"),
 }
 
