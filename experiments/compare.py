@@ -1,16 +1,17 @@
 """Agents on the same environments, over several seeds: held-out return against env steps, episodes and seconds.
 
-    python experiments/compare.py                                     # every recipe in agents/, five seeds
+    python experiments/compare.py --out runs/compare                  # a laptop's: LAPTOP below, 10 s of training a run
+    python experiments/compare.py --full                              # every recipe in agents/ with its own budget
     python experiments/compare.py brax/hopper gymnasium/Acrobot-v1 --agents eggroll open_es ppo --seeds 5
     python experiments/compare.py brax/hopper --env-steps 2e7         # one budget for every agent
     python experiments/compare.py --seconds 60 --processes 2 --recipes agents/study --out experiments/results/study
 
 Each agent runs its recipe agents/<environment>/<agent>.toml with the recipe's budget, or with that of --seconds,
---env-steps or both, whichever is used up first. Seconds are those of training alone: compiling and scoring are counted
-beside them. Runs are in processes of their own, --processes at a time, each on cores of its own, with an empty
-compilation cache; seeds in one process run in turn and share what the first one compiles. Returns are those of the
-unperturbed parameters on held-out episodes, worlds that an agent never trains in and that are the same for all agents
-and for the random policy, which is scored as well.
+--env-steps or both, whichever is used up first. With --recipes every environment of that folder is compared. Seconds
+are those of training alone: compiling and scoring are counted beside them. Runs are in processes of their own,
+--processes at a time, each on cores of its own, with an empty compilation cache; seeds in one process run in turn and
+share what the first one compiles. Returns are those of the unperturbed parameters on held-out episodes, worlds that an
+agent never trains in and that are the same for all agents and for the random policy, which is scored as well.
 
 Written after every seed to experiments/results/compare/<environment>/<agent>.csv, a row for each run and evaluation,
 the start included, with a JSON beside it (recipe, commit, versions, machine, what failed); random.csv has a row for the
@@ -43,8 +44,11 @@ import esrl
 from esrl import recipe as recipes
 
 AGENTS = ("eggroll", "open_es", "ppo")
+AGENTS_FOLDER = ROOT / "agents"
 RANDOM = "random"
 OTHERS = ("paper", "study")  # folders of agents/ with the recipes of other experiments
+LAPTOP = ("gymnasium/phys2d/CartPole-v1", "gymnasium/phys2d/Pendulum-v0", "brax/inverted_pendulum")
+LAPTOP_SECONDS = 10.0
 PEERS = {"stable-baselines3": "stable_baselines3", "evosax": "evosax", "rejax": "rejax"}
 
 
@@ -216,9 +220,18 @@ def peers(folder: Path, envs: list[str]) -> str:
     return text + (f"; not installed: {', '.join(absent)}" if absent else "")
 
 
+def fill(arguments: argparse.Namespace) -> None:
+    """What was not given: a laptop's environments, budget and processes where nothing is named, else one process."""
+    laptop = not (arguments.envs or arguments.full) and arguments.recipes == AGENTS_FOLDER
+    if laptop:
+        arguments.envs = list(LAPTOP)
+        arguments.seconds = arguments.seconds or (None if arguments.env_steps else LAPTOP_SECONDS)
+    arguments.processes = arguments.processes or (workers.cores() if laptop else 1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*", help="all that have recipes unless given")
+    parser.add_argument("envs", nargs="*", help="three small ones unless given, in full all that have recipes")
     parser.add_argument("--agents", nargs="+", default=AGENTS)
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first-seed", type=int, default=0)
@@ -229,11 +242,14 @@ def main() -> None:
         "--early", type=int, default=8, help="further ones before the first, with --seconds: each halfway"
     )
     parser.add_argument("--episodes", type=int, default=128, help="held-out ones of each evaluation")
-    parser.add_argument("--processes", type=int, default=1, help="at a time, each on its share of the cores")
+    parser.add_argument(
+        "--processes", type=int, help="at a time, each on its share of the cores; 1, and a laptop's one for each core"
+    )
+    parser.add_argument("--full", action="store_true", help="every environment that has recipes")
     parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=True, help="score a random policy")
     parser.add_argument("--peers", action="store_true", help="say which other agents' results are there")
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
-    parser.add_argument("--recipes", type=Path, default=ROOT / "agents")
+    parser.add_argument("--recipes", type=Path, default=AGENTS_FOLDER)
     parser.add_argument("--out", type=Path, default=RESULTS / "compare")
     parser.add_argument("--cache", default="", help="folder of a compilation cache; none unless given")
     parser.add_argument("--here", action="store_true", help="in this process, rather than in others")
@@ -250,6 +266,9 @@ def main() -> None:
     for name in ("seeds", "processes", "evaluations", "episodes", "seconds", "env_steps"):
         if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be more than 0")
+    if arguments.full and arguments.envs:
+        parser.error("--full is every environment that has recipes; give it, or environments")
+    fill(arguments)
     agents = [RANDOM] * (arguments.random and not arguments.only) + list(arguments.agents)
     envs, pairs, failed = arguments.envs or environments(arguments.recipes), [], []
     for env, agent in itertools.product(envs, dict.fromkeys(agents)):

@@ -81,7 +81,9 @@ def references(rows: pd.DataFrame, random: dict[str, float]) -> tuple[dict[str, 
         agent, known = max(best, key=lambda a: best[a]), maximum(str(env))
         top, whose = (best[agent], agent) if known is None else (known, "maximum")
         if env not in random:
-            left.append(f"{env}: no random.csv; python experiments/compare.py {env} measures it")
+            left.append(
+                f"{env}: no random.csv; python experiments/compare.py {env} --agents random --out ... measures it"
+            )
         elif not top > random[str(env)]:
             left.append(f"{env}: no agent is better than the random policy ({top:.4g} and {random[str(env)]:.4g})")
         else:
