@@ -134,9 +134,18 @@ def header(settings: dict[str, Any], found: list[FrozenTrial], s: dict[str, Any]
         f" sampler {settings['sampler']}, space {settings['space_name']}), {pruned} of them pruned and {failed} failed:"
     )
     text += f" trial {chosen.user_attrs['slot'] + 1}, {number(chosen.value)} in the worlds that it was tuned in."
-    text += f" python experiments/tune.py {settings['env']} --agents {settings['agent']} measures it again."
+    text += f" {command(settings, len(found), about['recipe']['final'])} measures it again."
     filled = textwrap.fill(text, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
     return filled.replace("\xa0", " ") + "\n"
+
+
+def command(settings: dict[str, Any], count: int, final: dict[str, Any]) -> str:
+    """What tunes it with the same trials and budgets."""
+    words = {"trials": count, "seconds": settings["seconds"], "env-steps": settings["env_steps"]}
+    words |= {"sampler": settings["sampler"], "space": settings["space_name"]}
+    words |= {f"final-{name}": final[name] for name in ("seconds", "env_steps")}
+    given = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in words.items() if v is not None)
+    return f"python experiments/tune.py {settings['env']} --agents {settings['agent']} {given}"
 
 
 def write_recipe(folder: Path, settings: dict[str, Any], found: list[FrozenTrial], csv: Path) -> Path | None:

@@ -40,11 +40,11 @@ KEPT = 16  # compiled agents in a process
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def export(database: Path, found: Sequence[FrozenTrial]) -> Path:
+def export(database: Path, found: Sequence[FrozenTrial], chosen: FrozenTrial | None) -> Path:
     """Writes a study's trials beside its storage as trials/<agent>.csv, which anything can read; returns where.
 
     A row for each trial: slot, state, value (the held-out return), its parameters, seconds of training, seconds of
-    everything, and the error if it failed.
+    everything, the error if it failed, and whether it was chosen.
     """
     names = dict.fromkeys(name for trial in found for name in trial.params)
     rows = []
@@ -53,7 +53,8 @@ def export(database: Path, found: Sequence[FrozenTrial]) -> Path:
         row = {"slot": trial.user_attrs["slot"], "state": trial.state.name.lower(), "value": trial.value}
         row |= {name: trial.params.get(name) for name in names}
         row |= {"env_steps": used.get("env_steps"), "seconds": used.get("seconds")}
-        rows.append(row | {"seconds_all": round(used.get("wall", 0.0), 1), "error": trial.user_attrs.get("error", "")})
+        row |= {"seconds_all": round(used.get("wall", 0.0), 1), "error": trial.user_attrs.get("error", "")}
+        rows.append(row | {"chosen": chosen is not None and trial.number == chosen.number})
     path = database.parent / "trials" / f"{database.stem}.csv"
     if rows:
         write_rows(path, rows)

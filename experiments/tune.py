@@ -153,6 +153,7 @@ def finish(tasks: Sequence[Task], arguments: argparse.Namespace) -> list[str]:
             continue
         budget = {"seconds": arguments.final_seconds, "env_steps": arguments.final_env_steps}
         budget |= {"evaluations": arguments.final_evaluations, "episodes": arguments.episodes}
+        budget |= {"early": arguments.final_early} if arguments.final_early else {}
         about = {**plain(finals.recipe_of(task.settings, chosen)), "final": budget}
         whole.append((task, about))
         for seed in finals.missing(task.csv, about, arguments.final_seeds):
@@ -165,7 +166,7 @@ def finish(tasks: Sequence[Task], arguments: argparse.Namespace) -> list[str]:
         if absent:
             wrong.append(f"{task.name}: final seeds {', '.join(map(str, absent))} have no result")
         found = trials.ended(task.study(), arguments.trials)
-        trials.export(task.database, found)
+        trials.export(task.database, found, finals.best(found))
         path = finals.write_recipe(arguments.recipes_out, task.settings, found, task.csv)
         if path:
             print(f"{task.name}: {path} written", flush=True)
@@ -232,6 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--final-seconds", type=float, help="budget of a final run; three times a trial's unless given")
     parser.add_argument("--final-env-steps", type=float)
     parser.add_argument("--final-evaluations", type=int, default=20)
+    parser.add_argument("--final-early", type=int, default=0, help="further ones before the first, each halfway")
     parser.add_argument("--recipes-out", type=Path, default=ROOT / "agents" / "study")
     parser.add_argument("--out", type=Path, default=RESULTS / "tune")
     parser.add_argument("--again", action="store_true", help="tune anew what is there already")
@@ -269,6 +271,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         value = getattr(arguments, name)
         if value is not None and not value > 0:
             parser.error(f"--{name.replace('_', '-')} is {value:g}, but must be above 0")
+    if arguments.final_early < 0:
+        parser.error(f"--final-early is {arguments.final_early}, but must not be negative")
 
 
 def main() -> None:
