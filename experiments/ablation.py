@@ -19,13 +19,13 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import math
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cells
+import workers
 from effects import BASE, effects, read, table
 from record import RESULTS, ROOT, folder_name
 from variations import base_recipe, value, varied
@@ -188,13 +188,11 @@ def main() -> None:
     arguments = parse()
     failed: list[str] = []
     if not arguments.table:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            failed = ablate(arguments)
-        except esrl.EsrlError as error:
-            sys.exit(str(error))
-        except KeyboardInterrupt:
-            sys.exit(f"stopped; what is done is in {arguments.out}, and the same command goes on")
+        with workers.stoppable(f"stopped; what is done is in {arguments.out}, and the same command goes on"):
+            try:
+                failed = ablate(arguments)
+            except esrl.EsrlError as error:
+                sys.exit(str(error))
     if failed and not any((arguments.out / f"{folder_name(env)}.parquet").exists() for env in arguments.envs):
         sys.exit("failed: " + "; ".join(failed))
     rows = read(arguments.out, arguments.envs)

@@ -167,6 +167,7 @@ def _jobs(plan: Plan, runs: list[Run]) -> list[workers.Job]:
     jobs = []
     for name, members in cells.items():
         file = parts(plan.table) / f"{name}.json"
+        file.with_suffix(".error").unlink(missing_ok=True)
         content = [{"recipe": plain(run.recipe), "seed": run.seed, "columns": run.columns} for run in members]
         file.write_text(json.dumps({"base": digest(plain(plan.base)), "runs": content}))
         shown = f"{plan.base.env} {name.rpartition('-')[0]} ({len(members)})"
@@ -235,6 +236,8 @@ def main() -> None:
         rows = rows_of([Run(esrl.Recipe(**run["recipe"]), run["seed"], run["columns"]) for run in job["runs"]])
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever started this process is gone
+        raise
     except Exception as error:
         file.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
         traceback.print_exc()

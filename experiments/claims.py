@@ -119,12 +119,13 @@ def main() -> None:
         parser.error("--seeds must be at least 2 and --effort above 0: a standard error needs repeats")
     chosen, failed = arguments.parts or list(PARTS), []
     effort = Effort(factor, arguments.full, seeds)
-    if len(chosen) > 1 and not (arguments.table or arguments.here):
-        failed = in_processes(chosen, effort, arguments)
-    elif not arguments.table:
-        for name in chosen:
-            why = measure(name, effort, arguments.out, arguments.again)
-            failed += [f"{name}: {why}"] if why else []
+    with workers.stoppable(f"stopped; the parts that are done are in {arguments.out}, and the same command goes on"):
+        if len(chosen) > 1 and not (arguments.table or arguments.here):
+            failed = in_processes(chosen, effort, arguments)
+        elif not arguments.table:
+            for name in chosen:
+                why = measure(name, effort, arguments.out, arguments.again)
+                failed += [f"{name}: {why}"] if why else []
     if not arguments.quiet:
         print(table(arguments.out, chosen))
     if failed:

@@ -1,10 +1,10 @@
 """Agents on the same environments, over several seeds: held-out return against env steps, episodes and seconds.
 
     python experiments/compare.py --out runs/compare                  # a laptop's: LAPTOP below, 10 s of training a run
-    python experiments/compare.py --full                              # every recipe in agents/ with its own budget
+    python experiments/compare.py --full --out runs/compare           # every recipe in agents/ with its own budget
     python experiments/compare.py brax/hopper gymnasium/Acrobot-v1 --agents eggroll open_es ppo --seeds 5
     python experiments/compare.py brax/hopper --env-steps 2e7         # one budget for every agent
-    python experiments/compare.py --seconds 60 --processes 2 --recipes agents/study --out experiments/results/study
+    python experiments/compare.py --seconds 60 --processes 2 --recipes agents/study --out runs/study
 
 Each agent runs its recipe agents/<environment>/<agent>.toml with the recipe's budget, or with that of --seconds,
 --env-steps or both, whichever is used up first. With --recipes every environment of that folder is compared. Seconds
@@ -274,7 +274,8 @@ def main() -> None:
     for env, agent in itertools.product(envs, dict.fromkeys(agents)):
         pair = prepare(arguments, env, agent)
         if arguments.only and isinstance(pair, Pair):
-            measure(pair, arguments.only, show=True)
+            with workers.stoppable(f"{pair.name}: stopped"):
+                measure(pair, arguments.only, show=True)
             return
         why = pair if isinstance(pair, str) else misfit(pair, arguments.again)
         if why:
@@ -282,7 +283,8 @@ def main() -> None:
             failed += [f"{env}, {agent}"] * (why != "no recipe")
         elif isinstance(pair, Pair):
             pairs.append(pair)
-    compare(pairs, arguments)
+    with workers.stoppable(f"stopped; what is done is in {arguments.out}, and the same command goes on"):
+        compare(pairs, arguments)
     for pair in pairs:
         failed += [f"{pair.name}, seed {seed}" for seed in About(pair.csv.with_suffix(".json"), {}).values["failed"]]
         tidy(pair.csv)

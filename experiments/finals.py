@@ -46,10 +46,10 @@ def recipe_of(settings: dict[str, Any], trial: FrozenTrial) -> recipes.Recipe:
 def fitting(csv: Path, recipe: dict[str, Any]) -> list[Row]:
     """The rows of a CSV if they are of this recipe and budget; otherwise none, and the files are set aside as *.old."""
     about = csv.with_suffix(".json")
-    if csv.exists() and (not about.exists() or About(about, {}).values["recipe"] != recipe):
-        os.replace(csv, csv.with_suffix(".csv.old"))
-    if about.exists() and not csv.exists():
-        os.replace(about, about.with_suffix(".json.old"))
+    if not about.exists() or About(about, {}).values["recipe"] != recipe:
+        for path in (csv, about):
+            if path.exists():
+                os.replace(path, path.with_suffix(path.suffix + ".old"))
     return read_rows(csv)
 
 
@@ -64,6 +64,8 @@ def run(csv: Path, about: dict[str, Any], seed: int) -> None:
     fields = {k: v for k, v in about.items() if k != "final"}
     recipe, error = recipes.Recipe(**fields), None
     rows: list[Row] = []
+    with trials.locked(csv.with_suffix(".claim")):  # a kill before the first seed's end leaves a CSV with its JSON
+        About(csv.with_suffix(".json"), about).keep()
     try:
         limits = {k: v for k, v in about["final"].items() if v is not None}
         for row, _ in train(recipe.build(), Budget(**limits), seed):
@@ -78,7 +80,9 @@ def run(csv: Path, about: dict[str, Any], seed: int) -> None:
         if error:
             note.failed(seed, error)
             sys.exit(f"seed {seed} failed: {error}")
-        write_rows(csv, sorted([*read_rows(csv), *rows], key=lambda row: int(row["seed"])))
+        there = read_rows(csv)
+        if all(int(row["seed"]) != seed for row in there):
+            write_rows(csv, sorted([*there, *rows], key=lambda row: int(row["seed"])))
         note.ran([seed])
 
 

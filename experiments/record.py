@@ -112,6 +112,11 @@ class About:
         self.values["failed"] = {k: v for k, v in self.values["failed"].items() if k not in map(str, self._now["runs"])}
         self._write()
 
+    def keep(self) -> None:
+        """Writes the JSON where there is none yet."""
+        if not self.path.exists():
+            self._write()
+
     def take(self, entry: dict[str, Any]) -> None:
         """Notes the runs that another process measured, by its entry in `measured`; a run is noted once."""
         measured = self.values["measured"]

@@ -145,7 +145,7 @@ def sections(results: Path, plots: Path, said: dict[str, str]) -> dict[str, tupl
         + made(tables.ablation(results / "ablation"), COMMANDS["defaults"]),
         "claims": pictures(plots, "claims", "claims_*", "claims-*")
         + made(tables.claims(results / "claims"), COMMANDS["claims"]),
-        "tuning": made(tables.tuned(results / "tune") or tables.tuned(results / "study"), COMMANDS["tuning"]),
+        "tuning": made(tables.tuned(results / "study") or tables.tuned(results / "tune"), COMMANDS["tuning"]),
         "speed": speed(results, plots),
         "rerun": markdown("Each goes on where it was; `--help` says what it writes.\n\n" + commands),
         "limits": "" if "limits" in said else '<p class="missing">Not written yet.</p>',

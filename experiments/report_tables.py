@@ -143,7 +143,10 @@ def tuned(folder: Path) -> str:
         rows = pd.read_csv(path)
         states = rows["state"].value_counts()
         good = rows[(rows["state"] == "complete") & rows["value"].notna()]
-        top = good.loc[good["value"].idxmax()] if len(good) else None
+        if "chosen" in rows and rows["chosen"].any():
+            top = rows[rows["chosen"]].iloc[0]
+        else:
+            top = good.loc[good["value"].idxmax()] if len(good) else None
         values, after = list(rows.columns).index("value"), list(rows.columns).index("env_steps")
         names = rows.columns[values + 1 : after]
         shown = (

@@ -1,8 +1,8 @@
 """Normalised scores of a comparison over its environments, with intervals: which agent is better, and how sure that is.
 
-    python experiments/compare.py --recipes agents/study --out experiments/results/study --seconds 60 --seeds 10
-    python experiments/study.py                              # prints Markdown
-    python experiments/study.py --results experiments/results/compare --resamples 500
+    python experiments/study.py                              # of experiments/results/study; prints Markdown
+    python experiments/compare.py --recipes agents/study --seconds 60 --seeds 10 --out runs/long
+    python experiments/study.py --results runs/long
 
 A run's score is (return - random) / (reference - random), with the random policy's return in the same held-out worlds,
 and for reference the environment's maximum (experiments/references.toml) or, where it has none, the interquartile mean
@@ -82,7 +82,7 @@ def references(rows: pd.DataFrame, random: dict[str, float]) -> tuple[dict[str, 
         top, whose = (best[agent], agent) if known is None else (known, "maximum")
         if env not in random:
             left.append(
-                f"{env}: no random.csv; python experiments/compare.py {env} --agents random --out ... measures it"
+                f"{env}: no random.csv; compare.py {env} --agents random --no-random --first-seed 1000 measures it"
             )
         elif not top > random[str(env)]:
             left.append(f"{env}: no agent is better than the random policy ({top:.4g} and {random[str(env)]:.4g})")

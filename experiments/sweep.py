@@ -19,13 +19,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import cells
 import pandas as pd
+import workers
 from record import RESULTS, ROOT, Row, folder_name, read_table
 from summary import interquartile_mean, interval
 from variations import base_recipe, typed, value, varied
@@ -151,13 +151,11 @@ def main() -> None:
     path = arguments.out / f"{folder_name(arguments.env)}.parquet"
     failed: list[str] = []
     if not arguments.table:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            failed = sweep(arguments, path)
-        except esrl.EsrlError as error:
-            sys.exit(str(error))
-        except KeyboardInterrupt:
-            sys.exit(f"stopped; what is done is in {path}, and the same command goes on")
+        with workers.stoppable(f"stopped; what is done is in {path}, and the same command goes on"):
+            try:
+                failed = sweep(arguments, path)
+            except esrl.EsrlError as error:
+                sys.exit(str(error))
     rows = read_table(path)
     if not rows and not failed:
         sys.exit(f"{path} has no results")

@@ -33,6 +33,7 @@ the same parameters, other trials and seeds are not. --trials may grow later. Ne
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -47,7 +48,7 @@ import spaces
 import trials
 import workers
 from optuna.trial import TrialState
-from record import RESULTS, ROOT, folder_name, plain
+from record import RESULTS, folder_name, plain
 from table import number as shown
 
 import esrl
@@ -97,8 +98,14 @@ def prepare(arguments: argparse.Namespace, env: str, agent: str) -> Task:
     return Task(json.loads(json.dumps(settings)), arguments.out / folder_name(env) / f"{agent}.db")
 
 
+def alone(task: Task, held: contextlib.ExitStack) -> None:
+    """Keeps other processes from tuning a study until `held` is closed; leaves with a sentence if one does."""
+    if not held.enter_context(trials.locked(task.database.with_suffix(".tuning"), wait=False)):
+        sys.exit(f"another process is tuning {task.name} in {task.database}; wait for its end")
+
+
 def admit(task: Task, again: bool) -> None:
-    """Makes a study ready for workers: nobody else is at it, its settings are these, and no trial is left half done."""
+    """Makes a study ready: no worker of a killed process is at it, its settings are these, no trial is half done."""
     begun = time.monotonic()
     while True:
         with trials.locked(task.database.with_suffix(".lock"), wait=False) as alone:
@@ -117,7 +124,7 @@ def admit(task: Task, again: bool) -> None:
                 trials.release(study, crashed=False)
                 return
         if time.monotonic() - begun > 60:
-            sys.exit(f"another process is tuning {task.name} in {task.database}; wait for its end")
+            sys.exit(f"a process of another tune.py is still at {task.name} in {task.database}; wait for its end")
         time.sleep(0.5)
 
 
@@ -234,7 +241,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--final-env-steps", type=float)
     parser.add_argument("--final-evaluations", type=int, default=20)
     parser.add_argument("--final-early", type=int, default=0, help="further ones before the first, each halfway")
-    parser.add_argument("--recipes-out", type=Path, default=ROOT / "agents" / "study")
+    parser.add_argument("--recipes-out", type=Path, help="where recipes go; OUT/recipes unless given")
     parser.add_argument("--out", type=Path, default=RESULTS / "tune")
     parser.add_argument("--again", action="store_true", help="tune anew what is there already")
     parser.add_argument("--table", action="store_true", help="only print what is there")
@@ -256,6 +263,7 @@ def _fill(arguments: argparse.Namespace) -> None:
         arguments.final_seconds = arguments.seconds and 3 * arguments.seconds
         arguments.final_env_steps = arguments.env_steps and 3 * arguments.env_steps
     arguments.processes = arguments.processes or workers.cores()
+    arguments.recipes_out = arguments.recipes_out or arguments.out / "recipes"
 
 
 def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
@@ -287,14 +295,17 @@ def main() -> None:
         tasks = [[prepare(arguments, env, agent) for agent in arguments.agents] for env in arguments.envs]
     except esrl.EsrlError as error:
         sys.exit(str(error))
-    for group in tasks:
-        for task in group:
+    wrong, everything = [], [task for group in tasks for task in group]
+    done = f"stopped; what is done is in {arguments.out}, and the same command goes on"
+    with workers.stoppable(done), contextlib.ExitStack() as held:
+        for task in everything:
+            alone(task, held)
+        for task in everything:
             admit(task, arguments.again)
-    wrong = []
-    for group in tasks:  # an environment's recipes are there before the next one begins
-        wrong += tune(group, arguments.trials, arguments.processes)
-        wrong += finish(group, arguments)
-    show([task.database for group in tasks for task in group], arguments.trials)
+        for group in tasks:  # an environment's recipes are there before the next one begins
+            wrong += tune(group, arguments.trials, arguments.processes)
+            wrong += finish(group, arguments)
+    show([task.database for task in everything], arguments.trials)
     if wrong:
         sys.exit("\n".join(wrong))
 

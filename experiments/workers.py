@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -17,6 +18,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from esrl.runtime import cores
 
 MARK = "@@progress "  # begins a line of a job's standard output that says how far it is
+
+
+@contextlib.contextmanager
+def stoppable(said: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the script with this sentence, rather than with a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(said)
 
 
 class Job(NamedTuple):
