@@ -114,6 +114,19 @@ def test_intervals_are_a_stratified_bootstrap(study):
     assert np.allclose([found["low"], found["high"]], np.quantile(above, [0.025, 0.975]), atol=0.03)
 
 
+def test_an_agents_interval_has_every_resample_and_no_order(study):
+    from summary import interval
+
+    every = [np.mean(x) for x in itertools.product([1.0, 2.0, 7.0], repeat=3)]  # of three, the middle half is all
+    assert (
+        interval([7.0, 1.0, 2.0])
+        == interval([1.0, 2.0, 7.0])
+        == pytest.approx(tuple(np.quantile(every, [0.025, 0.975])))
+    )
+    many = np.random.default_rng(1).normal(size=20)
+    assert interval(many) == interval(many[::-1]) and np.isnan(interval([1.0])).all()
+
+
 def test_equal_steps_and_episodes(study, tmp_path):
     write(tmp_path, CARTPOLE, "eggroll", [(20, 120, 420)], steps=(0, 1000, 3000), episodes=(0, 10, 20))
     write(tmp_path, CARTPOLE, "ppo", [(20, 20, 260), (20, 140, 500)], steps=(0, 500, 2000), episodes=(0, 20, 40))

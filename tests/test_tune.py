@@ -206,6 +206,26 @@ def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, se
     assert finals.best([*found, once]) is once
 
 
+def test_a_final_seed_is_there_once_whoever_ran_it_twice(module, monkeypatch, tmp_path):
+    finals, record = module("finals"), module("record")
+    csv, row = (
+        tmp_path / "eggroll.csv",
+        {"seed": 1000, "generation": 1, "env_steps": 5, "used": 1.0, "return_mean": 2.0},
+    )
+    about = {"env": ENV, "agent": "eggroll", "options": {"population": 16}, "final": {"env_steps": 5}}
+    monkeypatch.setattr(finals, "train", lambda *_: iter([(row, None)]))
+    assert finals.missing(csv, about, 2) == [1000, 1001]
+    finals.run(csv, about, 1000)
+    finals.run(csv, about, 1000)
+    assert [r["seed"] for r in record.read_rows(csv)] == ["1000"] and finals.missing(csv, about, 2) == [1001]
+
+    csv.unlink()  # killed before a first seed had ended
+    assert finals.missing(csv, about, 1) == [1000] and csv.with_suffix(".json").exists()
+    finals.run(csv, about, 1000)
+    assert finals.missing(csv, {**about, "final": {"env_steps": 6}}, 1) == [1000]
+    assert csv.with_suffix(".csv.old").exists() and csv.with_suffix(".json.old").exists()
+
+
 def test_one_compiled_agent_trains_as_one_built_from_the_recipe(module, settings, lenient):
     trials, spaces = module("trials"), module("spaces")
     budget = module("budget")
@@ -277,6 +297,9 @@ def test_a_killed_study_goes_on_with_no_trial_lost_or_done_twice(module, tune, s
     with database.with_suffix(".csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["seed"] for row in rows} == {"1000", "1001"}
+    with (database.parent / "trials" / "eggroll.csv").open(newline="") as file:
+        (chosen,) = [row for row in csv.DictReader(file) if row["chosen"] == "True"]
+    assert float(chosen["value"]) == max(found[2] for found in after.values())
     recipe = tmp_path / "recipes" / ENV / "eggroll.toml"
     best = max(after.values(), key=lambda found: found[2])
     read = recipes.read(recipe)
@@ -299,7 +322,7 @@ def test_a_killed_study_goes_on_with_no_trial_lost_or_done_twice(module, tune, s
         tune(*words, "--seconds", "0.6")
 
 
-def test_what_cannot_be_tuned_gets_a_sentence(tune, space_file, tmp_path, capsys):
+def test_what_cannot_be_tuned_gets_a_sentence(module, tune, space_file, tmp_path, capsys):
     words = ("--agents", "eggroll", "--space", space_file, "--out", tmp_path)
     with pytest.raises(SystemExit, match="CartPole-v1"):
         tune("gymnasium/phys2d/CartPol-v1", *words)
@@ -316,3 +339,6 @@ def test_what_cannot_be_tuned_gets_a_sentence(tune, space_file, tmp_path, capsys
             tune(ENV, *words, *extra)
         assert sentence in capsys.readouterr().err
     assert not list(tmp_path.glob("*/*.db"))
+    lock = tmp_path / ENV.replace("/", "-") / "eggroll.tuning"
+    with module("trials").locked(lock), pytest.raises(SystemExit, match="another process is tuning"):
+        tune(ENV, *words)
