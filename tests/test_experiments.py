@@ -1,5 +1,6 @@
 """A comparison in small: it goes on where it was, and tables and figures are made from it."""
 
+import argparse
 import csv
 import json
 import math
@@ -88,6 +89,26 @@ def test_comparison_in_processes(script, recipes, tmp_path):
     assert "there already" in shown
     with pytest.raises(SystemExit, match="failed"):  # another budget
         script("experiments/compare.py", *options, "--seconds", "2e-3", "--seeds", "2", "--here")
+
+
+def test_what_a_laptop_compares(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    import compare
+
+    def filled(**given):
+        names = {"envs": [], "full": False, "recipes": compare.AGENTS_FOLDER, "seconds": None, "env_steps": None}
+        arguments = argparse.Namespace(**{**names, "processes": None, **given})
+        compare.fill(arguments)
+        return arguments
+
+    laptop = filled()
+    assert laptop.envs == list(compare.LAPTOP) and laptop.seconds == compare.LAPTOP_SECONDS and laptop.processes >= 1
+    for env in laptop.envs:
+        assert all((compare.AGENTS_FOLDER / env / f"{agent}.toml").exists() for agent in compare.AGENTS)
+    assert filled(env_steps=1e4).seconds is None and filled(seconds=3.0, processes=5).processes == 5
+    for given in ({"full": True}, {"envs": ["brax/ant"]}, {"recipes": ROOT / "elsewhere"}):
+        found = filled(**given)
+        assert found.envs == given.get("envs", []) and found.seconds is None and found.processes == 1
 
 
 def test_parts_are_gathered_once_whatever_broke_off(monkeypatch, tmp_path):
