@@ -14,6 +14,7 @@ from esrl.shaping import Shaping
 from esrl.types import Array, EsrlError
 
 Schedule = Callable[[Array], Array]
+BASE_RATE = 0.02  # the learning rate unless given: better than 0.01 in experiments/README.md, "Defaults"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class ESOptions:
         "float32", 'type that they are stored in: "float32", "bfloat16", or "int8" for rademacher', str
     )
     learning_rate: float | Schedule | None = option(
-        None, "of the optimizer; 0.01 unless given (1 for an optax transformation)", float
+        None, f"of the optimizer; {BASE_RATE} unless given (1 for an optax transformation)", float
     )
     optimizer: str | optax.GradientTransformation = option("adam", "an optax optimizer's name", str)
     momentum: float | None = option(None, "of sgd and rmsprop; b1 of adam and its kin", float)

@@ -17,7 +17,7 @@ from esrl import moments as moment
 from esrl import shaping as shapings
 from esrl.agent import Plan
 from esrl.classify import classify
-from esrl.es_options import ESOptions
+from esrl.es_options import BASE_RATE, ESOptions
 from esrl.noise import Leaf, Noise
 from esrl.optimizers import make_optimizer
 from esrl.policy import Policy
@@ -122,7 +122,7 @@ def base_learning_rate(options: ESOptions) -> Any:
     """The learning rate, or what it is when it is not given."""
     if options.learning_rate is not None:
         return options.learning_rate
-    return 0.01 if isinstance(options.optimizer, str) else 1.0
+    return BASE_RATE if isinstance(options.optimizer, str) else 1.0
 
 
 def plan(setup: Setup, state: PyTree) -> Plan:

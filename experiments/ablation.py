@@ -1,6 +1,6 @@
 """One factor at a time around esrl's defaults: what each choice is worth, paired by seed.
 
-    python experiments/ablation.py                                         # four environments, every factor
+    python experiments/ablation.py --out runs/ablation                     # three environments, every factor
     python experiments/ablation.py gymnax/CartPole-v1 --factors shaping rank --seeds 10
     python experiments/ablation.py --table                                 # what is there, as Markdown
 
@@ -48,8 +48,9 @@ SETTINGS = {
     "gymnax/CartPole-v1": Setting(2e5, 5e6, {"population": 64}),
     "gymnax/Pendulum-v1": Setting(5e5, 2e7, {"population": 128}),
     "navix/Navix-DoorKey-5x5-v0": Setting(1e6, 5e7, {"population": 256}),
-    "brax/inverted_pendulum": Setting(2e5, 4e6, {"hidden": [64, 64]}),  # its recipe has no matrix to be of low rank
+    "brax/inverted_pendulum": Setting(5e5, 4e6, {"hidden": [64, 64]}),  # its recipe has no matrix to be of low rank
 }
+LAPTOP = list(SETTINGS)[:3]
 OTHERS = Setting(5e5, 1e7)
 
 
@@ -169,7 +170,9 @@ def base_of(arguments: argparse.Namespace, env: str) -> esrl.Recipe:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*", default=list(SETTINGS))
+    parser.add_argument(
+        "envs", nargs="*", help=f"{', '.join(LAPTOP)} unless given; in full {list(SETTINGS)[3]} as well"
+    )
     parser.add_argument("--factors", nargs="+", default=list(FACTORS), help=f"of {', '.join(FACTORS)}")
     parser.add_argument("--seeds", type=int, help="0 to SEEDS - 1; 3, in full 10")
     parser.add_argument("--env-steps", type=float, help="budget of every run, rather than the script's")
@@ -181,7 +184,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure anew what is there already")
     parser.add_argument("--table", action="store_true", help="only print what is there")
     parser.add_argument("--out", type=Path, default=RESULTS / "ablation")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.envs = arguments.envs or (list(SETTINGS) if arguments.full else LAPTOP)
+    return arguments
 
 
 def main() -> None:

@@ -71,7 +71,9 @@ def effects(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if len({env for env, *_ in differences}) < 2:
         found = {key: values for key, values in found.items() if key[0] != ALL}
     names = ("env", "factor", "value", "measure")
-    effects = [dict(zip(names, key, strict=True)) | effect(values) for key, values in found.items()]
+    factors = list(dict.fromkeys(factor for _, factor, *_ in found))  # tables are in the order in which cells ended
+    together = sorted(found.items(), key=lambda item: (factors.index(item[0][1]), item[0][2]))
+    effects = [dict(zip(names, key, strict=True)) | effect(values) for key, values in together]
     return pd.DataFrame(effects, columns=[*names, "effect", "low", "high", "seeds"]), left_out
 
 

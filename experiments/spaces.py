@@ -169,7 +169,7 @@ def default(space: Space, env: str, agent: str) -> dict[str, Any]:
     """The parameters, as Optuna names and stores them, that are nearest to what `esrl train` takes by default."""
     suite_policy, suite_options = suite_defaults(env, agent)
     own = {f.name: f.default for f in dataclasses.fields(recipes.agent_named(agent).options)}
-    own |= {"learning_rate": 0.01} if agent in ES else {}
+    own |= {"learning_rate": es_options.BASE_RATE} if agent in ES else {}
     network = space["policy"].get("network", suite_policy.get("network", "mlp"))
     policy = recipes.policy_defaults(agent, network if isinstance(network, str) else network[0])
     start = {"policy": policy | suite_policy, "options": own | suite_options}

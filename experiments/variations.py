@@ -15,7 +15,6 @@ from esrl.optimizers import make_optimizer
 from esrl.types import nearest
 
 ONLY_EGGROLL = ("rank", "thin", "chunk")  # the last for its size, which another noise and population has no use for
-BASE_RATE = 0.01  # of every evolution strategy whose learning rate is not given
 
 
 def base_recipe(
@@ -55,7 +54,7 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
     (ppo_options.check if recipe.agent == "ppo" else es_options.check)(read)
     options = {f.name: getattr(read, f.name) for f in dataclasses.fields(kind) if f.metadata["plain"]}
     if options["learning_rate"] is None:
-        options["learning_rate"] = BASE_RATE
+        options["learning_rate"] = es_options.BASE_RATE
     make_optimizer(read.optimizer, getattr(read, "momentum", None), read.weight_decay, read.max_grad_norm)
     if hasattr(read, "shaping"):
         shaping.by_name(read.shaping)

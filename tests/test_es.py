@@ -12,7 +12,7 @@ from probes import ActionDependsOnObservation, ActionMatters, Broken, Constant, 
 
 import esrl
 from esrl import EsrlError, sharding
-from esrl.es_options import EggrollOptions
+from esrl.es_options import BASE_RATE, EggrollOptions
 from esrl.optimizers import make_optimizer
 from esrl.types import Count, count, count_add, count_sum, seed_key
 
@@ -132,7 +132,7 @@ def test_sigma_and_learning_rate_are_values_of_the_state_with_decay_and_schedule
     agent = esrl.eggroll(Target(), TINY, population=8, sigma=0.2, sigma_decay=0.5, lr_decay=0.1)
     state, metrics = run(agent, 3)
     np.testing.assert_allclose(metrics["sigma"], 0.2 * 0.25, rtol=1e-6)
-    np.testing.assert_allclose(metrics["learning_rate"], 0.01 * 0.01, rtol=1e-6)
+    np.testing.assert_allclose(metrics["learning_rate"], BASE_RATE * 0.01, rtol=1e-6)
     _, metrics = agent.step(state._replace(sigma=jnp.float32(2.0)))
     np.testing.assert_allclose(metrics["sigma"], 2.0 * 0.125, rtol=1e-6)
     ramp = optax.linear_schedule(1.0, 0.0, 4)
