@@ -172,7 +172,7 @@ def test_a_default_written_out_is_the_same_setting():
     from variations import value, varied
 
     recipe = base()
-    default = {"shaping": "centred_rank", "learning_rate": 0.01, "rank": "1", "activation": "pqn", "thin": None}
+    default = {"shaping": "centred_rank", "learning_rate": 0.02, "rank": "1", "activation": "pqn", "thin": None}
     assert cells.Run(varied(recipe, default), 0, {}).settings == cells.Run(recipe, 0, {}).settings
     dense = varied(recipe, {"rank": "dense", "thin": 0.5, "hidden": [8, 8]})
     assert (dense.agent, value(dense, "rank"), value(dense, "thin")) == ("open_es", "dense", None)
