@@ -11,24 +11,25 @@ In Python:
     print(esrl.evaluate(agent, state, episodes=128).return_mean)
 """
 
-from esrl import noise, shaping
-from esrl.agent import Agent
-from esrl.describe import describe
-from esrl.env import Env, check_env
-from esrl.es import eggroll, open_es
-from esrl.evaluate import Evaluation, evaluate
-from esrl.export import as_gymnasium, as_vector_env
-from esrl.many import Many, train_many
-from esrl.networks import cnn, gru, mlp
-from esrl.player import play_as
-from esrl.ppo import ppo
-from esrl.recipe import Recipe, load
-from esrl.registry import make
-from esrl.render import render
-from esrl.runtime import configure
-from esrl.train import Result, Training, train
-from esrl.types import EsrlError
-from esrl.wrap import policy
+from esrl.algorithms import shaping
+from esrl.algorithms.agent import Agent
+from esrl.algorithms.description import describe
+from esrl.algorithms.es import eggroll, open_es
+from esrl.algorithms.ppo import ppo
+from esrl.core.runtime import configure
+from esrl.core.types import EsrlError
+from esrl.envs.base import Env, check_env
+from esrl.envs.registry import make
+from esrl.envs.to_gymnasium import as_gymnasium, as_vector_env
+from esrl.perturbation import noise
+from esrl.policies.networks import cnn, gru, mlp
+from esrl.policies.user_network import policy
+from esrl.training.evaluation import Evaluation, evaluate
+from esrl.training.loop import Result, Training, train
+from esrl.training.player import play_as
+from esrl.training.recipe import Recipe, load
+from esrl.training.rendering import render
+from esrl.training.vmapped import Many, train_many
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from esrl.cli import main
+from esrl.cli.main import main
 
 sys.exit(main())

@@ -31,7 +31,7 @@ from record import RESULTS, ROOT, folder_name
 from variations import base_recipe, value, varied
 
 import esrl
-from esrl.types import nearest
+from esrl.core.types import nearest
 
 Values = list[tuple[str, dict[str, Any]]]  # a value's name, and what it changes
 

@@ -16,8 +16,8 @@ import numpy as np
 from record import Row
 
 import esrl
-from esrl.clock import compile_seconds
-from esrl.types import seed_key
+from esrl.core.compile_time import compile_seconds
+from esrl.core.types import seed_key
 
 
 class Budget(NamedTuple):

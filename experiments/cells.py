@@ -33,7 +33,7 @@ from cell_tables import alone, identity, merge, parts
 from record import Row, machine, plain, versions, write_table
 
 import esrl
-from esrl.ppo_options import TRACED
+from esrl.algorithms.ppo_options import TRACED
 
 # Processes on one accelerator take its memory as they need it.
 SHARED_DEVICE = {"XLA_PYTHON_CLIENT_PREALLOCATE": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false")}

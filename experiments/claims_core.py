@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from record import Row
 
-from esrl import noise, shaping
-from esrl.types import Array, Key, seed_key
+from esrl.algorithms import shaping
+from esrl.core.types import Array, Key, seed_key
+from esrl.perturbation import noise
 
 BOTH, ONE = (1.0, -1.0), (1.0,)  # the signs of an antithetic pair's members, and of a direction evaluated once
 DENSE = 0  # as a rank
@@ -115,7 +116,7 @@ def gradient(
     shape: shaping.Shaping | None = None,
     distribution: str = "normal",
 ) -> Array:
-    """The ES estimate of the gradient at w, [m, n]: the steps of `esrl.es.update`, for a fitness of a matrix alone.
+    """The ES estimate of the gradient at w, [m, n]: as `esrl.algorithms.es.update` makes it, of one matrix.
 
     Args:
       key: of the noise, and of the fitness's own.

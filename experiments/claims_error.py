@@ -24,8 +24,8 @@ from claims_core import (
 from claims_theory import cosine, error, network_error, sine_error, sine_mean
 from record import Row
 
-from esrl import noise
-from esrl.types import Array, Key
+from esrl.core.types import Array, Key
+from esrl.perturbation import noise
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 PAIRS = 16

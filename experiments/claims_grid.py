@@ -10,8 +10,9 @@ from claims_core import BOTH, DENSE, ONE, Effort, gradient, label, matrix, repea
 from claims_theory import antithetic_error, leave_one_out_error
 from record import Row
 
-from esrl import noise, shaping
-from esrl.types import Array, Key
+from esrl.algorithms import shaping
+from esrl.core.types import Array, Key
+from esrl.perturbation import noise
 
 SIZE, EVALUATIONS, NOISE = 8, 4096, 1.0
 SIGMAS = (0.03, 0.1, 0.2, 0.4, 1.0, 3.0)

@@ -15,9 +15,11 @@ import optax
 from claims_core import BOTH, DENSE, Effort, label, row
 from record import Row
 
-from esrl import noise, perturb, shaping
-from esrl.classify import classify
-from esrl.types import Array, Key, PyTree, seed_key
+from esrl.algorithms import shaping
+from esrl.core.types import Array, Key, PyTree, seed_key
+from esrl.perturbation import forward as perturb
+from esrl.perturbation import noise
+from esrl.perturbation.classify import classify
 
 TRAIN, HELD_OUT, PAIRS, SIGMA, STEPS, AIM = 128, 1024, 32, 0.1, 400, 0.97
 RATES = (0.003, 0.01, 0.03, 0.1)

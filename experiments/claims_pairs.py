@@ -9,8 +9,9 @@ from claims_core import BOTH, DENSE, ONE, Effort, direction, gradient, label, ma
 from claims_theory import antithetic_error, leave_one_out_error
 from record import Row
 
-from esrl import noise, shaping
-from esrl.types import Array, Key
+from esrl.algorithms import shaping
+from esrl.core.types import Array, Key
+from esrl.perturbation import noise
 
 SIZE, EVALUATIONS, OFFSET = 8, 32, 5.0
 SETTINGS = {  # fitness: (weight of the even part |W|^2, standard deviation of each evaluation's noise, sigma)

@@ -14,7 +14,7 @@ from claims_core import DENSE, Effort, gradient, label, matrix, repeat, row
 from claims_theory import error
 from record import Row
 
-from esrl.types import Array, Key, seed_key
+from esrl.core.types import Array, Key, seed_key
 
 SIZE, PAIRS, TOLERANCE, LIMIT = 16, 32, 0.001, 4000
 RATES = (1.8, 1.0, 0.6, 0.3, 0.15, 0.08, 0.04)  # over the largest curvature, which is 1

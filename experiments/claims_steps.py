@@ -10,8 +10,9 @@ from claims_core import DENSE, Effort, gradient, label, matrix, repeat, row
 from claims_theory import tail_mean
 from record import Row
 
-from esrl import noise, shaping
-from esrl.types import Array, Key, seed_key
+from esrl.algorithms import shaping
+from esrl.core.types import Array, Key, seed_key
+from esrl.perturbation import noise
 
 SIZE, PAIRS, STEPS, SIGMA = 16, 64, 300, 0.5
 RATES = (0.02, 0.05, 0.1)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from scipy import integrate, special
 
-from esrl import noise
+from esrl.perturbation import noise
 
 
 def error(m: int, n: int, rank: int, distribution: str = "normal") -> float:

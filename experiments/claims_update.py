@@ -12,8 +12,9 @@ from claims_core import BOTH, DENSE, Effort, Fitness, direction, gradient, label
 from claims_theory import error, fourth_spectral_moment, marchenko_pastur, top_singular_value
 from record import Row
 
-from esrl import noise, shaping
-from esrl.types import Array, Key
+from esrl.algorithms import shaping
+from esrl.core.types import Array, Key
+from esrl.perturbation import noise
 
 TOLERANCE = 2e-6  # of the largest singular value: what float32 sums leave of a zero is below
 

@@ -11,12 +11,12 @@ from claims_core import BOTH, Effort, row
 from record import Row
 
 import esrl
-from esrl import noise
-from esrl.es import world_keys
-from esrl.es_options import EggrollOptions
-from esrl.es_setup import Setup, prepare
-from esrl.policy import bind
-from esrl.types import Array, Key, seed_key
+from esrl.algorithms.es import world_keys
+from esrl.algorithms.es_options import EggrollOptions
+from esrl.algorithms.es_setup import Setup, prepare
+from esrl.core.types import Array, Key, seed_key
+from esrl.perturbation import noise
+from esrl.policies.policy import bind
 
 ENVS = ("gymnax/Pendulum-v1", "brax/inverted_pendulum")
 HORIZON, SIGMA, WORLDS = 50, 0.05, 8

@@ -41,7 +41,7 @@ from random_policy import random_agent
 from record import RESULTS, ROOT, About, Row, folder_name, plain, read_rows, write_rows
 
 import esrl
-from esrl import recipe as recipes
+from esrl.training import recipe as recipes
 
 AGENTS = ("eggroll", "open_es", "ppo")
 AGENTS_FOLDER = ROOT / "agents"

@@ -23,7 +23,7 @@ from record import About, Row, plain, read_rows, write_rows
 from summary import interquartile_mean, interval
 from table import count, number
 
-from esrl import recipe as recipes
+from esrl.training import recipe as recipes
 
 
 def best(found: list[FrozenTrial]) -> FrozenTrial | None:

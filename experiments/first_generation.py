@@ -22,7 +22,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "first_generation"
 START = """
 import time; begun = time.perf_counter()
 import jax, esrl
-from esrl.types import seed_key
+from esrl.core.types import seed_key
 agent = esrl.eggroll({env!r}, esrl.mlp(), population={population})
 state, metrics = jax.block_until_ready(agent.step(agent.init(seed_key(0))))
 print(time.perf_counter() - begun)
@@ -30,7 +30,7 @@ print(time.perf_counter() - begun)
 
 MEMORY = """
 import json, jax, esrl
-from esrl.types import seed_key
+from esrl.core.types import seed_key
 agent = esrl.eggroll({env!r}, esrl.mlp(), population={population}, chunk={chunk})
 state = jax.eval_shape(agent.init, seed_key(0))
 batch = jax.eval_shape(agent.rollout, state)

@@ -26,7 +26,7 @@ from typing import Any
 import jax
 
 import esrl
-from esrl.types import seed_key
+from esrl.core.types import seed_key
 
 SCOPES = ("correction", "shared", "network", "noise", "world", "reset", "refill", "update")
 _LOOPS = ("while", "call", "conditional")  # their time is that of what is inside

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import esrl
-from esrl.types import seed_key
+from esrl.core.types import seed_key
 
 RESULTS = Path(__file__).resolve().parent / "results" / "host_speed"
 

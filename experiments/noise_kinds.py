@@ -24,7 +24,7 @@ from record import RESULTS, ROOT, About, Row, folder_name, plain, read_rows, wri
 from summary import interquartile_mean, interval
 
 import esrl
-from esrl import recipe as recipes
+from esrl.training import recipe as recipes
 
 KINDS = {
     "normal, float32": {},

@@ -38,10 +38,10 @@ from random_policy import random_agent
 from record import RESULTS, ROOT, About, Row, folder_name, plain, read_rows, write_rows
 
 import esrl
-from esrl import recipe as recipes
-from esrl.clock import compile_seconds
-from esrl.registry import SUITES
-from esrl.types import seed_key
+from esrl.core.compile_time import compile_seconds
+from esrl.core.types import seed_key
+from esrl.envs.registry import SUITES
+from esrl.training import recipe as recipes
 
 WORLDS = 0  # the seed of the held-out worlds, the same for all
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 import esrl
-from esrl.heads import head
+from esrl.policies.heads import head
 
 
 def random_agent(env: Any, lanes: int = 2, squash: str = "tanh") -> esrl.Agent:

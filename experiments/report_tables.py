@@ -18,7 +18,7 @@ from record import ROOT
 from summary import about, final, interquartile_mean, interval, read
 from table import HEAD, line, measures
 
-from esrl.es_options import EggrollOptions
+from esrl.algorithms.es_options import EggrollOptions
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"
 SWEPT = ("env", "agent", "rank", "population", "sigma")

@@ -17,12 +17,12 @@ from typing import Any
 from paper_recipes import DATA
 from paper_recipes import options as paper_options
 
-from esrl import es_options, ppo_options
-from esrl import recipe as recipes
-from esrl.agent import read_options
-from esrl.defaults import ES, suite_defaults
-from esrl.es import ESState
-from esrl.types import EsrlError, nearest
+from esrl.algorithms import es_options, ppo_options
+from esrl.algorithms.agent import read_options
+from esrl.algorithms.es import ESState
+from esrl.core.types import EsrlError, nearest
+from esrl.training import recipe as recipes
+from esrl.training.suite_defaults import ES, suite_defaults
 
 FOLDER = Path(__file__).resolve().parent / "spaces"
 Space = dict[str, dict[str, Any]]  # {"policy": ..., "options": ...}, each key's value as in the file

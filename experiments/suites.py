@@ -42,9 +42,9 @@ from random_policy import random_agent
 from record import RESULTS, ROOT, About, Row, read_rows, write_rows
 
 import esrl
-from esrl.env import horizon_of
-from esrl.registry import SUITES, missing
-from esrl.types import seed_key
+from esrl.core.types import seed_key
+from esrl.envs.base import horizon_of
+from esrl.envs.registry import SUITES, missing
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"
 HEAD: tuple[str, ...] = ("environment", "horizon", "lanes", "construct, s", "compile random, s", "compile EGGROLL, s")
@@ -203,7 +203,7 @@ def in_process(name: str, path: Path, options: list[str], timeout: float) -> str
         return ""
     said = [text for text in done.stderr.splitlines() if text.strip()]
     if said and done.returncode > 0:
-        return said[-1].removeprefix("esrl.types.EsrlError: ")
+        return said[-1].removeprefix("esrl.core.types.EsrlError: ")
     return f"the process ended with status {done.returncode}"
 
 

@@ -31,7 +31,7 @@ from summary import interquartile_mean, interval
 from variations import base_recipe, typed, value, varied
 
 import esrl
-from esrl import recipe as recipes
+from esrl.training import recipe as recipes
 
 COLUMNS = ("rank", "sigma", "population", "learning_rate", "episodes_per_member", "shaping")
 LAPTOP = {"rank": ["1", "4", "dense"], "sigma": ["0.02", "0.05", "0.1", "0.2"], "population": ["64", "256"]}

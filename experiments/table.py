@@ -22,7 +22,7 @@ import pandas as pd
 from record import ROOT, plain
 from summary import AGENTS, COMPARE, about, final, interquartile_mean, interval, reaching, read, threshold
 
-from esrl import recipe as recipes
+from esrl.training import recipe as recipes
 
 HEAD = ("environment", "agent", "seeds", "env steps", "return, IQM [95 %]", "lowest seed")
 HEAD += ("threshold", "reached by", "steps to it", "seconds to it", "seconds", "compiling")

@@ -2,7 +2,7 @@
 
 A pass is a scan of network steps, in which each step's output is added, a thousandth of it, to the next observation, so
 that nothing can be moved out of the loop. Observations and noise lie split over all devices, and are taken in chunks of
-pairs by `esrl.sharding.map_chunks`, as in training.
+pairs by `esrl.core.sharding.map_chunks`, as in training.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from gymnasium import spaces
 from jax.sharding import NamedSharding, PartitionSpec
 
 import esrl
-from esrl import noise as noises
-from esrl import perturb, sharding
-from esrl.classify import classify
-from esrl.networks import ACTIVATIONS
-from esrl.noise import Leaf, Noise
-from esrl.policy import bind
-from esrl.types import seed_key
+from esrl.core import sharding
+from esrl.core.types import seed_key
+from esrl.perturbation import forward as perturb
+from esrl.perturbation import noise as noises
+from esrl.perturbation.classify import classify
+from esrl.perturbation.noise import Leaf, Noise
+from esrl.policies.networks import ACTIVATIONS
+from esrl.policies.policy import bind
 
 SIGMA = 0.05
 PER_PAIR = 2

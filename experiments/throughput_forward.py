@@ -25,7 +25,8 @@ from record import Row
 from throughput_cells import Kind, Work, cost, kinds, layer_work, policy_work, program, steps_for
 from windows import Call, Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
-from esrl import footprint, sharding
+from esrl.algorithms import memory_plan as footprint
+from esrl.core import sharding
 
 KEY: tuple[str, ...] = ("part", "network", "population", "dtype", "kind")
 COLUMNS: tuple[str, ...] = (*KEY, "rank", "width", "devices", "chunk_lanes", "steps", "repeats")

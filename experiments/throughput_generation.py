@@ -28,11 +28,11 @@ from record import Row
 from windows import Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
 import esrl
-from esrl import sharding
-from esrl.env import horizon_of
-from esrl.es import world_keys
-from esrl.evaluate import act_all
-from esrl.types import seed_key
+from esrl.algorithms.es import world_keys
+from esrl.core import sharding
+from esrl.core.types import seed_key
+from esrl.envs.base import horizon_of
+from esrl.training.evaluation import act_all
 
 ENVS = {  # and members of a generation
     "gymnasium/phys2d/CartPole-v1": 2048,

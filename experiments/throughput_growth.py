@@ -27,9 +27,9 @@ from throughput_generation import trained_by
 from windows import Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
 
 import esrl
-from esrl import noise as noises
-from esrl import sharding
-from esrl.types import seed_key
+from esrl.core import sharding
+from esrl.core.types import seed_key
+from esrl.perturbation import noise as noises
 
 ENV = "gymnasium/phys2d/CartPole-v1"
 FACTORS = ("population", "width", "rank", "episodes")

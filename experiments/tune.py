@@ -52,7 +52,7 @@ from record import RESULTS, folder_name, plain
 from table import number as shown
 
 import esrl
-from esrl import recipe as recipes
+from esrl.training import recipe as recipes
 
 HERE = Path(__file__).resolve().parent
 AGENTS = ("eggroll", "open_es", "ppo")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import esrl
-from esrl import es_options, ppo_options, shaping
-from esrl import recipe as recipes
-from esrl.agent import read_options
-from esrl.defaults import suite_defaults
-from esrl.optimizers import make_optimizer
-from esrl.types import nearest
+from esrl.algorithms import es_options, ppo_options, shaping
+from esrl.algorithms.agent import read_options
+from esrl.algorithms.optimizers import make_optimizer
+from esrl.core.types import nearest
+from esrl.training import recipe as recipes
+from esrl.training.suite_defaults import suite_defaults
 
 ONLY_EGGROLL = ("rank", "thin", "chunk")  # the last for its size, which another noise and population has no use for
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from record import About, Row, read_rows, write_rows
 
-from esrl.clock import compile_seconds
+from esrl.core.compile_time import compile_seconds
 
 Call = Callable[[], tuple[float, ...]]
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from esrl.runtime import cores
+from esrl.core.runtime import cores
 
 MARK = "@@progress "  # begins a line of a job's standard output that says how far it is
 

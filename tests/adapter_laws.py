@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import esrl
-from esrl.types import seed_key
+from esrl.core.types import seed_key
 
 AGENTS = ("eggroll", "open_es", "ppo")
 EPISODES = 100

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from esrl.env import horizon_of
-from esrl.types import Array, PyTree
+from esrl.core.types import Array, PyTree
+from esrl.envs.base import horizon_of
 
 
 def _replicated(tree: PyTree, devices: list[Any]) -> PyTree:

@@ -24,8 +24,8 @@ from record import RESULTS, About, Row, read_rows, write_rows
 from summary import interquartile_mean, interval
 
 import esrl
-from esrl.clock import compile_seconds
-from esrl.types import seed_key
+from esrl.core.compile_time import compile_seconds
+from esrl.core.types import seed_key
 
 WORLDS = 1000  # seed of the held-out episodes: the same for every side and run
 EPISODES = 128

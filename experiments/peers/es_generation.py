@@ -27,9 +27,9 @@ from ceilings import held
 from throughput_generation import Side
 from windows import compiled
 
-from esrl.clock import compile_seconds
-from esrl.env import horizon_of
-from esrl.networks import ACTIVATIONS
+from esrl.core.compile_time import compile_seconds
+from esrl.envs.base import horizon_of
+from esrl.policies.networks import ACTIVATIONS
 
 SIGMA, LEARNING_RATE = 0.05, 0.01
 WORLDS = 32  # of evosax, in turn: the same parameters, other keys

@@ -32,10 +32,10 @@ from common import Results, Row, Stopwatch, blocked, numbers, rate_text, score_t
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import esrl
-from esrl.env import horizon_of
-from esrl.networks import ACTIVATIONS
-from esrl.sharding import one_device
-from esrl.types import seed_key
+from esrl.core.sharding import one_device
+from esrl.core.types import seed_key
+from esrl.envs.base import horizon_of
+from esrl.policies.networks import ACTIVATIONS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import common  # first: it finds esrl
 import jax
 import jax.numpy as jnp
 
-from esrl.types import Array, PyTree
+from esrl.core.types import Array, PyTree
 
 
 class Rejax:

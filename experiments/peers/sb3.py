@@ -29,7 +29,7 @@ import optax
 from common import Results, Row, Stopwatch, numbers
 
 import esrl
-from esrl.types import Array, PyTree, seed_key
+from esrl.core.types import Array, PyTree, seed_key
 
 
 @dataclasses.dataclass(frozen=True)

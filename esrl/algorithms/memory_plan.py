@@ -1,0 +1,148 @@
+"""Memory that a generation takes, part by part, and how many pairs it may play at once (level 4)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as jex
+from jax.sharding import Mesh
+
+from esrl.core.types import EsrlError, PyTree, seed_key
+from esrl.perturbation.classify import call_body
+from esrl.policies.policy import Policy
+
+_SHARE = 0.5  # of a device's memory, when nothing else is said
+_BATCH = 8 << 20  # bytes of noise that the update draws at once: enough rows for a product, little to hold
+_ACCELERATOR = 1 << 18  # lanes beyond which an accelerator gains nothing from more
+
+
+class Part(NamedTuple):
+    """Bytes that something takes on each device."""
+
+    name: str
+    bytes: int
+    why: str
+
+
+def pair_bytes(env: Any, policy: Policy, lanes: int, noise_bytes: int) -> dict[str, int]:
+    """What one pair takes while it plays: its noise, and for its lanes their worlds and the network's activations.
+
+    Args:
+      env: the environment. policy: bound to it.
+      lanes: of a pair, signs times episodes.
+      noise_bytes: of one pair's noise.
+    """
+    key = jax.eval_shape(lambda: seed_key(0))
+    world = (policy.observation, policy.carry)
+    if hasattr(env, "reset"):
+        world = (*jax.eval_shape(env.reset, key), policy.carry)
+    params = jax.eval_shape(policy.init, key)
+    width = widest(policy.apply, params, policy.observation, policy.carry)
+    return {"noise": noise_bytes, "worlds": 2 * lanes * tree_bytes(world), "activations": lanes * width}
+
+
+def tree_bytes(tree: PyTree) -> int:
+    """Bytes of all arrays (or shapes of arrays) in a tree."""
+    return sum(_bytes(x) for x in jax.tree.leaves(tree))
+
+
+def _bytes(x: Any) -> int:
+    if not hasattr(x, "dtype"):
+        return np.asarray(x).nbytes
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        return 8 * math.prod(x.shape)
+    return math.prod(x.shape) * x.dtype.itemsize
+
+
+def widest(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> int:
+    """Bytes of the largest inputs and outputs of one operation on one lane, without the parameters."""
+    jaxpr = jax.make_jaxpr(fn)(params, *inputs).jaxpr
+    return _widest(jaxpr, set(jaxpr.invars[: len(jax.tree.leaves(params))]))
+
+
+def _widest(jaxpr: Any, shared: set[Any]) -> int:
+    most = 0
+    for eqn in jaxpr.eqns:
+        body = call_body(eqn)
+        if body is not None:
+            inside = {inner for inner, outer in zip(body.jaxpr.invars, eqn.invars, strict=True) if _in(outer, shared)}
+            most = max(most, _widest(body.jaxpr, inside))
+        taken = [v for v in eqn.invars if not isinstance(v, jex.Literal) and v not in shared]
+        if not taken:
+            shared.update(eqn.outvars)  # made of parameters alone
+            continue
+        most = max(most, sum(_bytes(v.aval) for v in (*taken, *eqn.outvars)))
+    return most
+
+
+def _in(var: Any, shared: set[Any]) -> bool:
+    return not isinstance(var, jex.Literal) and var in shared
+
+
+def device_bytes(mesh: Mesh) -> int:
+    """Bytes of memory of each device of a mesh; those of a CPU share its memory.
+
+    Not what is free now: a run that goes on must find the chunks that it began with.
+    """
+    stats = mesh.devices.flat[0].memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
+    except (ValueError, OSError, AttributeError):  # not a POSIX system
+        return (8 << 30) // mesh.size
+
+
+def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | None) -> int:
+    """Pairs that play at once on each device, at most all that it has.
+
+    A CPU steps 64 to 128 lanes about as fast as more, from its caches, and the fewer play at once, the less the last
+    of them leave idle. An accelerator wants all that fit.
+
+    Args:
+      pairs: P. lanes: of a pair. each: bytes of a pair. mesh: the devices.
+      gib: GiB that they may take on each device; None is half of what it has.
+
+    Raises:
+      EsrlError: not even one pair fits into the GiB given.
+    """
+    local = pairs // mesh.size
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    wanted = min(max(local * lanes // 16, 64), 128) if on_cpu else _ACCELERATOR
+    room = int(gib * 2**30) if gib is not None else int(_SHARE * device_bytes(mesh))
+    if gib is not None and room < each:
+        raise EsrlError(
+            f"memory is {gib:g} GiB, but one pair needs {each / 2**30:.3g}; give more, or a smaller network"
+        )
+    return max(min(wanted // lanes, room // each, local), 1)
+
+
+def default_batch(pairs: int, noise_bytes: int, mesh: Mesh) -> int:
+    """Pairs whose noise the update draws and sums at once on each device."""
+    return max(min(_BATCH // noise_bytes, pairs // mesh.size), 1)
+
+
+def parts(each: dict[str, int], state: PyTree, pairs: int, lanes: int, chunk: int, batch: int) -> tuple[Part, ...]:
+    """A generation's memory on each device, by what it is for.
+
+    Args:
+      each: of one pair, from `pair_bytes`. state: the agent's state, or its shapes.
+      pairs: P. lanes: of a pair. chunk: pairs that play at once. batch: pairs that the update sums at once.
+    """
+    held = tree_bytes(state)
+    params = tree_bytes(state.params)
+    weights = f"{params:,} bytes of parameters"
+    return (
+        Part("state", 2 * held, f"parameters, optimizer and statistics, before and after a step; {weights}"),
+        Part("noise", chunk * each["noise"], f"{chunk:,} pairs at once, {each['noise']:,} bytes each"),
+        Part("worlds", chunk * each["worlds"], f"{chunk * lanes:,} lanes before and after a step"),
+        Part("activations", chunk * each["activations"], f"{chunk * lanes:,} lanes, widest operation of the network"),
+        Part("episodes", pairs * (12 * lanes + 4), f"returns and lengths of {pairs * lanes:,} episodes"),
+        Part("update", 4 * batch * each["noise"] + params, f"drawing {batch:,} pairs' noise at once, and summing it"),
+    )

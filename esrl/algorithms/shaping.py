@@ -1,0 +1,130 @@
+"""Fitness shaping: `fitness [P, S] -> weights [P, S]` (level 1).
+
+P is pairs (or directions), S the evaluations of each: 2 with antithetic pairs, 1 without. Every shaping gives all-zero
+weights to all-equal fitness, and ranks a member with NaN or infinite fitness as the worst one: it is replaced by the
+lowest finite fitness before anything else, so it can never reach the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from esrl.core.types import Array, EsrlError, nearest
+
+Shaping = Callable[[Array], Array]
+
+_FLOOR = 1e-8  # inside the root of a standard deviation, relative to nothing: weights of a flat fitness stay small
+
+
+def finite(fitness: Array) -> Array:
+    """Fitness with every non-finite entry replaced by the lowest finite one (0 when there is none)."""
+    good = jnp.isfinite(fitness)
+    worst = jnp.min(jnp.where(good, fitness, jnp.inf))
+    return jnp.where(good, fitness, jnp.where(jnp.isfinite(worst), worst, 0.0))
+
+
+def _centred(fitness: Array, axis: int | None = None) -> Array:
+    """`fitness - mean`, exactly zero where all are equal: an entry is taken off first, so no rounding is left over."""
+    shifted = fitness - jnp.max(fitness, axis=axis, keepdims=True)
+    return shifted - jnp.mean(shifted, axis=axis, keepdims=True)
+
+
+def centred_rank() -> Shaping:
+    """Ranks in [-1/2, 1/2], equal fitness sharing the average of its ranks (arXiv 1703.03864, section 2; ties ours)."""
+
+    def shape(fitness: Array) -> Array:
+        flat = jnp.where(jnp.isfinite(fitness), fitness, -jnp.inf).ravel()
+        order = jnp.sort(flat)
+        below = jnp.searchsorted(order, flat, side="left")
+        up_to = jnp.searchsorted(order, flat, side="right")
+        above_middle = (below + up_to - flat.size).astype(jnp.float32)  # twice the average rank less N - 1: an integer
+        return (above_middle * (0.5 / max(flat.size - 1, 1))).reshape(fitness.shape)
+
+    return shape
+
+
+def z_score() -> Shaping:
+    """`(f - mean) / sqrt(variance + 1e-8)` over all members."""
+
+    def shape(fitness: Array) -> Array:
+        centred = _centred(finite(fitness))
+        return centred / jnp.sqrt(jnp.mean(centred**2) + _FLOOR)
+
+    return shape
+
+
+def group(size: int = 1, variance: str = "global") -> Shaping:
+    """Fitness less its group's mean, over the standard deviation of the group or of all members.
+
+    Args:
+      size: pairs in a group; consecutive ones form it.
+      variance: "group" or "global".
+
+    Raises:
+      EsrlError: size below 1, unknown variance, or (when used) a number of pairs that size does not divide.
+    """
+    if size < 1:
+        raise EsrlError(f"group size is {size}, but must be at least 1")
+    if variance not in ("group", "global"):
+        raise EsrlError(f'group variance is {variance!r}, but must be "group" or "global"')
+
+    def shape(fitness: Array) -> Array:
+        if fitness.shape[0] % size:
+            raise EsrlError(f"group size {size} does not divide {fitness.shape[0]} pairs")
+        centred = _centred(finite(fitness).reshape(-1, size * fitness.shape[1]), axis=1)
+        square = jnp.mean(centred**2, axis=1 if variance == "group" else None, keepdims=True)
+        return (centred / jnp.sqrt(square + _FLOOR)).reshape(fitness.shape)
+
+    return shape
+
+
+def sign() -> Shaping:
+    """The sign of each pair's difference, half to each member. Needs antithetic pairs."""
+
+    def shape(fitness: Array) -> Array:
+        if fitness.shape[1] != 2:
+            raise EsrlError("sign shaping compares the two members of a pair; it needs antithetic=True")
+        clean = finite(fitness)
+        better = 0.5 * jnp.sign(clean[:, 0] - clean[:, 1])
+        return jnp.stack([better, -better], axis=1)
+
+    return shape
+
+
+def none() -> Shaping:
+    """The fitness itself, less its mean: the mean changes no expectation, and all-equal fitness then gives nothing."""
+    return lambda fitness: _centred(finite(fitness))
+
+
+def leave_one_out() -> Shaping:
+    """`f_i - mean of the others`, the baseline for unpaired directions: `N/(N-1) (f_i - mean)`."""
+
+    def shape(fitness: Array) -> Array:
+        return _centred(finite(fitness)) * (fitness.size / max(fitness.size - 1, 1))
+
+    return shape
+
+
+SHAPINGS: dict[str, Callable[..., Shaping]] = {
+    "centred_rank": centred_rank,
+    "z_score": z_score,
+    "group": group,
+    "sign": sign,
+    "none": none,
+    "leave_one_out": leave_one_out,
+}
+
+
+def by_name(shaping: str | Shaping) -> Shaping:
+    """A shaping from its name, or the function itself.
+
+    Raises:
+      EsrlError: no shaping has that name.
+    """
+    if callable(shaping):
+        return shaping
+    if shaping not in SHAPINGS:
+        raise EsrlError(f"unknown shaping {shaping!r}{nearest(shaping, SHAPINGS)}")
+    return SHAPINGS[shaping]()

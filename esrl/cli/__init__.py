@@ -1,0 +1,1 @@
+"""The command line. Imports `training` and what it may import; nothing imports it."""

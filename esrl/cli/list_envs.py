@@ -1,0 +1,113 @@
+"""What environments there are, suite by suite, for a person or a program to read (level 4)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from esrl.core.types import EsrlError
+from esrl.envs import plugins
+from esrl.envs.inspection import Inspection
+from esrl.envs.registry import SUITES, names_of, near_by_last_part, suites
+
+Listing = dict[str, Any]
+
+
+def is_one(pattern: str) -> bool:
+    """Whether a text is one environment's whole name, options behind it or not: a file's class, or a listed name."""
+    name = pattern.partition("?")[0]
+    if name.rpartition(":")[0].endswith(".py") or name.endswith(".py"):
+        return True
+    suite = name.partition("/")[0]
+    return suite in suites() and name in _names(suite)
+
+
+def listing(pattern: str = "") -> dict[str, Listing]:
+    """For each suite its `version` and the `names` that contain a text, in any case; or `missing`, a sentence.
+
+    A text that begins with a suite's name looks in that suite, and imports no other, as long as it is found there.
+
+    Raises:
+      EsrlError: nothing contains the text; near names are offered.
+    """
+    part = pattern.lower()
+    own = [suite for suite in suites() if part.startswith(suite.lower())] if part else []
+    for among in ([own] if own else []) + (
+        [suites()] if not any(part.startswith(f"{suite}/") for suite in own) else []
+    ):
+        found = {suite: _entry(suite, part) for suite in among}
+        shown = {k: v for k, v in found.items() if not part or v.get("names") or (k in own and "missing" in v)}
+        if shown:
+            return shown
+    known = [name for suite in own or suites() for name in _names(suite)]
+    raise EsrlError(f"no environment's name contains {pattern!r}{near_by_last_part(pattern, known)}")
+
+
+def as_text(found: dict[str, Listing], whole: bool) -> str:
+    """A listing for a person: a line for each suite, or (`whole`) every name under it."""
+    if not whole:
+        return _overview(found)
+    lines = []
+    for suite, entry in found.items():
+        if "missing" in entry:
+            lines.append(f"{suite}: {entry['missing']}")
+        else:
+            lines += [f"{suite} {entry['version']} ({len(entry['names'])})".replace("  ", " ")]
+            lines += [f"  {name}" for name in entry["names"]]
+    return "\n".join(lines)
+
+
+def inspection_text(found: Inspection) -> str:
+    """An inspection for a person."""
+    by = "the device (JAX)" if found.stepped_by == "device" else "Python"
+    measured = f"{found.lanes} lanes x {found.steps} steps"
+    rows = {
+        "observation": found.observation_space,
+        "action": found.action_space,
+        "horizon": f"{found.horizon:,} steps",
+        "action mask": "yes" if found.action_mask else "no",
+        "stepped by": by,
+        "parameters": f"{found.parameters:,} in an mlp of 3 x 256",
+        "compiling": f"{found.seconds_compile:.1f} s (less when it was compiled before)",
+        "speed": f"{found.steps_per_second:,.0f} steps/s of a random policy ({measured})",
+    }
+    return "\n".join([found.name, *(f"  {name:12s} {text}" for name, text in rows.items())])
+
+
+def _overview(found: dict[str, Listing]) -> str:
+    there = {suite: entry for suite, entry in found.items() if "names" in entry}
+    width = max((len(suite) for suite in found), default=0)
+    lines = []
+    for suite, entry in there.items():
+        example = f"as {entry['names'][0]}" if entry["names"] else ""
+        lines.append(
+            f"{suite:{width}s}  {entry['version']:12s} {len(entry['names']):5d} environments  {example}".rstrip()
+        )
+    missing = [f"{suite:{width}s}  {entry['missing']}" for suite, entry in found.items() if "missing" in entry]
+    name = next((suite for suite in ("brax", *there) if suite in there), "brax")
+    example = there[name]["names"][0] if name in there and there[name]["names"] else "brax/hopper"
+    return "\n".join(
+        [*lines, *missing, "", f"Names: esrl envs {name}. One environment, its speed: esrl envs {example}"]
+    )
+
+
+def _entry(suite: str, part: str) -> Listing:
+    try:
+        names = [name for name in names_of(suite) if part in name.lower()]
+    except EsrlError as error:
+        return {"missing": str(error)}
+    return {"version": _version(suite), "names": names}
+
+
+def _names(suite: str) -> list[str]:
+    return _entry(suite, "").get("names", [])
+
+
+def _version(suite: str) -> str:
+    if suite not in SUITES:
+        return plugins.version(suite)
+    module, _, _, distribution = SUITES[suite]
+    try:
+        return importlib.metadata.version(distribution or module)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

@@ -1,0 +1,122 @@
+"""A function over pairs, in chunks and on every device, with results that depend on neither (level 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from esrl.core.types import Array, EsrlError, PyTree
+
+AXIS = "pairs"
+
+
+def default_mesh(pairs: int) -> Mesh:
+    """All local devices, or as many of them as divide the number of pairs."""
+    devices = jax.local_devices()
+    number = max(d for d in range(1, len(devices) + 1) if pairs % d == 0)
+    return Mesh(np.array(devices[:number]), (AXIS,))
+
+
+def check_chunk(chunk: int, pairs: int, mesh: Mesh) -> None:
+    """Raises `EsrlError` unless the mesh divides the pairs evenly and a device has as many as the chunk."""
+    if tuple(mesh.axis_names) != (AXIS,):
+        raise EsrlError(f'the mesh has axes {mesh.axis_names}, but needs the one axis "{AXIS}"')
+    if pairs % mesh.size:
+        raise EsrlError(f"{pairs} pairs cannot be split evenly over {mesh.size} devices; change the population")
+    if not 1 <= chunk <= pairs // mesh.size:
+        raise EsrlError(f"chunk is {chunk}, but must lie in 1 .. {pairs // mesh.size}, the pairs of each device")
+
+
+def map_chunks(
+    fn: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], args: PyTree, xs: PyTree, chunk: int, mesh: Mesh
+) -> tuple[PyTree, PyTree]:
+    """`fn(args, xs_chunk) -> (rows, total)` over all of xs: rows are concatenated, totals are added up.
+
+    Args:
+      fn: takes the shared `args` and a chunk of `xs` (leading axis C); `rows` have the leading axis C. Where C does not
+        divide what a device has, the last chunk ends in zeros: their rows are dropped, and they must add nothing to
+        `total`.
+      args: the same for every chunk and device.
+      xs: arrays with leading axis P, split over the devices and then into chunks.
+      chunk: C.
+      mesh: devices along the one axis "pairs".
+    """
+
+    def local(args: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+        size = jax.tree.leaves(xs)[0].shape[0]
+        if size == chunk:
+            return fn(args, xs)
+        parts = jax.tree.map(lambda x: _in_parts(x, chunk), xs)
+        shape = jax.eval_shape(fn, args, jax.tree.map(lambda x: x[0], parts))[1]
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape)
+
+        def body(total: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
+            rows, more = fn(args, part)
+            return jax.tree.map(jnp.add, total, more), rows
+
+        total, rows = jax.lax.scan(body, zero, parts)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:size], rows), total
+
+    return map_devices(local, args, xs, mesh)
+
+
+def _in_parts(x: Array, chunk: int) -> Array:
+    """An array [P, ...] as [parts, chunk, ...], the last part filled up with zeros."""
+    missing = -x.shape[0] % chunk
+    if missing:
+        x = jnp.concatenate([x, jnp.zeros((missing, *x.shape[1:]), x.dtype)])
+    return x.reshape(-1, chunk, *x.shape[1:])
+
+
+def map_devices(
+    fn: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], args: PyTree, xs: PyTree, mesh: Mesh
+) -> tuple[PyTree, PyTree]:
+    """`fn(args, xs_part) -> (rows, total)` on every device, as in `map_chunks`, each part in one call."""
+    if mesh.size == 1:
+        return fn(args, xs)
+
+    def shard(args: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
+        rows, total = fn(args, xs)
+        gathered = jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), rows)
+        return gathered, jax.tree.map(lambda x: jax.lax.psum(x, AXIS), total)
+
+    everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    mapped = jax.shard_map(shard, mesh=mesh, in_specs=(everywhere, split), out_specs=everywhere, check_vma=False)
+    return mapped(args, xs)
+
+
+def iota(pairs: int) -> Array:
+    """Ids of all pairs, [P] uint32."""
+    return jnp.arange(pairs, dtype=jnp.uint32)
+
+
+def one_device() -> Mesh:
+    """The first local device alone."""
+    return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+
+
+def compiled(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """`fn` under jit, with arguments and results on every device of the mesh.
+
+    Arguments are placed first: an array that the user put into a state would otherwise, by lying on one device, compile
+    the whole function again. `lower(*shapes)` of what is returned is that of `jax.jit`, for the same program.
+    """
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    jitted = jax.jit(fn, out_shardings=everywhere)
+
+    @wraps(getattr(fn, "func", fn))
+    def placed(*args: Any) -> Any:
+        return jitted(*jax.device_put(args, everywhere))
+
+    def lower(*shapes: Any) -> Any:
+        put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere)  # noqa: E731
+        return jitted.lower(*jax.tree.map(put, shapes))
+
+    placed.lower = lower  # type: ignore[attr-defined]
+    return placed

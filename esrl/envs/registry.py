@@ -1,0 +1,297 @@
+"""`esrl.make`: an environment from its name, a file, or an object (level 3)."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import gymnasium
+
+from esrl.core.runtime import configure
+from esrl.core.types import EsrlError, close_to, nearest
+from esrl.envs import plugins
+from esrl.envs.base import HORIZON, HostEnv, check_contract, check_env
+from esrl.envs.suites._names import with_options
+
+
+class Suite(NamedTuple):
+    """A package of environments.
+
+    Attributes:
+      module: what is imported.
+      install: what `pip install` needs.
+      note: a clause about that.
+      distribution: what the package index calls it, where that is not `module`.
+    """
+
+    module: str
+    install: str
+    note: str = ""
+    distribution: str = ""
+
+
+SUITES = {
+    "brax": Suite("brax", "esrl[brax]"),
+    "gymnasium": Suite("gymnasium", "esrl[gymnasium]"),
+    "gymnax": Suite("gymnax", "esrl[gymnax]"),
+    "navix": Suite("navix", "esrl[navix]"),
+    "jumanji": Suite("jumanji", "esrl[jumanji]"),
+    "craftax": Suite("craftax", "esrl[craftax]"),
+    "playground": Suite("mujoco_playground", "esrl[playground]", distribution="playground"),
+    "envpool": Suite("envpool", "esrl[envpool]"),
+    "atari": Suite("ale_py", "esrl[atari]", "ale-py is under the GPL-2.0"),
+    "kinetix": Suite(
+        "kinetix", "esrl[kinetix]", "in an environment of its own: Kinetix 3 needs jax 0.9.0", "kinetix-env"
+    ),
+}
+_ATARI = "ALE/"  # Gymnasium's own names of Atari games begin so
+_OLD_MUJOCO = {"Pusher-v4"}  # needs a MuJoCo below 3
+
+
+def make(env: Any, **options: Any) -> Any:
+    """An environment.
+
+    Args:
+      env: a name (`brax/hopper`, `brax/ant?backend=positional`, `gymnasium/CartPole-v1`,
+        `gymnasium/phys2d/CartPole-v1`, or one that an installed package announces, see `esrl.envs.plugins`), a file
+        and a class (`path/to/file.py:Class`), or an object or class: the two methods of `esrl.Env`, a Gymnasium
+        `FuncEnv`, or a `gymnasium.Env` class.
+      **options: the environment's own options; they can also stand behind the name, as `?key=value&key=value`.
+
+    Returns:
+      An `esrl.Env` (stepped on the device), or a `HostEnv` (stepped by Python).
+
+    Raises:
+      EsrlError: an unknown name (near ones are offered), a suite that is not installed (the command is named), options
+        that do not fit, or an environment that breaks the contract (what to change is said).
+    """
+    configure()
+    if not isinstance(env, str):
+        made = _from_object(env, getattr(env, "__name__", type(env).__name__), options)
+        check_contract(made)
+        return made
+    name, _, query = env.partition("?")
+    options = {**{key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}, **options}
+    path, colon, _ = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        made = _from_object(load_attribute(name), with_options(name, options), options)
+        check_env(made)
+        return made
+    if name.endswith(".py"):
+        raise EsrlError(f"{name} names a file; say which class as well: {name}:ClassName")
+    suite, _, rest = name.partition("/")
+    if suite in SUITES and rest:
+        made = _gymnasium(rest, options) if suite == "gymnasium" else _named(suite, rest, options)
+    elif suite in plugins.suites(SUITES):
+        made = _announced(name, options)
+        check_contract(made)
+    else:
+        raise EsrlError(f"unknown environment {name!r}{_near_names(name)}")
+    if isinstance(made, HostEnv):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
+        check_env(made)
+    return made
+
+
+def suites() -> list[str]:
+    """Every suite that `make` knows: esrl's own, installed or not, and those that installed packages announce."""
+    return [*SUITES, *plugins.suites(SUITES)]
+
+
+def names_of(suite: str) -> list[str]:
+    """A suite's environment names. Imports the package behind it and no other.
+
+    Raises:
+      EsrlError: it is not installed (the command is named), or cannot be imported.
+    """
+    if suite not in SUITES:
+        return plugins.names(suite)
+    return _gymnasium_names() if suite == "gymnasium" else _suite(suite).names()
+
+
+def names() -> dict[str, list[str] | str]:
+    """Every suite's environment names, or the command that installs it. Imports all of them, which takes seconds."""
+    found: dict[str, list[str] | str] = {}
+    for suite in suites():
+        try:
+            found[suite] = names_of(suite)
+        except EsrlError as error:
+            found[suite] = str(error)
+    return found
+
+
+def load_attribute(reference: str) -> Any:
+    """`path/to/file.py:Name` -> the object of that name.
+
+    Raises:
+      EsrlError: the file is missing, cannot be imported, or has no such name.
+    """
+    path, _, attribute = reference.rpartition(":")
+    module = _load(Path(path))
+    if not hasattr(module, attribute):
+        own = [n for n, o in vars(module).items() if callable(o) and getattr(o, "__module__", "") == module.__name__]
+        raise EsrlError(f"{path} has no {attribute!r}{nearest(attribute, own)}")
+    return getattr(module, attribute)
+
+
+def _load(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise EsrlError(f"there is no file {path}")
+    name = "esrl_file_" + path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise EsrlError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise EsrlError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _suite(suite: str) -> ModuleType:
+    """The adapter of a suite, whose package is there."""
+    module, install, *_ = SUITES[suite]
+    if importlib.util.find_spec(module) is None:
+        raise EsrlError(missing(suite))
+    try:
+        adapter = importlib.import_module(f"esrl.envs.suites.{suite}")
+        adapter.names()
+    except EsrlError:
+        raise
+    except ImportError as error:
+        raise EsrlError(f"{suite} cannot be imported ({error}); install it with: pip install '{install}'") from error
+    except Exception as error:  # versions that do not fit together fail in every way
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise EsrlError(f"{suite} cannot be imported: {type(error).__name__}: {reason}") from error
+    return adapter
+
+
+def missing(suite: str) -> str:
+    """What to do about a suite that is not installed, in one sentence."""
+    _, install, note, _ = SUITES[suite]
+    return f"{suite} is not installed; install it with: pip install '{install}'" + (f" ({note})" if note else "")
+
+
+def _gymnasium_names() -> list[str]:
+    """Names of what can be made: not what only raises an error (MuJoCo v2 and v3), nor what other suites register."""
+    return sorted(f"gymnasium/{name}" for name, spec in gymnasium.registry.items() if _can_make(name, spec.entry_point))
+
+
+def _can_make(name: str, entry_point: Any) -> bool:
+    if not isinstance(entry_point, str):
+        return not getattr(entry_point, "__name__", "").startswith("_raise")
+    others = {suite.module for suite in SUITES.values()} - {"gymnasium"}
+    return name not in _OLD_MUJOCO and entry_point.partition(":")[0].partition(".")[0] not in others
+
+
+def _near_names(name: str) -> str:
+    known = [n for listed in names().values() if isinstance(listed, list) for n in listed]
+    close = nearest(name, known)
+    if "/" in name and close.startswith("; did"):
+        return close
+    return near_by_last_part(name, known)
+
+
+def near_by_last_part(name: str, known: list[str]) -> str:
+    """A clause with names whose part behind the suite is near, in any case; where there are none, how to see them."""
+    bare = {n.rsplit("/", 1)[-1].lower(): n for n in reversed(known)}  # of two alike, the suite that is listed first
+    last = name.rsplit("/", 1)[-1].lower()
+    guesses = [last] if last in bare else close_to(last, bare)
+    if not guesses:
+        return "; see the suites with: esrl envs"
+    return f"; did you mean {' or '.join(bare[guess] for guess in guesses)}?"
+
+
+def _gymnasium(identifier: str, options: dict[str, Any]) -> Any:
+    from esrl.envs.suites import gymnasium_functional as functional
+    from esrl.envs.suites import gymnasium_host
+
+    if identifier.startswith(_ATARI):
+        raise EsrlError(f"Atari is a suite of its own: use atari/{identifier.removeprefix(_ATARI)}")
+    try:
+        spec = gymnasium.spec(identifier)
+    except gymnasium.error.Error as error:
+        known = [n.removeprefix("gymnasium/") for n in _gymnasium_names()]
+        hint = nearest(identifier, known)
+        hint = hint if hint.startswith("; did") else f" ({error})"
+        raise EsrlError(f"gymnasium has no environment {identifier!r}{hint}") from error
+    if identifier.startswith(("phys2d/", "tabular/")):
+        return _with_options(f"gymnasium/{identifier}", partial(functional.make, identifier, spec), options)
+    return _with_options(f"gymnasium/{identifier}", partial(gymnasium_host.make, identifier, spec), options)
+
+
+def _named(suite: str, name: str, options: dict[str, Any]) -> Any:
+    return _with_options(f"{suite}/{name}", partial(_suite(suite).make, name), options)
+
+
+def _with_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    try:
+        return make(**options)
+    except TypeError as error:
+        raise EsrlError(f"{name} does not take these options {options}: {error}") from error
+
+
+def _announced(name: str, options: dict[str, Any]) -> Any:
+    """An environment that an installed package announces, called as it was asked for."""
+    full = with_options(name, options)
+    found, left = plugins.make(name, options)
+    made = _from_object(found, full, left)
+    if isinstance(made, HostEnv):
+        return made._replace(name=full)
+    with contextlib.suppress(AttributeError):
+        made.name = full
+    return made
+
+
+def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
+    from gymnasium.experimental.functional import FuncEnv
+
+    from esrl.envs.suites import gymnasium_functional as functional
+    from esrl.envs.suites import gymnasium_host
+
+    if isinstance(env, HostEnv) and not options:
+        return env
+    if inspect.isclass(env) and issubclass(env, gymnasium.Env):
+        return gymnasium_host.from_class(env, name, **options)
+    if isinstance(env, gymnasium.Env):
+        kind = type(env).__name__
+        raise EsrlError(
+            f"{kind} is one Gymnasium environment; give its class or its id, so that every lane gets its own"
+        )
+    if inspect.isclass(env):
+        try:
+            env, options = env(**options), {}
+        except TypeError as error:
+            raise EsrlError(f"{name} cannot be constructed with {options}: {error}") from error
+    if options:
+        raise EsrlError(f"options {options} were given for an environment that is already made")
+    if isinstance(env, FuncEnv):
+        return functional.FunctionalEnv(env, name, getattr(env, "horizon", HORIZON), getattr(env, "fixed_start", False))
+    if not getattr(env, "name", None):
+        try:
+            env.name = name
+        except AttributeError:
+            return env
+    return env
+
+
+def _value(text: str) -> Any:
+    """A query value as the int, float or bool that it looks like, else as text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,82 @@
+"""Brax: every environment and physics backend that the package ships, without its wrappers."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.envs.suites._lenient import lenient
+from esrl.envs.suites._names import with_options
+from esrl.envs.suites._suite import check_known, quiet
+
+BACKENDS = ("spring", "positional", "generalized", "mjx")
+
+
+class BraxEnv:
+    """A Brax environment for one lane. Actions lie in [-1, 1]; the time limit is esrl's, not a wrapper's."""
+
+    def __init__(self, name: str, env: Any, horizon: int, backend: str) -> None:
+        self.name = name
+        self.env = env
+        self.horizon = horizon
+        self.backend = backend
+        self.observation_space = spaces.Box(-np.inf, np.inf, (env.observation_size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (env.action_size,), np.float32)
+
+    @lenient
+    def reset(self, key: Key) -> tuple[PyTree, Array]:
+        state = self.env.reset(jax.random.key_data(key))
+        return state, state.obs.astype(jnp.float32)
+
+    @lenient
+    def step(self, state: PyTree, action: Array, key: Key) -> tuple[PyTree, Array, Array, Array]:
+        state = self.env.step(state, action)
+        return state, state.obs.astype(jnp.float32), jnp.asarray(state.reward, jnp.float32), jnp.asarray(state.done) > 0
+
+
+def _envs() -> Any:
+    """The `brax.envs` module, without the lines that its imports print."""
+    with quiet():
+        from brax import envs
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return envs
+
+
+def names() -> list[str]:
+    """Names that `make` takes, with the suite in front."""
+    return sorted(f"brax/{name}" for name in _envs()._envs if name != "fast")
+
+
+@lenient
+def make(name: str, backend: str = "spring", horizon: int = 1000, **options: Any) -> BraxEnv:
+    """A Brax environment.
+
+    Args:
+      name: without the suite, as `hopper`.
+      backend: "spring", "positional", "generalized" or "mjx".
+      horizon: steps of an episode; Brax's own default is 1000.
+      **options: the environment's own constructor arguments.
+
+    Raises:
+      EsrlError: unknown environment or backend, or options that the environment does not take.
+    """
+    envs = _envs()
+    check_known("brax", name, envs._envs)
+    if backend not in BACKENDS:
+        raise EsrlError(f"brax has no backend {backend!r}; use one of {', '.join(BACKENDS)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
+            env = envs.get_environment(name, backend=backend, **options)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
+    given = {"backend": None if backend == "spring" else backend, "horizon": None if horizon == 1000 else horizon}
+    return BraxEnv(with_options(f"brax/{name}", given | options), env, horizon, backend)

@@ -1,0 +1,270 @@
+"""Out again: environments of esrl as Gymnasium's, for every library that steps those (level 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
+from esrl.envs.base import HostEnv, horizon_of, name_of
+from esrl.envs.registry import make
+from esrl.envs.suites._lenient import lenient
+from esrl.rollouts.unroll import begin, restart
+
+
+class World(NamedTuple):
+    """All lanes: `state` and `observation` [L, ...], random `keys` [L], and steps into the episode, `time` [L]."""
+
+    state: PyTree
+    observation: PyTree
+    keys: Key
+    time: Array
+
+
+class VectorEnv(gymnasium.vector.VectorEnv):
+    """A JAX environment as a `gymnasium.vector.VectorEnv`; see `as_vector_env`.
+
+    Attributes:
+      over: lanes [L] whose episode ended with the last step and has not begun again.
+    """
+
+    def __init__(self, env: Any, num_envs: int, autoreset_mode: AutoresetMode) -> None:
+        self.env = env
+        self.num_envs = num_envs
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(env.observation_space, num_envs)
+        self.action_space = batch_space(env.action_space, num_envs)
+        modes = ["rgb_array"] if hasattr(env, "render") else []
+        self.metadata = {"autoreset_mode": autoreset_mode, "render_modes": modes, "render_fps": 50}
+        self.render_mode = "rgb_array" if modes else None
+        self._mode = autoreset_mode
+        self._start, self._some, self._step = (jax.jit(lenient(f)) for f in _functions(env, autoreset_mode))
+        self._world: World | None = None
+        self.over = np.zeros(num_envs, bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begins episodes: in all lanes, or in those of `options["reset_mask"]` [num_envs] bool.
+
+        Args:
+          seed: an int (lane i gets seed + i), one for each lane, or None where a lane goes on from its random numbers.
+
+        Raises:
+          EsrlError: seeds or a mask of another length.
+        """
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise EsrlError(f"reset_mask is {mask.dtype}{list(mask.shape)}, but must be bool[{self.num_envs}]")
+        keys = self._keys(seed)
+        if self._world is None:
+            self._world = self._start(keys)
+        else:
+            self._world = self._some(self._world, keys, jnp.asarray(mask))
+        self.over = self.over & ~mask
+        return self._seen(self._world.observation), {}
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """One step of every lane: observations [L, ...], rewards, terminated, truncated [L] and infos.
+
+        Raises:
+          EsrlError: before the first reset; in DISABLED mode, a lane whose episode has ended and was not reset.
+        """
+        if self._world is None:
+            raise EsrlError(f"{name_of(self.env)}: call reset before step")
+        if self._mode == AutoresetMode.DISABLED and self.over.any():
+            lanes = np.flatnonzero(self.over).tolist()
+            raise EsrlError(
+                f"{name_of(self.env)}: lanes {lanes} have ended; reset them by options={{'reset_mask': ...}}"
+            )
+        if np.shape(actions) != self.action_space.shape:
+            needed = f"shape {self.action_space.shape} for {self.num_envs} lanes of {self.single_action_space}"
+            raise EsrlError(f"{name_of(self.env)}: actions have shape {np.shape(actions)}, but need {needed}")
+        given = _on_device(actions, self.env.action_space)
+        self._world, final, reward, terminated, truncated = self._step(self._world, given, jnp.asarray(self.over))
+        reward, terminated, truncated = (np.array(x) for x in (reward, terminated, truncated))
+        self.over = terminated | truncated
+        infos: dict[str, Any] = {}
+        if self._mode == AutoresetMode.SAME_STEP:
+            if self.over.any():
+                infos = {"final_obs": self._seen(final), "_final_obs": self.over.copy()}
+            self.over = np.zeros(self.num_envs, bool)
+        return self._seen(self._world.observation), reward.astype(np.float64), terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """A frame [H, W, 3] for each lane, where the environment draws itself."""
+        if self.render_mode is None or self._world is None:
+            return None
+        lanes = (jax.tree.map(lambda x, i=i: x[i], self._world.state) for i in range(self.num_envs))
+        return tuple(np.asarray(self.env.render(state)) for state in lanes)
+
+    def _keys(self, seed: int | Sequence[int | None] | None) -> Key:
+        """A key for each lane [L]: its seed's, or where that is None the lane's own."""
+        if seed is None:
+            seeds: list[int | None] = [None] * self.num_envs
+        elif isinstance(seed, (int, np.integer)):
+            seeds = [int(seed) + i for i in range(self.num_envs)]
+        else:
+            seeds = list(seed)
+        if len(seeds) != self.num_envs:
+            raise EsrlError(f"{len(seeds)} seeds were given, but there are {self.num_envs} lanes")
+        numbers = [int(self.np_random.integers(2**32)) if s is None else int(s) % 2**32 for s in seeds]
+        keys = jax.vmap(lambda i: jax.random.fold_in(seed_key(0), i))(np.asarray(numbers, np.uint32))
+        if self._world is None:
+            return keys
+        return _pick(keys, self._world.keys, jnp.asarray([s is not None for s in seeds]))
+
+    def _seen(self, observation: PyTree) -> Any:
+        return _on_host(observation, self.single_observation_space)
+
+
+def _functions(env: Any, mode: AutoresetMode) -> tuple[Callable[..., Any], ...]:
+    """`start(keys)`, `some(world, keys, mask)` and `step(world, actions, over)`, for all lanes."""
+    horizon = horizon_of(env)
+
+    def start(keys: Key) -> World:
+        keys, first = _next(keys, 2)
+        state, observation = jax.vmap(env.reset)(first)
+        return World(state, observation, keys, jnp.zeros(keys.shape[0], jnp.int32))
+
+    def some(world: World, keys: Key, mask: Array) -> World:
+        keys, first = _next(keys, 2)
+        state, observation = begin(env, (world.state, world.observation), mask, first)
+        return World(state, observation, _pick(keys, world.keys, mask), jnp.where(mask, 0, world.time))
+
+    def step(world: World, actions: PyTree, over: Array) -> tuple[World, PyTree, Array, Array, Array]:
+        keys, noise, first = _next(world.keys, 3)
+        state, observation, reward, terminated = jax.vmap(env.step)(world.state, actions, noise)
+        time = world.time + 1
+        truncated = (time >= horizon) & ~terminated
+        final = observation
+        anew = jnp.zeros_like(over)
+        if mode == AutoresetMode.SAME_STEP:
+            anew = terminated | truncated
+        elif mode == AutoresetMode.NEXT_STEP:  # this step only begins the next episode in lanes that were over
+            anew = over
+            reward, terminated, truncated = (
+                jnp.where(over, jnp.zeros_like(x), x) for x in (reward, terminated, truncated)
+            )
+        if mode != AutoresetMode.DISABLED:
+            state, observation = begin(env, (state, observation), anew, first)
+        return World(state, observation, keys, jnp.where(anew, 0, time)), final, reward, terminated, truncated
+
+    return start, some, step
+
+
+def _next(keys: Key, number: int) -> tuple[Key, ...]:
+    """`number` new keys of every lane, each [L]."""
+    split = jax.vmap(lambda key: jax.random.split(key, number))(keys)
+    return tuple(split[:, i] for i in range(number))
+
+
+def _pick(new: Key, old: Key, mask: Array) -> Key:
+    data = restart(jax.random.key_data(old), jax.random.key_data(new), mask)
+    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+
+
+def _on_device(action: Any, space: gymnasium.Space) -> PyTree:
+    return jnp.asarray(np.asarray(action), jax.dtypes.canonicalize_dtype(space.dtype))
+
+
+def _on_host(observation: PyTree, space: gymnasium.Space) -> Any:
+    """Device arrays as NumPy ones (copies that may be written to), in the dtypes of their space."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        return {name: _on_host(observation[name], sub) for name, sub in space.spaces.items()}
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return tuple(_on_host(part, sub) for part, sub in zip(observation, space.spaces, strict=True))
+    return np.array(observation, dtype=space.dtype)
+
+
+class SingleEnv(gymnasium.Env):
+    """A JAX environment as a `gymnasium.Env`; see `as_gymnasium`."""
+
+    def __init__(self, env: Any) -> None:
+        self._lanes = VectorEnv(env, 1, AutoresetMode.DISABLED)
+        self.env = env
+        self.observation_space = env.observation_space
+        self.action_space = env.action_space
+        self.render_mode = self._lanes.render_mode
+        self.metadata = {k: v for k, v in self._lanes.metadata.items() if k != "autoreset_mode"}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode; the same seed begins the same one."""
+        super().reset(seed=seed)
+        number = int(self.np_random.integers(2**31))
+        observation, info = self._lanes.reset(seed=number)
+        return _lane(observation), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step; after an episode's end a reset must follow.
+
+        Raises:
+          EsrlError: before the first reset, after an episode's end, or an action of another shape.
+        """
+        if self._lanes.over.any():
+            raise EsrlError(f"{name_of(self.env)}: the episode has ended; call reset before the next step")
+        observation, reward, terminated, truncated, info = self._lanes.step(np.asarray(action)[None])
+        return _lane(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def render(self) -> np.ndarray | None:
+        """A frame [H, W, 3], where the environment draws itself."""
+        frames = self._lanes.render()
+        return None if frames is None else frames[0]
+
+
+def _lane(observation: Any) -> Any:
+    """The only lane's observation."""
+    if isinstance(observation, dict):
+        return {name: _lane(part) for name, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_lane(part) for part in observation)
+    return observation[0] if observation.ndim > 1 else observation.dtype.type(observation[0])
+
+
+def as_vector_env(env: Any, num_envs: int, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP) -> VectorEnv:
+    """Any JAX environment of esrl as a `gymnasium.vector.VectorEnv`: all lanes in one compiled step.
+
+    The environment's horizon truncates. Observations and rewards are NumPy arrays, in the dtypes of the spaces.
+
+    Args:
+      env: a name or object, as `esrl.make` takes it.
+      num_envs: lanes.
+      autoreset_mode: Gymnasium's: NEXT_STEP (the step after an end begins the next episode), SAME_STEP (an end's own
+        step does, with the last observation in `infos["final_obs"]`), or DISABLED (`reset` with a `reset_mask` does).
+
+    Raises:
+      EsrlError: an environment that Python steps (Gymnasium has it already), fewer than one lane, or another mode.
+    """
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        raise EsrlError(f"num_envs is {num_envs!r}, but must be a whole number of at least 1")
+    try:
+        mode = AutoresetMode(autoreset_mode)
+    except ValueError as error:
+        known = ", ".join(repr(m.value) for m in AutoresetMode)
+        raise EsrlError(f"autoreset_mode is {autoreset_mode!r}, but must be one of {known}") from error
+    return VectorEnv(_jax(env), num_envs, mode)
+
+
+def as_gymnasium(env: Any) -> gymnasium.Env:
+    """Any environment of esrl as a `gymnasium.Env` of one lane; one that Python steps is made as it is.
+
+    Args:
+      env: a name or object, as `esrl.make` takes it.
+    """
+    made = make(env)
+    return made.make_one() if isinstance(made, HostEnv) else SingleEnv(made)
+
+
+def _jax(env: Any) -> Any:
+    made = make(env)
+    if isinstance(made, HostEnv):
+        raise EsrlError(f"{made.name} is stepped by Python; make its lanes with gymnasium.make_vec")
+    return made

@@ -1,0 +1,141 @@
+"""What a network does with each parameter, read off its jaxpr: low-rank where a rule exists, else why not (level 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core as jex
+
+from esrl.core.types import PyTree
+from esrl.perturbation.noise import Leaf
+
+_INLINE = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # where call-like primitives (jit, remat, custom_jvp) keep their body
+
+
+def call_body(eqn: Any) -> Any | None:
+    """The closed body of a call-like equation that can be evaluated in place, else None."""
+    if eqn.primitive.name in ("scan", "while", "cond"):
+        return None
+    for name in _INLINE:
+        body = eqn.params.get(name)
+        if body is None:
+            continue
+        closed = body if hasattr(body, "consts") else jex.ClosedJaxpr(body, ())
+        if len(closed.jaxpr.invars) == len(eqn.invars):
+            return closed
+    return None
+
+
+def scan_parts(eqn: Any) -> tuple[int, int]:
+    """How many of a scan equation's inputs are constants, and how many are carried; the rest are slices."""
+    if "num_consts" in eqn.params:
+        return eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carry, _ = eqn.params["ft_in"].update(list(range(len(eqn.invars)))).unpack()  # jax 0.11 and later
+    return len(list(consts)), len(list(carry))
+
+
+class _Use(NamedTuple):
+    """One use of a parameter: the dimensions on the m side, or None and the operation that has no low-rank rule."""
+
+    rows: tuple[int, ...] | None
+    operation: str
+
+
+def classify(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> tuple[Leaf, ...]:
+    """How the network uses each parameter: what can be low-rank, and why the rest cannot.
+
+    Args:
+      fn: `fn(params, *inputs)`, for one lane.
+      params: its parameters, or their shapes.
+      inputs: arrays or shapes of one lane's inputs.
+
+    Returns:
+      One `Leaf` for each leaf of `params`, in `jax.tree.leaves` order.
+    """
+    jaxpr = jax.make_jaxpr(fn)(params, *inputs).jaxpr
+    named = jax.tree_util.tree_flatten_with_path(params)[0]
+    uses: list[list[_Use]] = [[] for _ in named]
+    tracked = {var: (i, tuple(range(len(var.aval.shape)))) for i, var in enumerate(jaxpr.invars[: len(named)])}
+    _collect(jaxpr, tracked, uses)
+    return tuple(
+        _decide(path_name(path), tuple(leaf.shape), found) for (path, leaf), found in zip(named, uses, strict=True)
+    )
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """A leaf's place in its tree, as network/Dense_0/kernel."""
+    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
+
+
+def _collect(jaxpr: Any, tracked: dict[Any, tuple[int, tuple[int, ...]]], uses: list[list[_Use]]) -> None:
+    """Walks a jaxpr; `tracked` maps a variable to (parameter, which of its dimensions each dimension is)."""
+    for eqn in jaxpr.eqns:
+        held = [(k, tracked[v]) for k, v in enumerate(eqn.invars) if not isinstance(v, jex.Literal) and v in tracked]
+        if not held:
+            continue
+        name, body = eqn.primitive.name, call_body(eqn)
+        if name == "scan":
+            n, _ = scan_parts(eqn)
+            inner = eqn.params["jaxpr"].jaxpr
+            _collect(inner, {inner.invars[k]: where for k, where in held if k < n}, uses)
+            for k, (leaf, _) in held:
+                if k >= n:
+                    uses[leaf].append(_Use(None, "scan, as a carry or a slice"))
+        elif body is not None:
+            inside = {body.jaxpr.invars[k]: where for k, where in held}
+            _collect(body.jaxpr, inside, uses)
+            for inner_var, outer in zip(body.jaxpr.outvars, eqn.outvars, strict=True):
+                if not isinstance(inner_var, jex.Literal) and inner_var in inside:
+                    tracked[outer] = inside[inner_var]
+        elif name == "convert_element_type":
+            tracked[eqn.outvars[0]] = held[0][1]
+        elif name == "transpose":
+            leaf, dims = held[0][1]
+            tracked[eqn.outvars[0]] = (leaf, tuple(dims[d] for d in eqn.params["permutation"]))
+        else:
+            for k, (leaf, dims) in held:
+                rows = None if len(held) > 1 else matrix_rows(eqn, k)
+                uses[leaf].append(_Use(None if rows is None else tuple(sorted(dims[d] for d in rows)), name))
+    for var in jaxpr.outvars:
+        if not isinstance(var, jex.Literal) and var in tracked and var not in jaxpr.invars:
+            uses[tracked[var][0]].append(_Use(None, "the output itself"))
+
+
+def matrix_rows(eqn: Any, k: int) -> tuple[int, ...] | None:
+    """The m side's dimensions when operand k of this equation is a weight with a low-rank rule, else None."""
+    name, params = eqn.primitive.name, eqn.params
+    if name == "dot_general":
+        contract, batch = params["dimension_numbers"]
+        return None if batch[k] else tuple(contract[k])
+    if name == "conv_general_dilated" and k == 1:
+        if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
+            return None
+        out = params["dimension_numbers"].rhs_spec[0]
+        return tuple(d for d in range(len(eqn.invars[1].aval.shape)) if d != out)
+    if name == "gather" and k == 0:
+        numbers, sizes, shape = params["dimension_numbers"], params["slice_sizes"], eqn.invars[0].aval.shape
+        rows_only = tuple(numbers.start_index_map) == (0,) == tuple(numbers.collapsed_slice_dims)
+        whole = len(shape) == 2 and sizes[1] == shape[1] and not numbers.operand_batching_dims
+        return (0,) if rows_only and whole else None
+    return None
+
+
+def _decide(path: str, shape: tuple[int, ...], uses: Sequence[_Use]) -> Leaf:
+    if len(shape) < 2:
+        return Leaf(path, shape, None, "not a matrix")
+    if not uses:
+        return Leaf(path, shape, None, "not used by the network")
+    for use in uses:
+        if use.rows is None:
+            return Leaf(path, shape, None, f"no low-rank rule for its use in {use.operation}")
+    rows = uses[0].rows or ()
+    others = tuple(d for d in range(len(shape)) if d not in rows)
+    if not rows or not others:
+        return Leaf(path, shape, None, "contracted whole, so not used as a matrix")
+    if any(use.rows not in (rows, others) for use in uses):
+        return Leaf(path, shape, None, "used as matrices of different shapes")
+    if any(use.rows != rows and use.operation != "dot_general" for use in uses):
+        return Leaf(path, shape, None, "used both ways round by an operation with one low-rank direction")
+    return Leaf(path, shape, rows, "used by " + ", ".join(sorted({use.operation for use in uses})))

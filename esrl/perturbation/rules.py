@@ -1,0 +1,222 @@
+"""Products with perturbed parameters: one shared by all lanes, and a thin correction for each (level 1).
+
+    x @ (W + sigma E) = x @ W + (sigma / sqrt(R)) ((x A) B^T)        (arXiv 2511.16652, section 4)
+
+for matrix products, convolutions and lookups. `esrl.perturbation.forward` finds where a network has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from esrl.core.types import Array
+
+
+class Lanes(NamedTuple):
+    """How many pairs, signs and episodes the flat lane axis holds, and sigma times each sign [S]."""
+
+    pairs: int
+    signs: int
+    episodes: int
+    scale: Array
+
+    @property
+    def total(self) -> int:
+        return self.pairs * self.signs * self.episodes
+
+
+class Batched(NamedTuple):
+    """A value that differs between lanes: [L, ...]."""
+
+    x: Array
+
+
+class Weight(NamedTuple):
+    """A perturbed parameter: its shared value, and the perturbation of each pair.
+
+    For low rank, `a` [P, R, *dims a_dims of value] and `b` [P, R, *dims b_dims]; for dense noise `a` has the shape
+    [P, *value.shape] and `b` is None. Noise is in the type that it is stored in. `dtype` is the type that the network
+    uses the parameter in: value and noise are rounded to it where they are used, so that a perturbation smaller than
+    its resolution of the value is not lost.
+    """
+
+    value: Array
+    a: Array
+    b: Array | None
+    a_dims: tuple[int, ...]
+    b_dims: tuple[int, ...]
+    dtype: Any
+
+
+def linear(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Batched:
+    """A product with the shared parameter, and its correction: each summed in float32, together rounded once."""
+    rule = {"dot_general": _dot, "conv_general_dilated": _conv, "gather": _gather}[eqn.primitive.name]
+    dtype = eqn.outvars[0].aval.dtype
+    wide = {"preferred_element_type": _wide(dtype)} if "preferred_element_type" in eqn.params else {}
+    shared = values[k].value.astype(values[k].dtype)
+    with jax.named_scope("shared"):
+        base = plain(eqn, [*values[:k], shared, *values[k + 1 :]], **wide)[0]
+    with jax.named_scope("correction"):
+        correction = rule(eqn, _in_place(values, k), k, lanes)
+    return Batched((spread(base, lanes).astype(correction.dtype) + correction).astype(dtype))
+
+
+def _in_place(values: Sequence[Any], k: int) -> list[Any]:
+    """The values, with noise that is stored in fewer bytes than it is used in tied to what it meets.
+
+    Otherwise the compiler takes the cast out of a loop over steps, which then reads the wider type in every step.
+    """
+    weight, other = values[k], values[1 - k]
+    if weight.a.dtype.itemsize >= jnp.dtype(weight.dtype).itemsize or not isinstance(other, Batched):
+        return list(values)
+    a, b, x = jax.lax.optimization_barrier((weight.a, weight.b, other.x))
+    both = [weight._replace(a=a, b=b), Batched(x)]
+    return both if k == 0 else both[::-1]
+
+
+def _wide(dtype: Any) -> Any:
+    """The type that products of a type are summed in: float32, or a wider one as it is."""
+    return dtype if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
+
+
+def plain(eqn: Any, values: Sequence[Any], **changed: Any) -> list[Any]:
+    """An equation without parameters: once when its inputs are shared, else for every lane."""
+    params = {**eqn.params, **changed}
+
+    def bind(*args: Any) -> list[Any]:
+        out = eqn.primitive.bind(*args, **params)
+        return out if eqn.primitive.multiple_results else [out]
+
+    axes = tuple(0 if isinstance(v, Batched) else None for v in values)
+    arrays = [v.x if isinstance(v, Batched) else v for v in values]
+    if all(axis is None for axis in axes):
+        return list(bind(*arrays))
+    return [Batched(x) for x in jax.vmap(bind, in_axes=axes)(*arrays)]
+
+
+def spread(value: Any, lanes: Lanes) -> Array:
+    """A value as [L, ...]."""
+    if isinstance(value, Batched):
+        return value.x
+    if isinstance(value, Weight):
+        return materialise(value, lanes).x
+    value = jnp.asarray(value)
+    return jnp.broadcast_to(value, (lanes.total, *value.shape))
+
+
+def materialise(weight: Weight, lanes: Lanes) -> Batched:
+    """A densely perturbed parameter for every lane (biases and the like: XLA fuses this into their use)."""
+    ones = (1,) * weight.value.ndim
+    scale = lanes.scale.astype(weight.value.dtype).reshape(1, lanes.signs, 1, *ones)
+    noise = weight.a.astype(weight.value.dtype).reshape(lanes.pairs, 1, 1, *weight.value.shape)
+    full = weight.value[None, None, None] + scale * noise
+    full = jnp.broadcast_to(full.astype(weight.dtype), (lanes.pairs, lanes.signs, lanes.episodes, *weight.value.shape))
+    return Batched(full.reshape(lanes.total, *weight.value.shape))
+
+
+def _factor(x: Array, dims: Sequence[int], order: Sequence[int]) -> Array:
+    """A factor [P, R, *dims] as [P, R, K] with its dimensions in the given order."""
+    axes = [2 + list(dims).index(d) for d in order]
+    return x.transpose(0, 1, *axes).reshape(*x.shape[:2], -1)
+
+
+def _dot(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
+    """Correction of a product x . W: `scale (x A) B^T` for every pair, or `scale x E` for dense noise."""
+    weight, x = values[k], values[1 - k]
+    contract, _ = eqn.params["dimension_numbers"]
+    inner, w_inner = tuple(contract[1 - k]), tuple(contract[k])
+    w_free = tuple(d for d in range(weight.value.ndim) if d not in w_inner)
+    x = spread(x, lanes)
+    x_free = tuple(d for d in range(x.ndim - 1) if d not in inner)
+    size = math.prod(x.shape[1 + d] for d in inner)
+    x_shape, w_shape = tuple(x.shape[1 + d] for d in x_free), tuple(weight.value.shape[d] for d in w_free)
+    x = x.transpose(0, *(1 + d for d in x_free), *(1 + d for d in inner))
+    x = x.reshape(lanes.pairs, lanes.signs * lanes.episodes * math.prod(x_shape), size)
+
+    per_row = jnp.repeat(_scale(weight, lanes, x.dtype), lanes.episodes * math.prod(x_shape))[None, :, None]
+    if weight.b is None:
+        noise = weight.a.astype(x.dtype).transpose(0, *(1 + d for d in w_inner), *(1 + d for d in w_free))
+        noise = noise.reshape(lanes.pairs, size, -1)
+        out = per_row * jnp.einsum("pqk,pkn->pqn", x, noise, preferred_element_type=_wide(x.dtype))
+    else:
+        forward = set(w_inner) == set(weight.a_dims)
+        into, out_of = (weight.a, weight.b) if forward else (weight.b, weight.a)
+        dims = (weight.a_dims, weight.b_dims) if forward else (weight.b_dims, weight.a_dims)
+        out = _thin(x, _factor(into, dims[0], w_inner), _factor(out_of, dims[1], w_free), per_row)
+
+    out = out.reshape(lanes.total, *x_shape, *w_shape)
+    if k == 0:  # the weight is the left operand: its free dimensions come first
+        order = [*range(len(x_shape), len(x_shape) + len(w_shape)), *range(len(x_shape))]
+        out = out.transpose(0, *(1 + d for d in order))
+    return out
+
+
+def _thin(x: Array, into: Array, out_of: Array, scale: Array) -> Array:
+    """`scale (x A) B^T`: x [P, Q, K], A [P, R, K], B [P, R, N], scale [1, Q, 1] -> [P, Q, N], in scale's type."""
+    product = partial(jnp.einsum, preferred_element_type=scale.dtype)
+    inner = product("pqk,prk->pqr", x, into.astype(x.dtype)) * scale
+    return product("pqr,prn->pqn", inner.astype(x.dtype), out_of.astype(x.dtype))
+
+
+def _scale(weight: Weight, lanes: Lanes, dtype: Any) -> Array:
+    """What multiplies a perturbation's product of a type, for each sign [S]: sigma, over sqrt(R) for factors."""
+    scale = lanes.scale.astype(_wide(dtype))
+    return scale if weight.b is None else scale / math.sqrt(weight.a.shape[1])
+
+
+def _by_pair(fn: Callable[..., Array], shared: Sequence[Array], each: Sequence[Any], lanes: Lanes) -> Array:
+    """`fn(*shared of the pair, *inputs of the lane)` for every lane."""
+    rows = lanes.signs * lanes.episodes
+    batched = [isinstance(v, Batched) for v in each]
+    inputs = [v.x.reshape(lanes.pairs, rows, *v.x.shape[1:]) if isinstance(v, Batched) else v for v in each]
+    inner = jax.vmap(fn, in_axes=(*(None for _ in shared), *(0 if b else None for b in batched)), axis_size=rows)
+    out = jax.vmap(inner, in_axes=(*(0 for _ in shared), *(0 if b else None for b in batched)))(*shared, *inputs)
+    return out.reshape(lanes.total, *out.shape[2:])
+
+
+def _scaled(out: Array, weight: Weight, lanes: Lanes) -> Array:
+    """`out` [L, ...] times the scale of each lane."""
+    scale = jnp.tile(jnp.repeat(_scale(weight, lanes, out.dtype), lanes.episodes), lanes.pairs)
+    return scale.reshape(lanes.total, *(1,) * (out.ndim - 1)) * out
+
+
+def _conv(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
+    """Correction of a convolution: convolve with the A side as an R-channel kernel, then mix channels with B."""
+    weight = values[1]
+    spec = eqn.params["dimension_numbers"]
+    out_dim, channel = spec.rhs_spec[0], spec.out_spec[1]
+    params = {**eqn.params, "preferred_element_type": _wide(eqn.outvars[0].aval.dtype)}
+
+    def correct(a: Array, b: Array, x: Array) -> Array:
+        kernel = jnp.moveaxis(a.astype(x.dtype), 0, out_dim)
+        thin = eqn.primitive.bind(x, kernel, **params).astype(x.dtype)
+        return _mix(thin, channel, b)
+
+    return _scaled(_by_pair(correct, (weight.a, weight.b), (values[0],), lanes), weight, lanes)
+
+
+def _mix(x: Array, axis: int, b: Array) -> Array:
+    """`x B^T` along an axis of R entries: b [R, N] makes them N."""
+    product = jnp.tensordot(jnp.moveaxis(x, axis, -1), b.astype(x.dtype), axes=1, preferred_element_type=_wide(x.dtype))
+    return jnp.moveaxis(product, -1, axis)
+
+
+def _gather(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
+    """Correction of an embedding lookup: look up rows of A, then multiply by B^T."""
+    weight = values[0]
+    numbers = eqn.params["dimension_numbers"]
+    row = numbers.offset_dims[0]  # where the looked-up row's entries stand in the output
+    params = {key: value for key, value in eqn.params.items() if key != "slice_sizes"}
+
+    def correct(a: Array, b: Array, indices: Array) -> Array:
+        rows = a.T.astype(weight.dtype)  # before the lookup: what fills rows that are not there may be NaN
+        looked_up = eqn.primitive.bind(rows, indices, slice_sizes=(1, a.shape[0]), **params)
+        return _mix(looked_up, row, b)
+
+    return _scaled(_by_pair(correct, (weight.a, weight.b), (values[1],), lanes), weight, lanes)

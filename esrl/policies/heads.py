@@ -1,0 +1,167 @@
+"""From a network's output to an action, for every Gymnasium action space (level 2).
+
+A head says how many numbers the network must give (`size`) and what distribution they describe. A draw from it is a
+*choice* (an index, a vector of indices, bits, or a real vector before it is fitted to its bounds), which `action` turns
+into what the environment takes. Densities are of choices: fitting to bounds is the world's business, and cancels from
+every ratio of densities. All functions are for one lane, pure, and traceable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from esrl.core.types import Array, EsrlError, Key
+
+
+class Head(NamedTuple):
+    """How an output becomes an action. `log_std` [size] is used by Box spaces only, and is None elsewhere.
+
+    Attributes:
+      size: numbers that the network must give for one observation.
+      best: `best(output [size]) -> choice`, the most likely one.
+      draw: `draw(output [size], log_std, key) -> choice`, a random one.
+      action: `action(choice) -> action`, as the environment takes it.
+      log_prob: `log_prob(output, log_std, choice) -> []`, log density (or log probability) of a choice.
+      entropy: `entropy(output, log_std) -> []`, in nats.
+      gaussian: whether `log_std` is needed to draw.
+    """
+
+    size: int
+    best: Callable[[Array], Array]
+    draw: Callable[[Array, Array | None, Key], Array]
+    action: Callable[[Array], Array]
+    log_prob: Callable[[Array, Array | None, Array], Array]
+    entropy: Callable[[Array, Array | None], Array]
+    gaussian: bool = False
+
+    def mode(self, output: Array) -> Array:
+        """The most likely action."""
+        return self.action(self.best(output))
+
+    def sample(self, output: Array, log_std: Array | None, key: Key) -> Array:
+        """A random action."""
+        return self.action(self.draw(output, log_std, key))
+
+
+def head(space: spaces.Space, squash: str = "tanh") -> Head:
+    """The head of an action space: Discrete, MultiDiscrete, MultiBinary or Box.
+
+    Args:
+      space: the environment's action space.
+      squash: for bounded Box spaces: "tanh" maps the real line onto the bounds, "clip" cuts off at them. An unbounded
+        side is left as it is.
+
+    Raises:
+      EsrlError: another space, or an unknown squash.
+    """
+    if isinstance(space, spaces.Discrete):
+        return _discrete(int(space.n), int(space.start), np.dtype(space.dtype))
+    if isinstance(space, spaces.MultiDiscrete):
+        return _multi_discrete(np.asarray(space.nvec), np.asarray(space.start), np.dtype(space.dtype))
+    if isinstance(space, spaces.MultiBinary):
+        return _multi_binary(tuple(space.shape), np.dtype(space.dtype))
+    if isinstance(space, spaces.Box):
+        return _box(space, squash)
+    raise EsrlError(f"action space {space} has no head; use Discrete, MultiDiscrete, MultiBinary or Box")
+
+
+def _integer(dtype: np.dtype) -> np.dtype:
+    """The 32-bit type that stands for a space's integer type on the device."""
+    return np.dtype(np.int32) if dtype.itemsize > 4 else dtype
+
+
+def _discrete(n: int, start: int, dtype: np.dtype) -> Head:
+    one = _multi_discrete(np.array([n]), np.array([start]), dtype)
+    return one._replace(action=lambda choice: one.action(choice)[0])
+
+
+def _multi_discrete(nvec: np.ndarray, start: np.ndarray, dtype: np.dtype) -> Head:
+    """Independent categorical distributions, one for each entry; a choice is their indices [entries]."""
+    sizes = [int(n) for n in nvec.ravel()]
+    kind = _integer(dtype)
+    cuts = np.cumsum(sizes)[:-1].tolist()
+    first = np.asarray(start.reshape(nvec.shape), kind)
+
+    def each(fn: Callable[..., Array], out: Array, *more: Any) -> Array:
+        return jnp.stack([fn(i, part, *more) for i, part in enumerate(jnp.split(out, cuts))])
+
+    def entropy(_: int, part: Array) -> Array:
+        logs = jax.nn.log_softmax(part)
+        return -jnp.sum(jnp.exp(logs) * jnp.where(jnp.isfinite(logs), logs, 0.0))
+
+    return Head(
+        size=sum(sizes),
+        best=lambda out: each(lambda i, part: jnp.argmax(part), out),
+        draw=lambda out, _, key: each(lambda i, part: jax.random.categorical(jax.random.fold_in(key, i), part), out),
+        action=lambda choice: choice.reshape(nvec.shape).astype(kind) + first,
+        log_prob=lambda out, _, choice: jnp.sum(each(lambda i, part: jax.nn.log_softmax(part)[choice[i]], out)),
+        entropy=lambda out, _: jnp.sum(each(entropy, out)),
+    )
+
+
+def _multi_binary(shape: tuple[int, ...], dtype: np.dtype) -> Head:
+    """Independent bits; an output is the log odds of a one."""
+
+    def log_prob(out: Array, _: Array | None, choice: Array) -> Array:
+        return jnp.sum(jax.nn.log_sigmoid(jnp.where(choice, out, -out)))
+
+    def entropy(out: Array, _: Array | None) -> Array:
+        p = jax.nn.sigmoid(out)
+        return -jnp.sum(p * jax.nn.log_sigmoid(out) + (1 - p) * jax.nn.log_sigmoid(-out))
+
+    return Head(
+        size=math.prod(shape),
+        best=lambda out: out > 0,
+        draw=lambda out, _, key: jax.random.bernoulli(key, jax.nn.sigmoid(out)),
+        action=lambda choice: choice.astype(dtype).reshape(shape),
+        log_prob=log_prob,
+        entropy=entropy,
+    )
+
+
+def _box(space: spaces.Box, squash: str) -> Head:
+    """A Gaussian with independent entries; a choice is its draw, before it is fitted to the bounds."""
+    if squash not in ("tanh", "clip"):
+        raise EsrlError(f'squash is {squash!r}, but must be "tanh" or "clip"')
+    if not np.issubdtype(space.dtype, np.floating):
+        raise EsrlError(
+            f"action space {space} is a Box of {space.dtype}; use a float Box, or MultiDiscrete for integers"
+        )
+    wide = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    bounded = np.isfinite(wide[0]) & np.isfinite(wide[1])
+    with np.errstate(invalid="ignore"):
+        middle = np.where(bounded, (wide[0] + wide[1]) / 2, 0).astype(np.float32)
+        half = np.where(bounded, (wide[1] - wide[0]) / 2, 1).astype(np.float32)
+    low, high = (side.astype(np.float32) for side in wide)
+
+    def fit(choice: Array) -> Array:
+        x = choice.reshape(space.shape).astype(jnp.float32)
+        cut = jnp.clip(x, low, high)
+        action = cut if squash == "clip" else jnp.where(bounded, middle + half * jnp.tanh(x), cut)
+        return action.astype(jnp.float32)
+
+    def spread(out: Array, log_std: Array | None) -> Array:
+        return jnp.zeros_like(out) if log_std is None else log_std
+
+    def log_prob(out: Array, log_std: Array | None, choice: Array) -> Array:
+        log_std = spread(out, log_std)
+        return -jnp.sum(0.5 * ((choice - out) * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi))
+
+    return Head(
+        size=math.prod(space.shape),
+        best=lambda out: out,
+        draw=lambda out, log_std, key: (
+            out + jnp.exp(spread(out, log_std)) * jax.random.normal(key, out.shape, out.dtype)
+        ),
+        action=fit,
+        log_prob=log_prob,
+        entropy=lambda out, log_std: jnp.sum(spread(out, log_std) + 0.5 * math.log(2 * math.pi * math.e)),
+        gaussian=True,
+    )

@@ -1,0 +1,184 @@
+"""Ready-made networks: a multi-layer perceptron, a GRU, a convolutional network (level 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from gymnasium import spaces
+
+from esrl.core.types import Array, EsrlError, PyTree
+from esrl.policies.spaces import features, pictures_and_rest
+from esrl.policies.user_network import Bound, Network, linen
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "pqn": lambda x: nn.relu(nn.LayerNorm(use_bias=False, use_scale=False)(x)),  # the paper's: relu(LayerNorm(x))
+    "relu": nn.relu,
+    "tanh": nn.tanh,
+    "silu": nn.silu,
+    "gelu": nn.gelu,
+    "elu": nn.elu,
+}
+
+
+class _MLP(nn.Module):
+    space: spaces.Space
+    size: int
+    hidden: tuple[int, ...]
+    activation: str
+    output_scale: float
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        x = features(self.space, observation)
+        for width in self.hidden:
+            x = ACTIVATIONS[self.activation](nn.Dense(width, use_bias=self.bias)(x))
+        scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
+        return nn.Dense(self.size, use_bias=self.bias, kernel_init=scale)(x)
+
+
+class _GRU(nn.Module):
+    space: spaces.Space
+    size: int
+    hidden: int
+    activation: str
+    output_scale: float
+
+    @nn.compact
+    def __call__(self, carry: Array, observation: PyTree) -> tuple[Array, Array]:
+        x = ACTIVATIONS[self.activation](nn.Dense(self.hidden)(features(self.space, observation)))
+        carry, x = nn.GRUCell(self.hidden)(carry, x)
+        scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
+        return carry, nn.Dense(self.size, kernel_init=scale)(x)
+
+
+class _CNN(nn.Module):
+    space: spaces.Space
+    size: int
+    channels: tuple[int, ...]
+    hidden: tuple[int, ...]
+    activation: str
+    output_scale: float
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        act = ACTIVATIONS[self.activation]
+        pictures, rest = pictures_and_rest(self.space, observation)
+        parts = [rest] if rest.size else []
+        for x in pictures:
+            for width in self.channels:
+                stride = 2 if max(x.shape[:2]) > _SMALL else 1
+                x = act(nn.Conv(width, (3, 3), (stride, stride))(x))
+            parts.append(x.ravel())
+        x = jnp.concatenate(parts)
+        for width in self.hidden:
+            x = act(nn.Dense(width)(x))
+        scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
+        return nn.Dense(self.size, kernel_init=scale)(x)
+
+
+_SMALL = 16  # pixels: sides above it are halved by a convolution
+
+
+def _check_activation(activation: str) -> None:
+    if activation not in ACTIVATIONS:
+        raise EsrlError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+
+
+def mlp(
+    hidden: tuple[int, ...] = (256, 256, 256), activation: str = "pqn", output_scale: float = 1.0, bias: bool = True
+) -> Network:
+    """A multi-layer perceptron; the default is the paper's, three layers of 256 with relu(LayerNorm(x)).
+
+    Args:
+      hidden: widths of the hidden layers; () is a linear policy.
+      activation: "pqn" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu" or "elu".
+      output_scale: standard deviation of the outputs at the start, relative to the usual initialisation.
+      bias: whether layers have biases.
+
+    Raises:
+      EsrlError: a width below 1, or an unknown activation.
+    """
+    hidden = tuple(int(width) for width in hidden)
+    if any(width < 1 for width in hidden):
+        raise EsrlError(f"hidden is {hidden}, but every width must be at least 1")
+    _check_activation(activation)
+
+    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        module = _MLP(observation_space, size, hidden, activation, output_scale, bias)
+        return linen(module, observation, ())
+
+    spec = {
+        "network": "mlp",
+        "hidden": list(hidden),
+        "activation": activation,
+        "output_scale": output_scale,
+        "bias": bias,
+    }
+    return Network(bind, spec, flat=True)
+
+
+def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -> Network:
+    """A recurrent network: a dense layer, a GRU cell, a dense output. The carry starts at zero in every episode.
+
+    Args:
+      hidden: width of the layer and of the carry.
+      activation: of the layer before the cell, as in `mlp`.
+      output_scale: as in `mlp`.
+
+    Raises:
+      EsrlError: a width below 1, or an unknown activation.
+    """
+    if hidden < 1:
+        raise EsrlError(f"hidden is {hidden}, but must be at least 1")
+    _check_activation(activation)
+
+    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        module = _GRU(observation_space, size, hidden, activation, output_scale)
+        return linen(module, observation, jnp.zeros(hidden))
+
+    spec = {"network": "gru", "hidden": [hidden], "activation": activation, "output_scale": output_scale}
+    return Network(bind, spec, flat=True)
+
+
+def cnn(
+    channels: tuple[int, ...] = (16, 32, 32),
+    hidden: tuple[int, ...] = (128,),
+    activation: str = "pqn",
+    output_scale: float = 1.0,
+) -> Network:
+    """A convolutional network for pictures: 3x3 convolutions, then dense layers.
+
+    A picture is an entry of the observation that is a Box of three dimensions, with the channels last, or first where
+    that side is the shortest; uint8 ones are divided by 255. A convolution halves sides above 16 pixels and keeps
+    smaller ones. Entries that are no pictures join before the dense layers.
+
+    Args:
+      channels: of the convolutions.
+      hidden: widths of the dense layers.
+      activation: as in `mlp`.
+      output_scale: as in `mlp`.
+
+    Raises:
+      EsrlError: a number below 1, an unknown activation, or an observation without a picture.
+    """
+    channels, hidden = tuple(int(width) for width in channels), tuple(int(width) for width in hidden)
+    if not channels or any(width < 1 for width in channels + hidden):
+        raise EsrlError(f"channels are {channels} and hidden is {hidden}, but every number must be at least 1")
+    _check_activation(activation)
+
+    def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        if not pictures_and_rest(observation_space, observation)[0]:
+            raise EsrlError(f"a cnn needs a picture [H, W, C] in the observation, but its space is {observation_space}")
+        return linen(_CNN(observation_space, size, channels, hidden, activation, output_scale), observation, ())
+
+    spec = {
+        "network": "cnn",
+        "channels": list(channels),
+        "hidden": list(hidden),
+        "activation": activation,
+        "output_scale": output_scale,
+    }
+    return Network(bind, spec)

@@ -1,0 +1,161 @@
+"""A network as the policy of an environment: from an observation to an action (level 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from gymnasium import spaces
+
+from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.policies.heads import Head, head
+from esrl.policies.networks import mlp
+from esrl.policies.spaces import MASK, normalised_leaves, observation_zeros
+from esrl.policies.user_network import policy
+
+_NEVER = -1e9  # the logit of an action that is not allowed: finite, so that gradients and entropies are
+
+
+class Policy(NamedTuple):
+    """A policy of an environment.
+
+    Attributes:
+      init: `init(key) -> params`: `{"network": ...}` and, to sample from a Box space, `"log_std"` [size].
+      apply: `apply(params, obs, carry) -> ((output, log_std), carry)` for one lane.
+      action: `action((output, log_std), key) -> action`.
+      head: what an output means.
+      carry: the carry at the start of an episode, for one lane.
+      observation: shapes and dtypes of one observation.
+      normalised: for each observation leaf, whether it may be normalised.
+      spec: what a recipe says of the network.
+    """
+
+    init: Callable[[Key], PyTree]
+    apply: Callable[[PyTree, PyTree, PyTree], tuple[tuple[Array, Array | None], PyTree]]
+    action: Callable[[tuple[Array, Array | None], Key], Array]
+    head: Head
+    carry: PyTree
+    observation: PyTree
+    normalised: PyTree
+    spec: dict[str, Any]
+
+
+def bind(
+    network: Any,
+    observation_space: spaces.Space,
+    action_space: spaces.Space,
+    deterministic: bool = True,
+    squash: str = "tanh",
+    extra: int = 0,
+) -> Policy:
+    """A network as the policy of an environment with these spaces.
+
+    Args:
+      network: a `Network`, or whatever `policy` takes; None is `mlp()`.
+      observation_space, action_space: Gymnasium spaces of one lane.
+      deterministic: act by the mode (argmax, mean) rather than by sampling.
+      squash: how outputs meet the bounds of a Box action space: "tanh" or "clip".
+      extra: outputs that the network gives beyond those of the action space; the policy ignores them.
+
+    An observation Dict with an entry `action_mask` (see `action_mask`) has its mask applied to the logits: an action
+    that is not allowed has probability zero. The network sees the mask as well, as a part of the observation.
+
+    Raises:
+      EsrlError: a network that cannot take the observation, whose output does not fit the action space, or that has no
+        float parameters; an action mask that does not fit the action space.
+    """
+    chosen = mlp() if network is None else policy(network)
+    actions = head(action_space, squash)
+    observation = observation_zeros(observation_space)
+    size = actions.size + extra
+    bound = chosen.bind(observation, size, observation_space=observation_space)
+    allowed = action_mask(observation_space, action_space)
+    sampled = actions.gaussian and not deterministic
+
+    def init(key: Key) -> PyTree:
+        params = {"network": bound.init(key)}
+        return {**params, "log_std": jnp.zeros(actions.size)} if sampled else params
+
+    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
+        output, carry = bound.apply(params["network"], obs, carry)
+        if allowed is not None:
+            logits = masked(output[: actions.size], allowed(obs))
+            output = jnp.concatenate([logits, output[actions.size :]])
+        return (output, params.get("log_std")), carry
+
+    def action(output: tuple[Array, Array | None], key: Key) -> Array:
+        out = output[0][: actions.size]
+        return actions.mode(out) if deterministic else actions.sample(out, output[1], key)
+
+    _check_output(init, apply, observation, bound.carry, size, action_space, extra)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
+    normalised = normalised_leaves(observation_space, chosen.flat)
+    return Policy(init, apply, action, actions, bound.carry, shapes, normalised, chosen.spec or {})
+
+
+def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> Callable[[PyTree], Array] | None:
+    """Where an observation says which actions are allowed, or None when it does not.
+
+    Args:
+      observation_space: a Dict space with an entry `action_mask` has a mask; 1 (or True) is an allowed action.
+      action_space: Discrete n needs a mask of n entries, MultiDiscrete one of sum(nvec), first action first.
+
+    Returns:
+      `mask(observation) -> bool [size of the logits]`.
+
+    Raises:
+      EsrlError: a mask of another size, or for an action space without logits of choices.
+    """
+    if not isinstance(observation_space, spaces.Dict) or MASK not in observation_space.spaces:
+        return None
+    if not isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete)):
+        raise EsrlError(f"{MASK} is for Discrete and MultiDiscrete actions, but the action space is {action_space}")
+    size = head(action_space).size
+    shape = observation_space[MASK].shape
+    if shape is None or math.prod(shape) != size:
+        raise EsrlError(f"{MASK} has shape {shape}, but action space {action_space} needs {size} entries")
+    return lambda observation: jnp.ravel(observation[MASK]) > 0
+
+
+def masked(logits: Array, allowed: Array) -> Array:
+    """Logits [size] with those of what is not `allowed` [size] so low that it is never drawn."""
+    return jnp.where(allowed, logits, jnp.asarray(_NEVER, logits.dtype))
+
+
+def _check_output(
+    init: Callable[..., Any],
+    apply: Callable[..., Any],
+    observation: PyTree,
+    carry: PyTree,
+    size: int,
+    action_space: spaces.Space,
+    extra: int,
+) -> None:
+    key = jax.random.key(0, impl="threefry2x32")
+    try:
+        params = jax.eval_shape(init, key)
+        (output, _), after = jax.eval_shape(apply, params, observation, carry)
+    except EsrlError:
+        raise
+    except Exception as error:
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", observation)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise EsrlError(
+            f"the policy cannot take one observation {shapes} (no batch axis): {type(error).__name__}: {reason}"
+        ) from error
+    shape = getattr(output, "shape", None)
+    if shape != (size,):
+        given = f"shape {shape}" if shape is not None else f"a {type(output).__name__}"
+        more = f" and {extra} more" if extra else ""
+        raise EsrlError(f"the policy's output has {given}, but action space {action_space}{more} needs shape ({size},)")
+    before = jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), carry)
+    if jax.tree.map(lambda x: (x.shape, x.dtype), after) != before:
+        raise EsrlError("the policy's carry changes its shape or type from one step to the next; it must stay as given")
+    wrong = [x.dtype for x in jax.tree.leaves(params) if not jnp.issubdtype(x.dtype, jnp.floating)]
+    if wrong:
+        raise EsrlError(f"the policy has a parameter of type {wrong[0]}; every parameter must be a float")
+    if not jax.tree.leaves(params):
+        raise EsrlError("the policy has no parameters, so there is nothing to train")

@@ -1,0 +1,31 @@
+"""A policy that knows nothing: every allowed choice is equally likely (level 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from esrl.core.types import Array, Key, PyTree
+from esrl.policies.heads import head
+from esrl.policies.policy import action_mask, masked
+
+
+def random_policy(env: Any) -> Callable[[PyTree, Key], Array]:
+    """`act(observation, key) -> action` for one lane: the head of the action space fed with zeros.
+
+    In a Box, the draw is a normal one of deviation 1, fitted to the bounds.
+
+    Raises:
+      EsrlError: an action space without a head, or an action mask that does not fit it.
+    """
+    actions = head(env.action_space)
+    allowed = action_mask(env.observation_space, env.action_space)
+    zeros = jnp.zeros(actions.size)
+
+    def act(observation: PyTree, key: Key) -> Array:
+        logits = zeros if allowed is None else masked(zeros, allowed(observation))
+        return actions.sample(logits, zeros if actions.gaussian else None, key)
+
+    return act

@@ -1,0 +1,116 @@
+"""Running mean and variance of observations, merged between generations (level 1).
+
+Statistics are frozen while a generation runs, so that every member sees the same observations; the generation's live
+observations are summed beside it and merged afterwards (Chan et al., parallel variance).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from esrl.core.types import Array, PyTree
+
+
+class Moments(NamedTuple):
+    """`seen` (float32, how many), and per observation leaf `mean` and `m2` (sum of squared deviations).
+
+    Leaves that are not normalised (masks, what a network of its own kind takes as it is) are None in `mean` and `m2`.
+    """
+
+    seen: Array
+    mean: PyTree
+    m2: PyTree
+
+
+class Sums(NamedTuple):
+    """Over live steps, relative to the frozen mean: `seen` (how many), sum of `x - mean`, sum of `(x - mean)^2`."""
+
+    seen: Array
+    first: PyTree
+    second: PyTree
+
+
+def init(observation: PyTree, normalised: PyTree) -> Moments:
+    """Moments of nothing seen. `normalised` marks with True each observation leaf that is to be normalised."""
+    zeros = jax.tree.map(lambda x, use: jnp.zeros(x.shape, jnp.float32) if use else None, observation, normalised)
+    return Moments(jnp.float32(0), zeros, zeros)
+
+
+def zero_sums(moments: Moments | None) -> Sums | None:
+    """Sums of no observation, shaped as the moments are; None for None."""
+    if moments is None:
+        return None
+    zeros = jax.tree.map(jnp.zeros_like, moments.mean)
+    return Sums(jnp.float32(0), zeros, zeros)
+
+
+def accumulate(sums: Sums | None, moments: Moments | None, observations: PyTree, live: Array) -> Sums | None:
+    """Adds observations [L, ...] of the lanes that are live [L]; a lane with a non-finite observation is left out."""
+    if sums is None or moments is None:
+        return None
+    picked = _picked(moments, observations)
+    for x in jax.tree.leaves(picked):
+        live = live & jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+
+    def deviation(x: Array, mean: Array) -> Array:
+        mask = live.reshape(live.shape + (1,) * (x.ndim - 1))
+        return jnp.where(mask, x - mean[None], 0.0)
+
+    d = jax.tree.map(deviation, picked, moments.mean)
+    return Sums(
+        sums.seen + jnp.sum(live.astype(jnp.float32)),
+        jax.tree.map(lambda s, x: s + jnp.sum(x, axis=0), sums.first, d),
+        jax.tree.map(lambda s, x: s + jnp.sum(x * x, axis=0), sums.second, d),
+    )
+
+
+def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
+    """The moments of everything seen so far; None for None."""
+    if moments is None or sums is None:
+        return None
+    total = moments.seen + sums.seen
+    safe = jnp.maximum(total, 1.0)
+
+    def mean(old: Array, first: Array) -> Array:
+        return old + first / safe
+
+    def m2(old: Array, first: Array, second: Array) -> Array:
+        return old + jnp.maximum(second - first * first / safe, 0.0)
+
+    return Moments(
+        total,
+        jax.tree.map(mean, moments.mean, sums.first),
+        jax.tree.map(m2, moments.m2, sums.first, sums.second),
+    )
+
+
+def normalise(moments: Moments | None, observation: PyTree, clip: float = 10.0) -> PyTree:
+    """`(x - mean) / std`, clipped to +-clip, for the leaves that have moments, which become float32; no more than
+    that before anything was seen."""
+    if moments is None:
+        return observation
+
+    def one(x: Any, mean: Array | None, m2: Array | None) -> Any:
+        if mean is None or m2 is None:
+            return x
+        x, known = x.astype(jnp.float32), moments.seen > 0
+        std = jnp.sqrt(m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
+        return jnp.where(known, jnp.clip((x - mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
+
+    return jax.tree.map(one, observation, _as(observation, moments.mean), _as(observation, moments.m2))
+
+
+def _as(observation: PyTree, tree: PyTree) -> PyTree:
+    return jax.tree.unflatten(jax.tree.structure(observation), jax.tree.leaves(tree, is_leaf=lambda x: x is None))
+
+
+def _picked(moments: Moments, observations: PyTree) -> PyTree:
+    """The observation leaves that have moments, as float32, in the moments' structure."""
+
+    def one(mean: Array | None, x: Array) -> Array | None:
+        return None if mean is None else x.astype(jnp.float32)
+
+    return jax.tree.map(one, moments.mean, observations, is_leaf=lambda x: x is None)

@@ -1,0 +1,83 @@
+"""Scores of an agent's unperturbed parameters on held-out episodes (level 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from esrl.algorithms.agent import Agent
+from esrl.core import sharding
+from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
+
+_AT_ONCE = 1 << 10  # episodes that each device plays side by side
+_HELD_OUT = 0xE7A1  # folded into the key, so that evaluation worlds are none of training's
+
+
+class Evaluation(NamedTuple):
+    """Held-out episodes: mean and standard deviation (over episodes) of returns, mean length, and every return [E]."""
+
+    return_mean: float
+    return_std: float
+    length_mean: float
+    episodes: int
+    returns: np.ndarray
+
+
+def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Evaluation:
+    """Plays episodes with the unperturbed parameters, in worlds that training never sees.
+
+    Args:
+      agent: what was trained.
+      state: its state.
+      episodes: how many.
+      seed: of the worlds; the same seed gives the same worlds for every agent on an environment.
+
+    Raises:
+      EsrlError: fewer than one episode.
+    """
+    if episodes < 1:
+        raise EsrlError(f"episodes is {episodes}, but must be at least 1")
+    keys = held_out_keys(seed, episodes)
+    returns, lengths = (np.asarray(x, np.float64) for x in _compiled(agent, episodes)(state, keys))
+    return Evaluation(float(returns.mean()), float(returns.std()), float(lengths.mean()), episodes, returns)
+
+
+def held_out_keys(seed: int, episodes: int) -> Key:
+    """Keys [E] of episodes that no training has."""
+    return jax.random.split(jax.random.fold_in(seed_key(seed), _HELD_OUT), episodes)
+
+
+def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
+    """Returns and lengths [E] of episodes with these keys, with the unperturbed parameters."""
+    act = act_all(agent)
+
+    def play(state: Any, keys: Key) -> tuple[tuple[Array, Array], tuple[()]]:
+        played = agent.runner.episodes(act, state, keys[:, None, None], agent.policy.carry, None)
+        return (played.returns.reshape(-1), played.lengths.reshape(-1)), ()
+
+    if not agent.runner.jittable:
+        return play(state, keys)[0]
+    mesh = sharding.default_mesh(keys.shape[0])
+    chunk = min(keys.shape[0] // mesh.size, _AT_ONCE)
+    return sharding.map_chunks(play, state, keys, chunk, mesh)[0]
+
+
+@lru_cache(maxsize=8)
+def act_all(agent: Agent) -> Callable[..., tuple[Array, PyTree]]:
+    """An agent's decisions for all lanes [L]: one function for an agent, which is compiled once."""
+
+    def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
+        return jax.vmap(agent.act, in_axes=(None, 0, 0, 0))(state, observations, carry, keys)
+
+    return act
+
+
+@lru_cache(maxsize=8)
+def _compiled(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Array]]:
+    """`player` of an agent, compiled once for a number of episodes."""
+    play = partial(player, agent)
+    return sharding.compiled(play, sharding.default_mesh(episodes)) if agent.runner.jittable else play

@@ -1,0 +1,193 @@
+"""An episode to look at: a page for Brax, a video or GIF for what draws its own frames (level 5)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from esrl.algorithms.agent import Agent
+from esrl.core.types import EsrlError, Key, PyTree, seed_key
+from esrl.envs.base import HostEnv, horizon_of, name_of
+
+FPS = 30  # frames a second, where the environment's metadata has no render_fps
+_SHOWN = 0x5EE5  # folded into the key: the episode shown is held out as well
+
+
+class Episode:
+    """One episode of the unperturbed parameters: states (on the device), frames (on the host), rewards."""
+
+    def __init__(self, env: Any = None) -> None:
+        self.fps = (getattr(env, "metadata", None) or {}).get("render_fps") or FPS
+        self.states: list[Any] = []
+        self.frames: list[np.ndarray] = []
+        self.rewards: list[float] = []
+
+    @property
+    def total(self) -> float:
+        return float(sum(self.rewards))
+
+
+def render(agent: Agent, state: Any, out: str | Path, seed: int = 0, form: str = "auto") -> tuple[Path, Episode]:
+    """Plays an episode and writes it to a file beside `out`.
+
+    Args:
+      agent, state: what was trained.
+      out: the file without its ending.
+      seed: of the episode's world.
+      form: "html" (Brax), "mp4" or "gif"; "auto" is html for Brax, and else mp4 where ffmpeg is at hand, or gif.
+
+    Returns:
+      The file and the episode.
+
+    Raises:
+      EsrlError: an environment that draws nothing, a form that it cannot have, or a missing package (named).
+    """
+    is_brax = hasattr(agent.env, "backend") and name_of(agent.env).startswith("brax/")
+    if form not in ("auto", "html", "mp4", "gif"):
+        raise EsrlError(f"form is {form!r}, but must be html, mp4 or gif")
+    if form == "html" and not is_brax:
+        raise EsrlError(f"a page can be made for Brax environments only; {name_of(agent.env)} takes mp4 or gif")
+    if is_brax and form in ("mp4", "gif"):
+        raise EsrlError("Brax environments are shown as a page; use html")
+    if is_brax:
+        return _page(agent, state, Path(out), seed)
+    episode = (
+        _host_episode(agent, state, seed) if isinstance(agent.env, HostEnv) else _drawn_episode(agent, state, seed)
+    )
+    return _video(agent, episode, Path(out), form), episode
+
+
+def _step(agent: Agent) -> Callable[..., Any]:
+    @jax.jit
+    def step(state: Any, world: PyTree, obs: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, ...]:
+        act_key, env_key = jax.random.split(key)
+        action, carry = agent.act(state, obs, carry, act_key)
+        world, obs, reward, terminated = agent.env.step(world, action, env_key)
+        return world, obs, carry, reward, terminated
+
+    return step
+
+
+def _device_episode(agent: Agent, state: Any, seed: int) -> Episode:
+    key = jax.random.fold_in(seed_key(seed), _SHOWN)
+    world, obs = jax.jit(agent.env.reset)(jax.random.fold_in(key, 0))
+    episode, carry, step = Episode(getattr(agent.env, "env", agent.env)), agent.policy.carry, _step(agent)
+    episode.states.append(jax.device_get(world))
+    for t in range(horizon_of(agent.env)):
+        world, obs, carry, reward, terminated = step(state, world, obs, carry, jax.random.fold_in(key, t + 1))
+        episode.states.append(jax.device_get(world))
+        episode.rewards.append(float(reward))
+        if terminated:
+            break
+    return episode
+
+
+def _page(agent: Agent, state: Any, out: Path, seed: int) -> tuple[Path, Episode]:
+    from esrl.training.brax_page import page
+
+    state = jax.device_get(state)
+    episode = _device_episode(agent, state, seed)
+    brax = agent.env.env
+    shown = [world.pipeline_state for world in episode.states]
+    subtitle = f"{agent.name}, return {episode.total:.0f} in {len(episode.rewards)} steps"
+    html = page(brax.sys, shown, name_of(agent.env), float(brax.dt), subtitle, rewards=episode.rewards)
+    path = out.with_name(out.name + ".html")
+    _write(path, lambda: path.write_text(html))
+    return path, episode
+
+
+def _drawn_episode(agent: Agent, state: Any, seed: int) -> Episode:
+    if not hasattr(agent.env, "render"):
+        raise EsrlError(f"{name_of(agent.env)} draws nothing; give it a method render(state) -> rgb array [H, W, 3]")
+    episode = _device_episode(agent, jax.device_get(state), seed)
+    with _drawing(agent):
+        episode.frames = [np.asarray(agent.env.render(world)) for world in episode.states]
+    return episode
+
+
+class _drawing:
+    """Turns an environment's drawing failures (no display, missing package) into one sentence."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.name = name_of(agent.env)
+
+    def __enter__(self) -> None:
+        import os
+
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        if not os.environ.get("SDL_VIDEODRIVER"):
+            os.environ["SDL_VIDEODRIVER"] = "dummy"
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
+        if isinstance(error, Exception) and not isinstance(error, EsrlError):
+            raise EsrlError(f"{self.name} cannot be drawn: {type(error).__name__}: {error}") from error
+
+
+def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
+    state = jax.device_get(state)
+    key = jax.random.fold_in(seed_key(seed), _SHOWN)
+    act = jax.jit(agent.act)
+    with _drawing(agent):
+        env = agent.env.make_one(render_mode="rgb_array")
+        episode = Episode(env)
+        try:
+            obs, _ = env.reset(seed=seed)
+            carry = agent.policy.carry
+            like = agent.policy.observation
+            for t in range(agent.env.horizon):
+                episode.frames.append(np.asarray(env.render()))
+                seen = jax.tree.map(lambda want, x: np.asarray(x, want.dtype), like, obs)
+                action, carry = act(state, seen, carry, jax.random.fold_in(key, t + 1))
+                obs, reward, terminated, truncated, _ = env.step(np.asarray(action)[()])
+                episode.rewards.append(float(reward))
+                if terminated or truncated:
+                    break
+            episode.frames.append(np.asarray(env.render()))
+        finally:
+            env.close()
+    return episode
+
+
+def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
+    import imageio.v2 as imageio
+
+    if form in ("auto", "mp4"):
+        try:
+            import imageio_ffmpeg  # noqa: F401
+        except ImportError as error:
+            if form == "mp4":
+                raise EsrlError(
+                    "MP4 needs ffmpeg; install it with: pip install 'esrl[video]', or use --form gif"
+                ) from error
+            form = "gif"
+        else:
+            form = "mp4"
+    path = out.with_name(f"{out.name}.{form}")
+    frames: list[Any] = [_even(frame) for frame in episode.frames]
+    if form == "mp4":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="os.fork")  # the child only executes ffmpeg
+            _write(path, lambda: imageio.mimwrite(path, frames, fps=episode.fps, macro_block_size=2))
+    else:
+        every = max(1, round(episode.fps / 25))  # browsers slow down GIFs of more frames a second
+        duration = 1000 * every / episode.fps
+        _write(path, lambda: imageio.mimwrite(path, frames[::every], duration=duration, loop=0))
+    return path
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """The frame with an even number of rows and columns, as MP4 needs."""
+    rows, columns = (n // 2 * 2 for n in frame.shape[:2])
+    return np.ascontiguousarray(frame[:rows, :columns], np.uint8)
+
+
+def _write(path: Path, write: Callable[[], Any]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise EsrlError(f"{path} cannot be written: {error.strerror or error}") from error

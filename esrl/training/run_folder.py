@@ -1,0 +1,127 @@
+"""A run's folder: recipe, metrics as JSON lines and TensorBoard events, checkpoints, learning curve (level 5)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from esrl.core.types import EsrlError
+
+Row = dict[str, Any]
+
+
+class RunFolder:
+    """The files of one run.
+
+    `recipe.toml` says how to run it again, `metrics.jsonl` has a line for each generation, `checkpoints/` has states,
+    `curve.png` the learning curve; TensorBoard reads the folder as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics = path / "metrics.jsonl"
+        self.recipe = path / "recipe.toml"
+        self._lines: Any = None
+        self._events: Any = None
+
+    @classmethod
+    def create(cls, path: str | Path, recipe: dict[str, Any]) -> RunFolder:
+        """A new folder with its recipe.
+
+        Raises:
+          EsrlError: the path exists and is not an empty folder, or cannot be written.
+        """
+        run = cls(Path(path))
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            kind = "holds files" if run.path.is_dir() else "is a file"
+            go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
+            raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
+        try:
+            run.checkpoints.mkdir(parents=True)
+            run.recipe.write_text(tomli_w.dumps(recipe))
+        except OSError as error:
+            raise EsrlError(f"output folder {run.path} cannot be written: {error.strerror or error}") from error
+        return run
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """The folder of a run that was started before.
+
+        Raises:
+          EsrlError: there is none.
+        """
+        run = cls(Path(path))
+        if not run.recipe.is_file():
+            why = "has no recipe.toml" if run.path.is_dir() else "does not exist"
+            raise EsrlError(f"{run.path} is not the folder of a run: it {why}")
+        return run
+
+    def rows(self) -> list[Row]:
+        """All rows written so far; a last line that a kill cut short is left out."""
+        if not self.metrics.exists():
+            return []
+        rows = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return rows
+
+    def open(self, generation: int) -> list[Row]:
+        """Opens the logs to go on after a generation: what was written beyond it is cut off. Returns the rows kept."""
+        rows = [row for row in self.rows() if row["generation"] <= generation]
+        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._lines = self.metrics.open("a")
+        from tensorboardX import SummaryWriter
+
+        self._events = SummaryWriter(str(self.path), purge_step=generation + 1 if generation else None)
+        return rows
+
+    def write(self, row: Row) -> None:
+        """Adds a generation's row to the JSON lines and to TensorBoard."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self._lines.write(json.dumps(clean) + "\n")
+        self._lines.flush()
+        for name, value in clean.items():
+            if isinstance(value, (int, float)) and name != "generation":
+                self._events.add_scalar(name, value, row["generation"])
+
+    def close(self) -> None:
+        """Closes the logs and draws the learning curve."""
+        if self._lines is None:
+            return
+        self._lines.close()
+        self._events.close()
+        self._lines = None
+        draw_curve(self.rows(), self.path / "curve.png", self.path.name)
+
+
+def draw_curve(rows: list[Row], path: Path, title: str) -> None:
+    """The learning curve of a run as a PNG: returns of the population and of the unperturbed parameters over steps."""
+    if not rows:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = [row["env_steps"] for row in rows]
+    axes.plot(steps, [row["return_mean"] for row in rows], color="#9aa7b8", lw=1, label="population mean")
+    scored = [(row["env_steps"], row["eval_return_mean"]) for row in rows if row.get("eval_return_mean") is not None]
+    if scored:
+        axes.plot(*zip(*scored, strict=True), color="#d1495b", lw=2, marker="o", ms=3, label="unperturbed, held-out")
+    axes.set(xlabel="environment steps", ylabel="return", title=title)
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    temporary = path.with_suffix(".part.png")
+    figure.savefig(temporary, dpi=120)
+    os.replace(temporary, path)

@@ -1,0 +1,60 @@
+"""The compiled program of a generation: no tensor of members x m x n, and a bound on its temporary memory."""
+
+import math
+import re
+
+import jax
+import pytest
+from probes import Walk
+
+import esrl
+from esrl.algorithms.es import evolution_strategy
+from esrl.algorithms.es_options import ESOptions
+from esrl.core.types import seed_key
+
+
+def compiled(agent):
+    state = jax.eval_shape(agent.init, seed_key(0))
+    batch = jax.eval_shape(agent.rollout, state)
+    return jax.jit(agent.rollout).lower(state).compile(), jax.jit(agent.update).lower(state, batch).compile()
+
+
+def biggest_with(program, sides):
+    """The most numbers in any tensor of the program whose shape holds both sides of a weight matrix."""
+    most = 0
+    for shape in re.findall(r"\b[a-z]+\d+\[([\d,]+)\]", program.as_text()):
+        dims = [int(d) for d in shape.split(",")]
+        if all(dims.count(side) >= sides.count(side) for side in sides):
+            most = max(most, math.prod(dims))
+    return most
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_no_tensor_of_members_by_m_by_n_in_the_compiled_generation(rank):
+    m, n = 48, 80
+    agent = esrl.eggroll(Walk(), esrl.mlp((m, n, m), "tanh"), population=64, rank=rank, chunk=8)
+    for program in compiled(agent):
+        assert biggest_with(program, [m, n]) <= m * n
+    dense = evolution_strategy(
+        "dense", Walk(), esrl.mlp((m, n, m), "tanh"), esrl.noise.dense(), ESOptions(population=64, chunk=8)
+    )
+    assert max(biggest_with(program, [m, n]) for program in compiled(dense)) > m * n  # the test can see one
+
+
+@pytest.mark.parametrize("make", [esrl.eggroll, esrl.open_es])
+def test_the_loop_over_steps_reads_noise_as_it_is_stored(make):
+    """The cast stays inside: a loop that carried float32 copies would move four times the bytes."""
+    agent = make(
+        Walk(), esrl.mlp((48, 80), "tanh"), population=64, chunk=8, distribution="rademacher", noise_dtype="int8"
+    )
+    loops = [line for line in compiled(agent)[0].as_text().splitlines() if " while(" in line]
+    shape = r"\[8,1,80\]" if make is esrl.eggroll else r"\[8,48,80\]"
+    assert any(re.search("s8" + shape, line) for line in loops)
+    assert not any(re.search("f32" + shape, line) for line in loops)
+
+
+@pytest.mark.slow
+def test_a_generation_of_brax_ant_needs_at_most_64_mib():
+    agent = esrl.eggroll("brax/ant", esrl.mlp(), population=1024)
+    for program in compiled(agent):
+        assert program.memory_analysis().temp_size_in_bytes <= 64 * 2**20

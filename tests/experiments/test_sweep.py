@@ -1,0 +1,404 @@
+"""Sweeps and ablations: what is killed goes on, nothing is measured twice, and effects are what was put in."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("pyarrow")
+pytest.importorskip("seaborn")
+
+ROOT = Path(__file__).parents[2]
+ENV = "gymnasium/phys2d/CartPole-v1"
+RECIPE = f"""env = "{ENV}"
+agent = "eggroll"
+env_steps = 1000
+
+[policy]
+hidden = [4]
+
+[options]
+population = 16
+"""
+
+
+@pytest.fixture(autouse=True)
+def experiments(monkeypatch):
+    """The scripts' modules can be imported."""
+    monkeypatch.syspath_prepend(ROOT / "plots")
+    monkeypatch.syspath_prepend(ROOT / "experiments")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A sweep's arguments, but for what is swept."""
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    budget = ("--env-steps", "600", "--evaluations", "2", "--episodes", "4", "--processes", "1")
+    return [ENV, "--recipe", str(path), "--out", str(tmp_path / "out"), "--populations", "16", "--seeds", "2", *budget]
+
+
+def table_of(small):
+    return Path(small[4]) / f"{ENV.replace('/', '-')}.parquet"
+
+
+def base(**run):
+    from variations import base_recipe
+
+    return base_recipe(ENV, "eggroll", None, {"env_steps": 1000.0, **run}, {"hidden": [4]})
+
+
+def a_plan(table, sigmas=(0.1,), seeds=2, **run):
+    import cells
+    from variations import value, varied
+
+    recipes = [varied(base(**run), {"sigma": sigma}) for sigma in sigmas]
+    runs = [cells.Run(r, seed, {"sigma": value(r, "sigma")}) for r in recipes for seed in range(seeds)]
+    return cells.Plan(table, base(**run), runs, False)
+
+
+def rows_for(plan, runs):
+    """Rows as a cell would write them."""
+    import cells
+    from record import plain
+
+    common = {"env": ENV, "agent": "eggroll", "recipe": "{}", "base": cells.digest(plain(plan.base))}
+    return [
+        {**common, **run.columns, "seed": run.seed, "generation": g, "settings": run.settings, "return_mean": float(g)}
+        for run in runs
+        for g in range(3)
+    ]
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def test_parquet_keeps_types_and_adds_columns(tmp_path):
+    from record import read_table, write_table
+
+    path = tmp_path / "a" / "table.parquet"
+    assert read_table(path) == []
+    first = {"name": "1", "count": 2**40, "x": 0.1, "yes": True}
+    write_table(path, [first, {**first, "new": None}, {**first, "new": "none"}])
+    assert read_table(path) == [{**first, "new": None}, {**first, "new": None}, {**first, "new": "none"}]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_only_missing_runs_are_wanted(tmp_path):
+    import cells
+    from record import write_table
+
+    plan = a_plan(tmp_path / "table.parquet")
+    assert cells.missing(plan) == plan.runs
+    write_table(plan.table, rows_for(plan, plan.runs[:1]))
+    assert cells.missing(plan) == plan.runs[1:]
+    more = a_plan(plan.table, sigmas=(0.1, 0.2), seeds=3)
+    assert [(run.columns["sigma"], run.seed) for run in cells.missing(more)] == [
+        (0.1, 1),
+        (0.1, 2),
+        (0.2, 0),
+        (0.2, 1),
+        (0.2, 2),
+    ]
+    assert cells.missing(more._replace(runs=more.runs * 2)) == cells.missing(more)
+
+
+def test_parts_are_merged_once_even_where_a_kill_left_them_behind(tmp_path):
+    from cell_tables import merge, parts
+    from record import read_table, write_table
+
+    plan = a_plan(tmp_path / "table.parquet")
+    first, second = (rows_for(plan, [run]) for run in plan.runs)
+    write_table(plan.table, first)
+    write_table(parts(plan.table) / "a.parquet", first)  # merged, but not removed
+    write_table(parts(plan.table) / "b.parquet", second)
+    (parts(plan.table) / "c.parquet.part").write_bytes(b"torn")
+    assert merge(plan.table) == first + second == read_table(plan.table) == merge(plan.table)
+    assert not list(parts(plan.table).glob("*.parquet"))
+
+
+def test_another_recipe_is_refused_and_again_measures_anew(tmp_path):
+    import cells
+    from record import read_table, write_table
+
+    plan, other = a_plan(tmp_path / "table.parquet"), a_plan(tmp_path / "table.parquet", evaluations=3)
+    write_table(plan.table, rows_for(plan, plan.runs))
+    with pytest.raises(SystemExit, match="was measured with another recipe"):
+        cells.missing(other)
+    assert len(read_table(plan.table)) == 6
+    one = plan._replace(runs=plan.runs[:1])
+    assert cells.missing(one, again=True) == one.runs  # the other seed stays
+    assert {row["seed"] for row in read_table(plan.table)} == {1}
+    assert cells.missing(other, again=True) == other.runs and not plan.table.exists()
+
+
+def test_a_table_is_measured_by_one_process_at_a_time(tmp_path):
+    from cell_tables import alone, parts
+
+    table = tmp_path / "table.parquet"
+    with alone(table):
+        with pytest.raises(SystemExit, match="is being measured by another process"), alone(table):
+            pass
+        assert parts(table).is_dir()
+    assert not parts(table).exists()
+
+
+# ---- recipes --------------------------------------------------------------------------------------------------------
+
+
+def test_cells_hold_what_one_program_can():
+    import cells
+    from variations import varied
+
+    recipe = base()
+    names = [cells.structure(varied(recipe, v)) for v in ({"sigma": 0.2}, {"learning_rate": 0.5}, {})]
+    assert len(set(names)) == 1
+    changes = ({"rank": "2"}, {"rank": "dense"}, {"population": 4}, {"activation": "relu"}, {"shaping": "sign"})
+    assert len({cells.structure(varied(recipe, v)) for v in changes} | set(names)) == 6
+
+
+def test_a_default_written_out_is_the_same_setting():
+    import cells
+    from variations import value, varied
+
+    recipe = base()
+    default = {"shaping": "centred_rank", "learning_rate": 0.02, "rank": "1", "activation": "pqn", "thin": None}
+    assert cells.Run(varied(recipe, default), 0, {}).settings == cells.Run(recipe, 0, {}).settings
+    dense = varied(recipe, {"rank": "dense", "thin": 0.5, "hidden": [8, 8]})
+    assert (dense.agent, value(dense, "rank"), value(dense, "thin")) == ("open_es", "dense", None)
+    assert value(dense, "hidden") == "8x8" and dense == varied(dense, {"rank": "dense"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [("hidden", "32x8", [32, 8]), ("antithetic", "false", False), ("thin", "none", None), ("shaping", "none", "none")],
+)
+def test_values_are_of_the_options_types(name, text, found):
+    from variations import typed
+
+    assert typed("eggroll", name, text) == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--vary", "sigmaa=1"], "'sigmaa' is neither an option of eggroll nor a key of"),
+        (["--vary", "chunk"], "--vary takes NAME=V1,V2, not 'chunk'"),
+        (["--vary", "optimizer=adam,no"], "unknown optimizer 'no'"),
+        (["--shapings", "no"], "'no'"),
+        (["--ranks", "many"], "many is no rank"),
+        (["--sigmas", "0.1", "-1"], "sigma is -1.0"),
+        (["--populations", "x"], "population is 'x', but must be a whole number"),
+        (["--seeds", "0"], "--seeds is 0"),
+    ],
+)
+def test_bad_input_is_said_in_one_sentence(script, small, arguments, sentence):
+    with pytest.raises(SystemExit) as left:
+        script("experiments/sweep.py", *small, *arguments)
+    assert sentence in str(left.value.code) and "\n" not in str(left.value.code)
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_extended(script, small, tmp_path):
+    from record import read_table
+
+    script("experiments/sweep.py", *small, "--ranks", "1", "--sigmas", "0.1")
+    first = read_table(table_of(small))
+    shown = script(
+        "experiments/sweep.py", *small, "--ranks", "1", "dense", "--sigmas", "0.1", "0.3", "--vary", "lr_decay=1.0"
+    )
+    rows = read_table(table_of(small))
+    assert "| open_es | dense | 0.3 | 2 |" in shown
+    assert [file.name for file in table_of(small).parent.iterdir()] == [table_of(small).name]
+    assert [{name: row[name] for name in first[0]} for row in rows[: len(first)]] == first
+    assert {row["lr_decay"] for row in rows} == {1.0}  # what they had, though it was not swept
+    runs = [(r, s, i) for r in ("1", "dense") for s in (0.1, 0.3) for i in (0, 1)]
+    starts = [row for row in rows if not row["generation"]]
+    assert sorted((row["rank"], row["sigma"], row["seed"]) for row in starts) == sorted(runs)
+    for row in rows:
+        assert row["episodes"] == row["generation"] * 16 and row["runs_together"] in (2, 4)
+    script("plots/sweep.py", "--results", small[4], "--out", tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size
+
+
+def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
+    import cells
+    import variations
+
+    monkeypatch.setattr(cells.workers, "report", lambda *_: None)
+    run = {"env_steps": 100.0, "evaluations": 1, "evaluate_episodes": 2}
+    found = []
+    for env in ("gymnasium/CartPole-v1", ENV):
+        recipe = variations.base_recipe(env, "eggroll", None, run, {"hidden": [4]})
+        recipe = variations.varied(recipe, {"population": 4})
+        found.append(cells.rows_of([cells.Run(recipe, 3, {"rank": "1"})]))
+    for rows in found:
+        assert list(rows[0]) == list(found[0][0])
+        assert rows[0]["generation"] == 0 and rows[-1]["env_steps"] >= 100
+        assert rows[-1]["episodes"] == 4 * rows[-1]["generation"] and rows[0]["seed"] == 3
+
+
+def start(small, *arguments):
+    command = [sys.executable, ROOT / "experiments" / "sweep.py", *small, *arguments]
+    return subprocess.Popen(
+        [*map(str, command)], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(found, process):
+    while not (value := found()):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return value
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
+    from cell_tables import parts
+    from record import read_table
+
+    swept = ("--ranks", "1", "dense", "--sigmas", "0.1", "0.3")
+    process = start(small, *swept)
+    (part,) = wait_for(lambda: list(parts(table_of(small)).glob("*.parquet")), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    first = read_table(part)
+    assert first and not table_of(small).exists()
+
+    script("experiments/sweep.py", *small, *swept)
+    rows = read_table(table_of(small))
+    assert [row for row in rows if row["rank"] == "1"] == first  # bit for bit, the seconds as well
+    keys = [(row["rank"], row["sigma"], row["seed"], row["generation"]) for row in rows]
+    assert len(keys) == len(set(keys))
+    runs = {key[:3] for key in keys}
+    assert runs == {(r, s, i) for r in ("1", "dense") for s in (0.1, 0.3) for i in (0, 1)}
+    for run in runs:
+        own = [row for row in rows if (row["rank"], row["sigma"], row["seed"]) == run]
+        assert own[0]["generation"] == 0 and own[-1]["env_steps"] >= 600 and len(own) == 3
+    before = table_of(small).read_bytes()
+    script("experiments/sweep.py", *small, *swept)
+    assert table_of(small).read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the child in /proc")
+def test_a_killed_cell_is_said_and_measured_by_the_next_sweep(script, small):
+    from record import read_table
+
+    def children():
+        return [int(p) for t in Path(f"/proc/{process.pid}/task").glob("*/children") for p in t.read_text().split()]
+
+    process = start(small, "--ranks", "1", "dense", "--sigmas", "0.1")
+    folder = table_of(small).with_suffix("")
+    wait_for(lambda: list(folder.glob("*dense*.json")) or list(folder.glob("open_es*.json")), process)
+    os.kill(wait_for(children, process)[0], signal.SIGKILL)
+    _, said = process.communicate()
+    assert process.returncode == 1 and "its process ended with status -9" in said
+    first = read_table(table_of(small))
+    assert {row["rank"] for row in first} == {"dense"}
+    script("experiments/sweep.py", *small, "--ranks", "1", "dense", "--sigmas", "0.1")
+    rows = read_table(table_of(small))
+    assert rows[: len(first)] == first and {row["rank"] for row in rows[len(first) :]} == {"1"}
+
+
+# ---- ablation -------------------------------------------------------------------------------------------------------
+
+
+def curves(env, shifts, seeds=5, learnt=100.0):
+    """Rows of runs that learn linearly, a value's by `1 + shift` of the base's; seeds differ in where they start."""
+    rows = []
+    for (factor, value), shift in {("base", ""): 0.0, **shifts}.items():
+        for seed in range(seeds):
+            for generation in range(5):
+                mean = 3.0**seed + learnt * generation / 4 * (1 + shift)
+                common = {"env": env, "factor": factor, "value": value, "seed": seed, "generation": generation}
+                rows.append({**common, "env_steps": 100 * generation, "return_mean": mean})
+    return rows
+
+
+def test_effects_are_what_was_put_in(script, tmp_path):
+    import pandas as pd
+    from effects import ALL, effects
+    from record import write_table
+
+    shifts = {("sigma", "x 2"): -0.5, ("rank", "dense"): 0.2, ("shaping", "sign"): 0.0}
+    rows = [row for env in ("a", "b") for row in curves(env, shifts)]
+    rows += curves("c", shifts, learnt=0.0)
+    found, left_out = effects(pd.DataFrame(rows))
+    assert set(found["env"]) == {"a", "b", ALL} and len(left_out) == 1 and left_out[0].startswith("c is left out")
+    for row in found.itertuples():
+        expected = shifts[row.factor, row.value] * (0.5 if row.measure == "area" else 1.0)
+        np.testing.assert_allclose([row.effect, row.low, row.high], expected, atol=1e-9)
+        assert row.seeds == (10 if row.env == ALL else 5)
+
+    for env in ("a", "b"):
+        write_table(tmp_path / f"{env}.parquet", curves(env, shifts))
+    script("plots/ablation.py", "--results", tmp_path, "--out", tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size
+
+
+def test_intervals_resample_within_each_environment():
+    from effects import effect
+
+    random = np.random.default_rng(1)
+    apart = [random.normal(0, 0.01, 8), random.normal(1, 0.01, 8)]
+    found = effect(apart)
+    assert found["low"] < found["effect"] < found["high"]
+    assert found["high"] - found["low"] < 0.5 * (effect([np.concatenate(apart)])["high"] - found["low"])
+    assert np.isnan(effect([np.array([1.0])])["low"])
+
+
+def test_the_fair_rate_of_sgd():
+    """Its steps from an estimate of noise alone are as long as the learning rate, which is how long Adam's are."""
+    import ablation
+    from variations import varied
+
+    from esrl.algorithms.shaping import centred_rank
+
+    recipe = varied(base(), {"population": 64, "sigma": 0.2, "learning_rate": 0.03})
+    random = np.random.default_rng(0)
+    shape, steps = centred_rank(), []
+    for _ in range(50):
+        weights = np.asarray(shape(jnp.asarray(random.normal(size=(32, 2)), jnp.float32)), np.float64)
+        noise = random.normal(size=(32, 200))
+        estimate = ((weights[:, :1] - weights[:, 1:]) * noise).sum(0) / (64 * 0.2)
+        steps.append(ablation.sgd_rate(recipe) * estimate)
+    np.testing.assert_allclose(np.std(steps), 0.03, rtol=0.05)
+
+
+def test_each_value_changes_one_factor():
+    import ablation
+    import cells
+    from variations import varied
+
+    recipe = base()
+    for factor, values in ablation.FACTORS.items():
+        changed = [varied(recipe, changes) for _, changes in values(recipe)]
+        settings = [cells.Run(r, 0, {}).settings for r in (recipe, *changed)]
+        assert len(set(settings)) == len(settings), factor
+        assert changed or factor == "actions"
+
+
+def test_an_ablation_is_measured(script, small):
+    from record import read_table
+
+    arguments = [*small[:5], *small[7:], "--factors", "pairs", "sigma"]
+    script("experiments/ablation.py", *arguments)
+    rows = read_table(table_of(small))
+    ends = [(row["factor"], row["value"], row["seed"]) for row in rows if not row["generation"]]
+    values = [("base", ""), ("pairs", "no pairs, leave-one-out"), ("sigma", "x 0.5"), ("sigma", "x 2")]
+    assert sorted(ends) == sorted((*value, seed) for value in values for seed in (0, 1))
+    with pytest.raises(SystemExit, match="pair is no factor; did you mean pairs"):
+        script("experiments/ablation.py", *small[:5], "--factors", "pair")

@@ -1,0 +1,135 @@
+"""Heads: actions of every space lie in it, the mode is where the output says, samples are as likely as it says."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from gymnasium import spaces
+
+from esrl import EsrlError
+from esrl.core.types import seed_key
+from esrl.policies.heads import head
+
+SPACES = [
+    spaces.Discrete(3),
+    spaces.Discrete(4, start=-2),
+    spaces.MultiDiscrete([2, 5, 3]),
+    spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 0], [0, -7]]),
+    spaces.MultiBinary(4),
+    spaces.MultiBinary([2, 3]),
+    spaces.Box(-2.0, 0.5, (3,)),
+    spaces.Box(np.array([-1, -np.inf, 0], np.float32), np.array([1, np.inf, np.inf], np.float32)),
+    spaces.Box(-np.inf, np.inf, (2, 2)),
+    spaces.Box(-3e38, 3e38, (1,)),
+]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
+@pytest.mark.parametrize("squash", ["tanh", "clip"])
+def test_actions_lie_in_their_space(space, squash):
+    made = head(space, squash)
+    keys = jax.random.split(seed_key(0), 64)
+    outputs = 5 * jax.random.normal(seed_key(1), (64, made.size))
+    log_std = jnp.zeros(made.size) if made.gaussian else None
+    samples = np.asarray(jax.vmap(lambda out, key: made.sample(out, log_std, key))(outputs, keys))
+    modes = np.asarray(jax.vmap(made.mode)(outputs))
+    for action in (*samples, *modes):
+        assert space.contains(action.astype(space.dtype)), action
+    assert modes.dtype == np.asarray(samples).dtype and modes.dtype.itemsize <= 4
+
+
+def test_mode_is_the_largest_output():
+    assert head(spaces.Discrete(3)).mode(jnp.array([0.0, 2.0, 1.0])) == 1
+    assert head(spaces.Discrete(3, start=5)).mode(jnp.array([0.0, 1.0, 2.0])) == 7
+    several = head(spaces.MultiDiscrete([2, 3]))
+    np.testing.assert_array_equal(several.mode(jnp.array([0.0, 1.0, 9.0, 0.0, 0.0])), [1, 0])
+    grid = head(spaces.MultiDiscrete([[2, 2], [2, 2]]))
+    np.testing.assert_array_equal(grid.mode(jnp.array([0.0, 1, 1, 0, 1, 0, 0, 1])), [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(head(spaces.MultiBinary(3)).mode(jnp.array([0.5, -0.5, 9.0])), [1, 0, 1])
+
+
+@pytest.mark.parametrize("squash", ["tanh", "clip"])
+def test_box_reaches_its_bounds_and_no_further(squash):
+    low, high = np.array([-2.0, 0.0], np.float32), np.array([1.0, 10.0], np.float32)
+    mode = head(spaces.Box(low, high), squash).mode
+    np.testing.assert_allclose(mode(jnp.full(2, 1e9)), high, rtol=1e-6)
+    np.testing.assert_allclose(mode(jnp.full(2, -1e9)), low, rtol=1e-6)
+    middle = {"tanh": [-0.5, 5.0], "clip": [0.0, 0.0]}[squash]
+    np.testing.assert_allclose(mode(jnp.zeros(2)), middle, atol=1e-6)
+
+
+def test_open_sides_are_cut_off_at_most():
+    space = spaces.Box(np.array([0, -np.inf], np.float32), np.array([np.inf, np.inf], np.float32))
+    np.testing.assert_allclose(head(space).mode(jnp.array([-3.0, -3.0])), [0.0, -3.0])
+    np.testing.assert_allclose(head(space).mode(jnp.array([30.0, 30.0])), [30.0, 30.0])
+
+
+def test_samples_follow_the_output():
+    keys = jax.random.split(seed_key(2), 4000)
+    logits = jnp.log(jnp.array([0.1, 0.2, 0.7]))
+    drawn = jax.vmap(lambda key: head(spaces.Discrete(3)).sample(logits, None, key))(keys)
+    np.testing.assert_allclose(np.bincount(drawn) / 4000, [0.1, 0.2, 0.7], atol=0.03)
+    bits = jax.vmap(lambda key: head(spaces.MultiBinary(2)).sample(jnp.array([0.0, 2.0]), None, key))(keys)
+    np.testing.assert_allclose(np.asarray(bits).mean(0), [0.5, 1 / (1 + np.exp(-2))], atol=0.03)
+    box = head(spaces.Box(-np.inf, np.inf, (2,)))
+    draws = np.asarray(jax.vmap(lambda key: box.sample(jnp.ones(2), jnp.log(jnp.array([0.5, 2.0])), key))(keys))
+    np.testing.assert_allclose(draws.mean(0), 1.0, atol=0.12)
+    np.testing.assert_allclose(draws.std(0), [0.5, 2.0], rtol=0.05)
+
+
+def test_parts_of_a_sample_are_independent():
+    several = head(spaces.MultiDiscrete([2, 2]))
+    keys = jax.random.split(seed_key(3), 1000)
+    drawn = np.asarray(jax.vmap(lambda key: several.sample(jnp.zeros(4), None, key))(keys))
+    assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.1
+
+
+FINITE = [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiDiscrete([[2], [3]]), spaces.MultiBinary(3)]
+
+
+def choices(space):
+    sizes = [2] * int(np.prod(space.shape)) if isinstance(space, spaces.MultiBinary) else None
+    sizes = sizes or ([int(space.n)] if isinstance(space, spaces.Discrete) else space.nvec.ravel().tolist())
+    return jnp.asarray(list(itertools.product(*map(range, sizes))), jnp.int32)
+
+
+@pytest.mark.parametrize("space", FINITE, ids=str)
+def test_probabilities_sum_to_one_and_give_the_entropy(space):
+    made = head(space)
+    out = jax.random.normal(seed_key(4), (made.size,))
+    logs = jax.vmap(lambda choice: made.log_prob(out, None, choice))(choices(space))
+    np.testing.assert_allclose(jnp.sum(jnp.exp(logs)), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(made.entropy(out, None), -jnp.sum(jnp.exp(logs) * logs), rtol=1e-5)
+    best = made.log_prob(out, None, made.best(out).astype(jnp.int32))
+    np.testing.assert_allclose(best, jnp.max(logs), rtol=1e-5)
+
+
+def test_gaussian_densities_are_those_of_scipy():
+    made = head(spaces.Box(-1.0, 1.0, (2, 2)))
+    out, log_std, choice = jax.random.normal(seed_key(5), (3, 4))
+    mean, deviation = np.asarray(out), np.exp(np.asarray(log_std))
+    want = sum(scipy.stats.norm.logpdf(np.asarray(choice), mean, deviation))
+    np.testing.assert_allclose(made.log_prob(out, log_std, choice), want, rtol=1e-5)
+    np.testing.assert_allclose(made.entropy(out, log_std), sum(scipy.stats.norm.entropy(mean, deviation)), rtol=1e-5)
+
+
+def test_an_impossible_choice_costs_no_entropy():
+    made = head(spaces.Discrete(3))
+    np.testing.assert_allclose(made.entropy(jnp.array([0.0, 0.0, -jnp.inf]), None), np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("space", "squash", "words"),
+    [
+        (spaces.Text(3), "tanh", "has no head; use Discrete"),
+        (spaces.Dict(a=spaces.Discrete(2)), "tanh", "has no head"),
+        (spaces.Box(0, 255, (2,), np.uint8), "tanh", "is a Box of uint8"),
+        (spaces.Box(-1, 1, (2,)), "sigmoid", 'must be "tanh" or "clip"'),
+    ],
+)
+def test_other_spaces_are_refused(space, squash, words):
+    with pytest.raises(EsrlError, match=words):
+        head(space, squash)
