@@ -18,7 +18,8 @@ from esrl.algorithms.es import eggroll, open_es
 from esrl.algorithms.ppo import ppo
 from esrl.core.runtime import configure
 from esrl.core.types import EsrlError
-from esrl.envs.base import Env, check_env
+from esrl.envs.base import Env
+from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import make
 from esrl.envs.to_gymnasium import as_gymnasium, as_vector_env
 from esrl.perturbation import noise

@@ -1,4 +1,4 @@
-"""Returns and advantages of trajectories that end in two ways (level 1).
+"""Returns and advantages of trajectories that end in two ways.
 
 Arrays are [L, T]: lanes, and steps of an unroll. An episode that is *terminated* has no future; one that is *truncated*
 (by its time limit) has, and the value of its final observation stands for it.

@@ -1,4 +1,4 @@
-"""What an agent is: all that train, evaluate, checkpoint and log ever see (level 4)."""
+"""What an agent is: all that train, evaluate, checkpoint and log ever see."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from esrl.core import sharding
 from esrl.core.types import Array, EsrlError, Key, PyTree, nearest
 from esrl.perturbation.noise import Leaf
 from esrl.policies.policy import Policy
-from esrl.rollouts.episodes import Runner
+from esrl.rollouts.types import Runner
 
 Metrics = dict[str, Any]
 Options = TypeVar("Options")

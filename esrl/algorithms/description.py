@@ -1,4 +1,4 @@
-"""Tables that say what will be perturbed, and how (level 5)."""
+"""Tables that say what will be perturbed, and how."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from esrl.algorithms.agent import Agent, Plan
-from esrl.envs.base import horizon_of, name_of
+from esrl.envs.base import max_episode_steps_of, name_of
 from esrl.perturbation.noise import Leaf
 
 
@@ -22,7 +22,7 @@ def describe(agent: Agent, width: int = 110) -> str:
       width: of the text, in characters.
     """
     console = Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
-    console.print(f"{agent.name} on {name_of(agent.env)}, horizon {horizon_of(agent.env)}")
+    console.print(f"{agent.name} on {name_of(agent.env)}, horizon {max_episode_steps_of(agent.env)}")
     console.print(f"observations {agent.env.observation_space}\nactions {agent.env.action_space}\n")
     plan = agent.plan
     console.print(_perturbed(plan) if plan.noise_floats else _plain(plan))

@@ -1,4 +1,4 @@
-"""Evolution strategies: one estimator over any noise space; with low-rank noise it is EGGROLL (level 4).
+"""Evolution strategies: one estimator over any noise space; with low-rank noise it is EGGROLL.
 
 `rollout` and `update` are the algorithm in reading order. Sources: OpenES, Salimans et al., arXiv 1703.03864; EGGROLL,
 arXiv 2511.16652, sections 3 and 4.
@@ -19,7 +19,8 @@ from esrl.algorithms.es_options import EggrollOptions, ESOptions, OpenESOptions,
 from esrl.algorithms.es_setup import Setup, base_learning_rate, plan, prepare
 from esrl.core import sharding
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add, count_sum, seed_key
-from esrl.envs.base import check_contract
+from esrl.envs.base import on_device
+from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
 from esrl.perturbation import noise as noises
 from esrl.perturbation.noise import Noise
@@ -246,5 +247,5 @@ def evolution_strategy(name: str, env: Any, policy: Any, noise: Noise, options: 
         act=act,
         plan=plan(setup, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
         options=changed_options(options),
-        **compiled(init, play, learn, setup.mesh, setup.runner.jittable, ("sigma", "learning_rate")),
+        **compiled(init, play, learn, setup.mesh, on_device(env), ("sigma", "learning_rate")),
     )

@@ -1,4 +1,4 @@
-"""Options of evolution strategies: names, defaults, meanings, and which values make sense (level 4)."""
+"""Options of evolution strategies: names, defaults, meanings, and which values make sense."""
 
 from __future__ import annotations
 

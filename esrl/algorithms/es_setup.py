@@ -1,4 +1,4 @@
-"""What an evolution strategy is made of, put together before it runs (level 4)."""
+"""What an evolution strategy is made of, put together before it runs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from esrl.algorithms.es_options import BASE_RATE, ESOptions
 from esrl.algorithms.optimizers import make_optimizer
 from esrl.core import sharding
 from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.envs.base import on_device
 from esrl.perturbation import forward as perturb
 from esrl.perturbation.classify import classify
 from esrl.perturbation.noise import Leaf, Noise
 from esrl.policies import running_statistics as moment
 from esrl.policies.policy import Policy
-from esrl.rollouts.episodes import Runner
-from esrl.rollouts.episodes import runner as make_runner
+from esrl.rollouts.runner import runner as make_runner
+from esrl.rollouts.types import Runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def prepare(env: Any, policy: Policy, noise: Noise, options: ESOptions) -> Setup
     signs = (1.0, -1.0) if options.antithetic else (1.0,)
     pairs, per_pair = options.population // len(signs), len(signs) * options.episodes_per_member
     runner = make_runner(env, (lambda r: r + options.reward_offset) if options.reward_offset else None)
-    host = not runner.jittable
+    host = not on_device(env)
     mesh = options.mesh or (sharding.one_device() if host else sharding.default_mesh(pairs))
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
     leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))

@@ -1,4 +1,4 @@
-"""Memory that a generation takes, part by part, and how many pairs it may play at once (level 4)."""
+"""Memory that a generation takes, part by part, and how many pairs it may play at once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from jax.extend import core as jex
 from jax.sharding import Mesh
 
+from esrl.core.jaxprs import call_body
 from esrl.core.types import EsrlError, PyTree, seed_key
-from esrl.perturbation.classify import call_body
 from esrl.policies.policy import Policy
 
 _SHARE = 0.5  # of a device's memory, when nothing else is said

@@ -1,4 +1,4 @@
-"""Optax optimisers with a unit learning rate, so that the rate stays a traced value of the state (level 1)."""
+"""Optax optimisers with a unit learning rate, so that the rate stays a traced value of the state."""
 
 from __future__ import annotations
 

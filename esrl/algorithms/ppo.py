@@ -1,4 +1,4 @@
-"""Proximal policy optimisation: the yardstick, behind the same interface as evolution strategies (level 4).
+"""Proximal policy optimisation: the yardstick, behind the same interface as evolution strategies.
 
 `rollout` and `update` are the algorithm in reading order; `ppo_data.py` says what they pass on. Sources: PPO, Schulman
 et al., arXiv 1707.06347; advantages, arXiv 1506.02438; the details that matter, Andrychowicz et al., arXiv 2006.05990.
@@ -19,13 +19,15 @@ from esrl.algorithms.ppo_data import Batch, Decision, PPOState, Sample
 from esrl.algorithms.ppo_options import TRACED, PPOOptions, check
 from esrl.algorithms.ppo_setup import Setup, plan, prepare
 from esrl.core import sharding
+from esrl.core.lanes import reset_lanes
 from esrl.core.types import Array, Key, PyTree, count, count_add
-from esrl.envs.base import check_contract
+from esrl.envs.base import on_device
+from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
 from esrl.policies import running_statistics as moment
 from esrl.policies.actor_critic import Output
 from esrl.policies.running_statistics import Moments
-from esrl.rollouts.unroll import Lanes, Trajectory, restart
+from esrl.rollouts.types import Lanes, Trajectory
 
 # ---- the algorithm --------------------------------------------------------------------------------------------------
 
@@ -36,7 +38,7 @@ def rollout(setup: Setup, state: PPOState) -> Batch:
 
     def play(args: tuple[PyTree, Key], lanes: Lanes) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         context, key = args
-        after, trajectory, last, ended = setup.runner.unroll.run(
+        after, trajectory, last, ended = setup.runner.unroll(
             setup.act, setup.value, context, lanes, key, setup.nets.carry, setup.steps
         )
         seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.observations)
@@ -125,7 +127,7 @@ def prepared(setup: Setup, state: PPOState, batch: Batch, rewards: Array) -> Sam
     trajectory = batch.trajectory
     record: Decision = trajectory.record
     terminated, truncated = trajectory.terminated, trajectory.truncated
-    after = next_values(record.value, trajectory.final, batch.last, truncated)
+    after = next_values(record.value, trajectory.bootstrap_value, batch.last, truncated)
     advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda)
     over = terminated | truncated
     samples = Sample(
@@ -177,7 +179,7 @@ def evaluate_sequences(setup: Setup, params: PyTree, part: Sample) -> Output:
 
     def step(carry: PyTree, now: tuple[PyTree, Array]) -> tuple[PyTree, Output]:
         observations, anew = now
-        out, carry = forward(observations, restart(carry, setup.nets.carry, anew))
+        out, carry = forward(observations, reset_lanes(carry, setup.nets.carry, anew))
         return carry, out
 
     time_major = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (part.observations, part.anew))
@@ -235,7 +237,7 @@ def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
             moments=moment.init(nets.policy.observation, nets.policy.normalised) if normalized else None,
             reward_moments=moment.init(jnp.float32(0), True) if read.normalize_rewards else None,
             discounted=jnp.zeros(setup.lanes),
-            lanes=setup.runner.unroll.start(worlds, nets.carry),
+            lanes=setup.runner.start(worlds, nets.carry),
             key=key,
             generation=jnp.uint32(0),
             env_steps=count(),
@@ -259,5 +261,5 @@ def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
         act=act,
         plan=plan(setup),
         options=changed_options(read),
-        **compiled(init, play, learn, setup.mesh, setup.runner.jittable, TRACED),
+        **compiled(init, play, learn, setup.mesh, on_device(env), TRACED),
     )

@@ -1,4 +1,4 @@
-"""What PPO carries from one iteration to the next, what an iteration gives, and what is learnt from (level 4)."""
+"""What PPO carries from one iteration to the next, what an iteration gives, and what is learnt from."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from esrl.core.types import Array, Count, Key, PyTree
 from esrl.policies.running_statistics import Moments, Sums
-from esrl.rollouts.unroll import Ended, Lanes, Trajectory
+from esrl.rollouts.types import EpisodeStats, Lanes, Trajectory
 
 
 class PPOState(NamedTuple):
@@ -65,7 +65,7 @@ class Batch(NamedTuple):
     trajectory: Trajectory
     last: Array
     sums: Sums | None
-    ended: Ended
+    ended: EpisodeStats
 
 
 class Sample(NamedTuple):

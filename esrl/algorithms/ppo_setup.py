@@ -1,4 +1,4 @@
-"""What PPO is made of, put together before it runs (level 4)."""
+"""What PPO is made of, put together before it runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from esrl.algorithms.optimizers import make_optimizer
 from esrl.algorithms.ppo_data import Decision
 from esrl.algorithms.ppo_options import PPOOptions, check_minibatches
 from esrl.core import sharding
+from esrl.core.jaxprs import path_name
 from esrl.core.types import Array, Key, PyTree
-from esrl.perturbation.classify import path_name
+from esrl.envs.base import on_device
 from esrl.perturbation.noise import Leaf
 from esrl.policies import running_statistics as moment
 from esrl.policies.actor_critic import ActorCritic, actor_critic
 from esrl.policies.networks import mlp
 from esrl.policies.precision import arithmetic
-from esrl.rollouts.episodes import Runner
-from esrl.rollouts.episodes import runner as make_runner
+from esrl.rollouts.runner import runner as make_runner
+from esrl.rollouts.types import Runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,7 @@ def prepare(env: Any, policy: Any, options: PPOOptions) -> Setup:
     runner = make_runner(env)
     sequences = options.num_envs * (1 if nets.recurrent else options.num_steps) // options.num_minibatches
     shared = math.gcd(options.num_envs, sequences)
-    mesh = sharding.default_mesh(shared) if runner.jittable else sharding.one_device()
+    mesh = sharding.default_mesh(shared) if on_device(env) else sharding.one_device()
     head = nets.policy.head
 
     def forward(context: PyTree, observations: PyTree, carries: PyTree) -> tuple[Any, PyTree]:

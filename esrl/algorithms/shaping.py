@@ -1,4 +1,4 @@
-"""Fitness shaping: `fitness [P, S] -> weights [P, S]` (level 1).
+"""Fitness shaping: `fitness [P, S] -> weights [P, S]`.
 
 P is pairs (or directions), S the evaluations of each: 2 with antithetic pairs, 1 without. Every shaping gives all-zero
 weights to all-equal fitness, and ranks a member with NaN or infinite fitness as the worst one: it is replaced by the

@@ -1,4 +1,4 @@
-"""Command-line flags as data: read them, turn them into values, and say what they mean (level 7).
+"""Command-line flags as data: read them, turn them into values, and say what they mean.
 
 A flag that is not given is not in the result, so that what a recipe says stands until a flag overrides it.
 """

@@ -1,4 +1,4 @@
-"""What a run would take, before it runs: memory by part, what the compiler says, and how fast it steps (level 6)."""
+"""What a run would take, before it runs: memory by part, what the compiler says, and how fast it steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from esrl.algorithms.agent import Agent
 from esrl.core.compile_time import compile_seconds
 from esrl.core.sharding import AXIS
 from esrl.core.types import seed_key
-from esrl.envs.base import HostEnv, horizon_of
+from esrl.envs.base import HostEnv, max_episode_steps_of, on_device
 from esrl.training.loop import check_budget
 from esrl.training.recipe import Recipe
 
@@ -66,7 +66,7 @@ def _compiled(agent: Agent) -> dict[str, dict[str, int]]:
     """Bytes of an agent's programs; none where Python steps the environment."""
     state = jax.eval_shape(agent.init, jax.eval_shape(lambda: seed_key(0)))
     programs: dict[str, Any] = {}
-    if agent.pure is None:
+    if not on_device(agent.env):
         return {}
     if agent.plan.noise_floats:
         programs["rollout"] = agent.rollout.lower(state)  # type: ignore[attr-defined]
@@ -95,13 +95,13 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
     if not plan.noise_floats:
         seconds, state = _timed(agent, recipe.seed)
         return int(state.env_steps) / seconds, int(state.env_steps)
-    whole = plan.lanes * horizon_of(agent.env)
+    whole = plan.lanes * max_episode_steps_of(agent.env)
     env = _shortened(agent.env)
     if env is None:
         return None, whole
     signs = 1 if agent.options.get("antithetic") is False else 2
     chunk, mesh = plan.chunk, None
-    if agent.pure is None:
+    if not on_device(agent.env):
         chunk = min(chunk, _PYTHON)
     else:
         mesh = Mesh(np.array(jax.local_devices()[: plan.devices]), (AXIS,))
@@ -112,8 +112,8 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
 
 def _shortened(env: Any) -> Any | None:
     """The environment with short episodes, or None where its horizon cannot be set."""
-    steps = min(_STEPS, horizon_of(env))
-    if isinstance(env, HostEnv):
+    steps = min(_STEPS, max_episode_steps_of(env))
+    if isinstance(env, HostEnv):  # a tuple whose fields are set otherwise than an object's
         return env._replace(horizon=steps)
     try:
         short = copy.copy(env)

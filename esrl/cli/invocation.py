@@ -1,4 +1,4 @@
-"""What `esrl train` and `esrl describe` are asked for: a recipe, with the flags laid over it (level 7)."""
+"""What `esrl train` and `esrl describe` are asked for: a recipe, with the flags laid over it."""
 
 from __future__ import annotations
 

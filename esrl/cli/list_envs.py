@@ -1,4 +1,4 @@
-"""What environments there are, suite by suite, for a person or a program to read (level 4)."""
+"""What environments there are, suite by suite, for a person or a program to read."""
 
 from __future__ import annotations
 

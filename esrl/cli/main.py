@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, render, describe, envs (level 7)."""
+"""The command line: train, evaluate, render, describe, envs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees while training: one live line on a terminal, plain lines in a pipe (level 6)."""
+"""What a person sees while training: one live line on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seconds spent compiling, measured from JAX's own events (level 0)."""
+"""Seconds spent compiling, measured from JAX's own events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the JAX process that make esrl fast: one CPU device per core, and a compilation cache (level 0)."""
+"""Settings of the JAX process that make esrl fast: one CPU device per core, and a compilation cache."""
 
 from __future__ import annotations
 

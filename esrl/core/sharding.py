@@ -1,4 +1,4 @@
-"""A function over pairs, in chunks and on every device, with results that depend on neither (level 1)."""
+"""A function over pairs, in chunks and on every device, with results that depend on neither."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one environment is: its spaces, how many weights a policy has, and how fast it steps here (level 4)."""
+"""What one environment is: its spaces, how many weights a policy has, and how fast it steps here."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from esrl.core.lanes import to_32_bit
 from esrl.core.types import Array, Key, PyTree, seed_key
-from esrl.envs.base import HostEnv, horizon_of, name_of
+from esrl.envs.base import HostEnv, max_episode_steps_of, name_of, on_device
 from esrl.policies.policy import action_mask, bind
 from esrl.policies.random_policy import random_policy
-from esrl.rollouts.unroll import narrow
 
 _SECONDS = 3.0  # for the steps of one measurement; slower environments take fewer steps
 
@@ -61,17 +61,17 @@ def inspect_env(env: Any, lanes: int | None = None, steps: int = 100) -> Inspect
     Raises:
       EsrlError: spaces that no policy can be made for, or an environment whose step fails.
     """
-    host = isinstance(env, HostEnv)
+    host = not on_device(env)
     lanes = lanes or (16 if host else 256)
     policy = bind(None, env.observation_space, env.action_space)
     shapes = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
     measure = _measure_host if host else _measure_device
-    seconds, speed, counted = measure(env, lanes, min(steps, horizon_of(env)))
+    seconds, speed, counted = measure(env, lanes, min(steps, max_episode_steps_of(env)))
     return Inspection(
         name=name_of(env),
         observation_space=_space_text(env.observation_space),
         action_space=_space_text(env.action_space),
-        horizon=horizon_of(env),
+        horizon=max_episode_steps_of(env),
         action_mask=action_mask(env.observation_space, env.action_space) is not None,
         stepped_by="python" if host else "device",
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)),
@@ -129,19 +129,19 @@ def _measure_host(env: HostEnv, lanes: int, steps: int) -> tuple[float, float, i
     choose = jax.jit(lambda observation, key: jax.vmap(act)(observation, jax.random.split(key, lanes)))
     worlds = env.make_stream(lanes)
     seeds = np.arange(lanes, dtype=np.uint32)
-    seen = narrow(worlds.begin(np.ones(lanes, bool), seeds))
+    seen = to_32_bit(worlds.begin(np.ones(lanes, bool), seeds))
     key, begun = seed_key(0), time.perf_counter()
     jax.block_until_ready(choose(seen, key))
     seconds = time.perf_counter() - begun
 
     def measured(number: int) -> float:
-        observation = narrow(worlds.begin(np.ones(lanes, bool), seeds))
+        observation = to_32_bit(worlds.begin(np.ones(lanes, bool), seeds))
         begun = time.perf_counter()
         for t in range(number):
             actions = jax.device_get(choose(observation, jax.random.fold_in(key, t)))
             after, _, terminated, truncated = worlds.step(actions)
             over = np.asarray(terminated | truncated)
-            observation = narrow(worlds.begin(over, seeds + np.uint32(t + 1)) if over.any() else after)
+            observation = to_32_bit(worlds.begin(over, seeds + np.uint32(t + 1)) if over.any() else after)
         return time.perf_counter() - begun
 
     measured(1)

@@ -1,4 +1,4 @@
-"""Environments of installed packages that announce themselves by an entry point in the group `esrl.envs` (level 3).
+"""Environments of installed packages that announce themselves by an entry point in the group `esrl.envs`.
 
 In the package's pyproject.toml, either a suite or one environment:
 

@@ -1,4 +1,4 @@
-"""`esrl.make`: an environment from its name, a file, or an object (level 3)."""
+"""`esrl.make`: an environment from its name, a file, or an object."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ import gymnasium
 from esrl.core.runtime import configure
 from esrl.core.types import EsrlError, close_to, nearest
 from esrl.envs import plugins
-from esrl.envs.base import HORIZON, HostEnv, check_contract, check_env
+from esrl.envs.base import HostEnv, max_episode_steps_of
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.checks.environment import check_env
 from esrl.envs.suites._names import with_options
 
 
@@ -276,7 +278,7 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
     if options:
         raise EsrlError(f"options {options} were given for an environment that is already made")
     if isinstance(env, FuncEnv):
-        return functional.FunctionalEnv(env, name, getattr(env, "horizon", HORIZON), getattr(env, "fixed_start", False))
+        return functional.FunctionalEnv(env, name, max_episode_steps_of(env), getattr(env, "fixed_start", False))
     if not getattr(env, "name", None):
         try:
             env.name = name

@@ -1,4 +1,4 @@
-"""Out again: environments of esrl as Gymnasium's, for every library that steps those (level 3)."""
+"""Out again: environments of esrl as Gymnasium's, for every library that steps those."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from esrl.core.lanes import reset_lanes, reset_worlds
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
-from esrl.envs.base import HostEnv, horizon_of, name_of
+from esrl.envs.base import HostEnv, max_episode_steps_of, name_of
 from esrl.envs.registry import make
 from esrl.envs.suites._lenient import lenient
-from esrl.rollouts.unroll import begin, restart
 
 
 class World(NamedTuple):
@@ -128,7 +128,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
 def _functions(env: Any, mode: AutoresetMode) -> tuple[Callable[..., Any], ...]:
     """`start(keys)`, `some(world, keys, mask)` and `step(world, actions, over)`, for all lanes."""
-    horizon = horizon_of(env)
+    horizon = max_episode_steps_of(env)
 
     def start(keys: Key) -> World:
         keys, first = _next(keys, 2)
@@ -137,7 +137,7 @@ def _functions(env: Any, mode: AutoresetMode) -> tuple[Callable[..., Any], ...]:
 
     def some(world: World, keys: Key, mask: Array) -> World:
         keys, first = _next(keys, 2)
-        state, observation = begin(env, (world.state, world.observation), mask, first)
+        state, observation = reset_worlds(env, (world.state, world.observation), mask, first)
         return World(state, observation, _pick(keys, world.keys, mask), jnp.where(mask, 0, world.time))
 
     def step(world: World, actions: PyTree, over: Array) -> tuple[World, PyTree, Array, Array, Array]:
@@ -155,7 +155,7 @@ def _functions(env: Any, mode: AutoresetMode) -> tuple[Callable[..., Any], ...]:
                 jnp.where(over, jnp.zeros_like(x), x) for x in (reward, terminated, truncated)
             )
         if mode != AutoresetMode.DISABLED:
-            state, observation = begin(env, (state, observation), anew, first)
+            state, observation = reset_worlds(env, (state, observation), anew, first)
         return World(state, observation, keys, jnp.where(anew, 0, time)), final, reward, terminated, truncated
 
     return start, some, step
@@ -168,7 +168,7 @@ def _next(keys: Key, number: int) -> tuple[Key, ...]:
 
 
 def _pick(new: Key, old: Key, mask: Array) -> Key:
-    data = restart(jax.random.key_data(old), jax.random.key_data(new), mask)
+    data = reset_lanes(jax.random.key_data(old), jax.random.key_data(new), mask)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
 
 

@@ -1,4 +1,4 @@
-"""What a network does with each parameter, read off its jaxpr: low-rank where a rule exists, else why not (level 1)."""
+"""What a network does with each parameter, read off its jaxpr: low-rank where a rule exists, else why not."""
 
 from __future__ import annotations
 
@@ -8,32 +8,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core as jex
 
+from esrl.core.jaxprs import call_body, path_name, scan_parts
 from esrl.core.types import PyTree
 from esrl.perturbation.noise import Leaf
-
-_INLINE = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # where call-like primitives (jit, remat, custom_jvp) keep their body
-
-
-def call_body(eqn: Any) -> Any | None:
-    """The closed body of a call-like equation that can be evaluated in place, else None."""
-    if eqn.primitive.name in ("scan", "while", "cond"):
-        return None
-    for name in _INLINE:
-        body = eqn.params.get(name)
-        if body is None:
-            continue
-        closed = body if hasattr(body, "consts") else jex.ClosedJaxpr(body, ())
-        if len(closed.jaxpr.invars) == len(eqn.invars):
-            return closed
-    return None
-
-
-def scan_parts(eqn: Any) -> tuple[int, int]:
-    """How many of a scan equation's inputs are constants, and how many are carried; the rest are slices."""
-    if "num_consts" in eqn.params:
-        return eqn.params["num_consts"], eqn.params["num_carry"]
-    consts, carry, _ = eqn.params["ft_in"].update(list(range(len(eqn.invars)))).unpack()  # jax 0.11 and later
-    return len(list(consts)), len(list(carry))
 
 
 class _Use(NamedTuple):
@@ -62,11 +39,6 @@ def classify(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> tuple[L
     return tuple(
         _decide(path_name(path), tuple(leaf.shape), found) for (path, leaf), found in zip(named, uses, strict=True)
     )
-
-
-def path_name(path: Sequence[Any]) -> str:
-    """A leaf's place in its tree, as network/Dense_0/kernel."""
-    return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
 def _collect(jaxpr: Any, tracked: dict[Any, tuple[int, tuple[int, ...]]], uses: list[list[_Use]]) -> None:

@@ -1,4 +1,4 @@
-"""The perturbed forward pass of any network, unmodified (level 1).
+"""The perturbed forward pass of any network, unmodified.
 
 A network is a pure function of (params, inputs) for one lane. It is traced to a jaxpr, and the jaxpr is evaluated for
 a whole population: every lane shares the parameters, and each operation that consumes a perturbed parameter gets a rule
@@ -21,8 +21,9 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
+from esrl.core.jaxprs import call_body, scan_parts
 from esrl.core.types import Array, PyTree
-from esrl.perturbation.classify import call_body, matrix_rows, scan_parts
+from esrl.perturbation.classify import matrix_rows
 from esrl.perturbation.noise import Dense, Leaf, LowRank
 from esrl.perturbation.rules import Batched, Lanes, Weight, linear, materialise, plain, spread
 

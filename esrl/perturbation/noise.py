@@ -1,4 +1,4 @@
-"""Noise spaces: how parameters are perturbed, and how weighted perturbations are summed (level 1).
+"""Noise spaces: how parameters are perturbed, and how weighted perturbations are summed.
 
 A perturbation of a parameter W is `sigma * E` where each entry of E has mean 0 and variance 1. Two noise spaces differ
 only in E:

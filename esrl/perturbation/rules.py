@@ -1,4 +1,4 @@
-"""Products with perturbed parameters: one shared by all lanes, and a thin correction for each (level 1).
+"""Products with perturbed parameters: one shared by all lanes, and a thin correction for each.
 
     x @ (W + sigma E) = x @ W + (sigma / sqrt(R)) ((x A) B^T)        (arXiv 2511.16652, section 4)
 

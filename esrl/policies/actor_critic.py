@@ -1,4 +1,4 @@
-"""A policy and a value function of the same observations (level 2)."""
+"""A policy and a value function of the same observations."""
 
 from __future__ import annotations
 

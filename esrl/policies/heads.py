@@ -1,4 +1,4 @@
-"""From a network's output to an action, for every Gymnasium action space (level 2).
+"""From a network's output to an action, for every Gymnasium action space.
 
 A head says how many numbers the network must give (`size`) and what distribution they describe. A draw from it is a
 *choice* (an index, a vector of indices, bits, or a real vector before it is fitted to its bounds), which `action` turns

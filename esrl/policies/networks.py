@@ -1,4 +1,4 @@
-"""Ready-made networks: a multi-layer perceptron, a GRU, a convolutional network (level 2)."""
+"""Ready-made networks: a multi-layer perceptron, a GRU, a convolutional network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network as the policy of an environment: from an observation to an action (level 2)."""
+"""A network as the policy of an environment: from an observation to an action."""
 
 from __future__ import annotations
 

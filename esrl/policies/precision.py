@@ -1,4 +1,4 @@
-"""A network's arithmetic in fewer bits, whatever the network (level 2).
+"""A network's arithmetic in fewer bits, whatever the network.
 
 The network is traced to a jaxpr, and every matrix product and convolution of float32 numbers in it gets bfloat16
 operands; all else (parameters, activations between products, normalisation, softmax, the carry) stays float32. So a
@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
+from esrl.core.jaxprs import call_body, scan_parts
 from esrl.core.types import Array, EsrlError
-from esrl.perturbation.classify import call_body, scan_parts
 
 PRECISIONS = ("float32", "bfloat16")
 _PRODUCTS = ("dot_general", "conv_general_dilated")

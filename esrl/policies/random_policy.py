@@ -1,4 +1,4 @@
-"""A policy that knows nothing: every allowed choice is equally likely (level 2)."""
+"""A policy that knows nothing: every allowed choice is equally likely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running mean and variance of observations, merged between generations (level 1).
+"""Running mean and variance of observations, merged between generations.
 
 Statistics are frozen while a generation runs, so that every member sees the same observations; the generation's live
 observations are summed beside it and merged afterwards (Chan et al., parallel variance).

@@ -1,4 +1,4 @@
-"""Observations as the spaces describe them: blank, as one vector, and whether one lies in its space (level 1)."""
+"""Observations as the spaces describe them: blank, as one vector, and whether one lies in its space."""
 
 from __future__ import annotations
 

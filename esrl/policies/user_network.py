@@ -1,4 +1,4 @@
-"""Any Flax module or plain function of the user's as a network that esrl takes, unmodified (level 2).
+"""Any Flax module or plain function of the user's as a network that esrl takes, unmodified.
 
 A network is for one lane, without a batch axis: it takes one observation as the observation space describes it (a Dict
 space gives a dict) and returns one array with as many numbers as the action space's head needs. A recurrent network

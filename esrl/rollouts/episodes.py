@@ -1,8 +1,8 @@
-"""Episodes of many lanes at once: the whole population, on the device or on the host (level 3).
+"""Episodes of many lanes at once on the device: the whole population, or a stream of pairs through fewer slots.
 
-`episodes` plays one episode in every lane, `stream` those of more pairs than are in memory at once; both return sums
-only: no array has a time axis. Lanes have the shape [P, S, E] (pairs, signs, episodes) outside and are flat inside. A
-lane that is done is masked: its later steps count neither as reward, nor as length, nor as observation.
+No array has a time axis: a loop over steps carries sums only. Lanes have the shape [P, S, E] (pairs, signs, episodes)
+outside and are flat, [L], inside. A lane whose episode has ended is masked: its later steps count neither as reward,
+nor as length, nor as observation.
 """
 
 from __future__ import annotations
@@ -13,45 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from esrl.core.lanes import broadcast_lanes
 from esrl.core.types import Array, Key, PyTree
-from esrl.envs.base import HostEnv, horizon_of
-from esrl.policies import running_statistics as moment
+from esrl.envs.base import max_episode_steps_of
+from esrl.policies import running_statistics
 from esrl.policies.running_statistics import Moments, Sums
-from esrl.rollouts import host as host_rollout
-from esrl.rollouts.types import Act, Episodes, Transform, tally
-from esrl.rollouts.unroll import Unroll, spread, unroller
+from esrl.rollouts.types import Act, Draw, Episodes, PlayEpisodes, StreamEpisodes, Transform
 
-Draw = Callable[[Array], tuple[PyTree, Key]]
+# One refill hands out this part of the slots. A smaller part would mean more and smaller resets; a larger one would
+# leave more slots idle while they wait for each other.
 REFILL = 8
-
-
-class Runner(NamedTuple):
-    """Plays episodes.
-
-    Attributes:
-      episodes: `episodes(act, context, keys [P, S, E], carry, moments) -> Episodes`, all at once. `act(context,
-        observations, carries, keys) -> (actions, carries)` is for all lanes at once; `carry` is one lane's at the
-        start; `moments` says which observations to sum, or is None. Lanes with equal keys see the same world and the
-        same action noise.
-      stream: `stream(act, shared, draw, ids [P], slots, carry, moments) -> Episodes`, as many pairs at once as there
-        are slots; the others wait, and take the place of pairs that are done. `draw(ids [C]) -> (drawn, keys [C, S,
-        E])` is what each pair brings along, arrays with a leading axis C; `act`'s context is `(shared, drawn)`. A
-        pair's episodes do not depend on the slots.
-      unroll: a fixed number of steps in lanes that live on, see `esrl.rollouts.unroll`.
-      jittable: whether they are pure JAX; else they step Python environments and must not be traced.
-    """
-
-    episodes: Callable[..., Episodes]
-    stream: Callable[..., Episodes]
-    unroll: Unroll
-    jittable: bool
-
-
-def runner(env: Any, transform: Transform | None = None) -> Runner:
-    """The runner of an environment; `transform` maps rewards to what is trained on, and returns stay raw."""
-    if isinstance(env, HostEnv):
-        return Runner(*host_rollout.player(env, transform), unroller(env), False)
-    return Runner(*_player(env, transform), unroller(env), True)
 
 
 class _Lanes(NamedTuple):
@@ -66,8 +37,13 @@ class _Lanes(NamedTuple):
     totals: tuple[Array, ...]
 
 
-def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episodes], Callable[..., Episodes]]:
-    horizon = horizon_of(env)
+def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, StreamEpisodes]:
+    """`episodes` and `stream` of a `Runner`, for an environment that JAX steps.
+
+    Args:
+      env: the environment. transform: maps rewards to what is trained on; None is the reward itself.
+    """
+    limit = max_episode_steps_of(env)
 
     def begin(keys: Key, carry: PyTree) -> _Lanes:
         flat = keys.reshape(-1)
@@ -75,21 +51,23 @@ def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episod
         with jax.named_scope("reset"):
             state, observation = jax.vmap(env.reset)(jax.vmap(lambda key: jax.random.fold_in(key, 0))(flat))
         zeros, none = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
-        carries, live = spread(carry, lanes), jnp.ones(lanes, bool)
+        carries, live = broadcast_lanes(carry, lanes), jnp.ones(lanes, bool)
         return _Lanes(flat, none, state, observation, carries, live, (zeros, zeros, none))
 
     def step(act: Act, context: PyTree, c: _Lanes) -> _Lanes:
+        # From the episode's key and its own time: a pair plays the same episodes in any slot, begun at any step.
         both = jax.vmap(lambda key, time: jax.random.split(jax.random.fold_in(key, time + 1)))(c.keys, c.time)
         with jax.named_scope("network"):
             actions, carry = act(context, c.observation, c.carry, both[:, 0])
         with jax.named_scope("world"):
             state, observation, reward, terminated = jax.vmap(env.step)(c.state, actions, both[:, 1])
-        totals = tally(c.live, reward.astype(jnp.float32), c.totals, transform)
-        live = c.live & ~terminated & (c.time + 1 < horizon)
+        # A lane that is done is stepped on with the others, and nothing of it counts.
+        totals = _tally(c.live, reward.astype(jnp.float32), c.totals, transform)
+        live = c.live & ~terminated & (c.time + 1 < limit)
         return _Lanes(c.keys, c.time + 1, state, observation, carry, live, totals)
 
     def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
-        first = (begin(keys, carry), moment.zero_sums(moments), jnp.int32(0))
+        first = (begin(keys, carry), running_statistics.zero_sums(moments), jnp.int32(0))
         once = _counted(lambda lanes: step(act, context, lanes), moments)
         lanes, sums, clock = jax.lax.while_loop(lambda now: jnp.any(now[0].live), once, first)
         returns, shaped, lengths = (x.reshape(keys.shape) for x in lanes.totals)
@@ -98,7 +76,7 @@ def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episod
     def stream(
         act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
     ) -> Episodes:
-        if slots >= ids.shape[0]:
+        if slots >= ids.shape[0]:  # empty waits: one loop without refills
             drawn, keys = draw(ids)
             return episodes(act, (shared, drawn), keys, carry, moments)
 
@@ -114,6 +92,14 @@ def _player(env: Any, transform: Transform | None) -> tuple[Callable[..., Episod
     return episodes, stream
 
 
+def _tally(live: Array, reward: Array, totals: tuple[Array, ...], transform: Transform | None) -> tuple[Array, ...]:
+    """Adds a step's rewards and lengths of the live lanes to (returns, shaped, lengths)."""
+    returns, shaped, lengths = totals
+    returns = returns + jnp.where(live, reward, 0.0)
+    shaped = returns if transform is None else shaped + jnp.where(live, transform(reward), 0.0)
+    return returns, shaped, lengths + live.astype(jnp.int32)
+
+
 _Now = tuple[_Lanes, Sums | None, Array]  # lanes, sums of live observations, and a clock that counts steps
 
 
@@ -122,7 +108,7 @@ def _counted(step: Callable[[_Lanes], _Lanes], moments: Moments | None) -> Calla
 
     def once(now: _Now) -> _Now:
         lanes, sums, clock = now
-        return step(lanes), moment.accumulate(sums, moments, lanes.observation, lanes.live), clock + 1
+        return step(lanes), running_statistics.accumulate(sums, moments, lanes.observation, lanes.live), clock + 1
 
     return once
 
@@ -131,7 +117,8 @@ class _Stream(NamedTuple):
     """What `_stream` carries from refill to refill.
 
     `next` is the place in the queue of the first pair that waits, `clock` counts steps. Of each of the C slots: the
-    place of its pair (P is nobody's), the step that it began at, what was drawn for it, and its G lanes, [C G, ...].
+    place of its pair (P marks an empty slot), the step that it began at, what was drawn for it, and its G lanes, [C G,
+    ...].
     `played` has the totals [P, G] and the steps [P] of pairs that are done, `sums` those of live observations.
     """
 
@@ -173,19 +160,22 @@ def _stream(
         return ~jnp.any(grouped(lanes.live), axis=1)
 
     def record(now: _Stream, which: Array) -> tuple[Array, ...]:
-        """Writes the totals of the pairs in these slots; nobody's are dropped."""
+        """Writes the totals of the pairs in these slots; an empty slot writes nothing."""
         found = [grouped(x) for x in now.lanes.totals] + [now.clock - now.begun]
         places = now.places[which]
+        # An empty slot has place P, one behind the end, so mode="drop" drops what it would write.
         return tuple(x.at[places].set(new[which], mode="drop") for x, new in zip(now.played, found, strict=True))
 
     def refill(now: _Stream) -> _Stream:
-        order = jnp.argsort(~free(now.lanes))
+        order = jnp.argsort(~free(now.lanes))  # free slots first; argsort is stable, so the others keep their order
         gone, kept = order[:few], order[few:]
         places = now.next + jnp.arange(few)
         drawn, lanes = fresh(jnp.take(ids, places, mode="clip"))
+        # Behind the end of the queue the last pair is drawn again, as shapes are fixed; its lanes never live.
         lanes = lanes._replace(live=lanes.live & jnp.repeat(places < pairs, each))
 
         def of_slot(old: Array, new: Array) -> Array:
+            # Slots have no identity, so new pairs may come first: joining is cheaper than a scatter into place.
             return jnp.concatenate([new, old[kept]])
 
         def of_lanes(old: Array, new: Array) -> Array:
@@ -205,6 +195,7 @@ def _stream(
             now = refill(now)
 
         def going(inner: _Now) -> Array:
+            # Stop for a refill only while pairs wait; afterwards play on until the last lane is done.
             wanted = (now.next < pairs) & (jnp.sum(free(inner[0])) >= few)
             return jnp.any(inner[0].live) & ~wanted
 
@@ -212,11 +203,13 @@ def _stream(
         lanes, sums, clock = jax.lax.while_loop(going, once, (now.lanes, now.sums, now.clock))
         return now._replace(lanes=lanes, sums=sums, clock=clock)
 
-    nobody = jnp.full(slots, pairs)
+    empty = jnp.full(slots, pairs)
+    # All slots start empty and no lane lives, so the first passes of the loop do nothing but fill them.
     drawn, lanes = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     played = (*(jnp.zeros((pairs, each), x.dtype) for x in lanes.totals), jnp.zeros(pairs, jnp.int32))
     start = jnp.int32(0)
-    first = _Stream(start, start, nobody, jnp.zeros_like(nobody), drawn, lanes, played, moment.zero_sums(moments))
+    sums = running_statistics.zero_sums(moments)
+    first = _Stream(start, start, empty, jnp.zeros_like(empty), drawn, lanes, played, sums)
     last = jax.lax.while_loop(lambda now: (now.next < pairs) | jnp.any(now.lanes.live), play, first)
     returns, shaped, lengths, steps = record(last, jnp.arange(slots))
     return Episodes(returns, shaped, lengths, last.sums, steps)

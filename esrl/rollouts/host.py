@@ -1,7 +1,11 @@
-"""Episodes of many lanes whose environments Python steps (level 3)."""
+"""Episodes and unrolls of many lanes that Python steps: Gymnasium's environments, and those that C++ steps.
+
+Decisions of all lanes are one compiled call a step; what is random is drawn as on the device, from keys.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -10,12 +14,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from esrl.core.lanes import broadcast_lanes, reset_lanes, to_32_bit
 from esrl.core.types import Array, Key, PyTree
 from esrl.envs.base import HostEnv
-from esrl.policies import running_statistics as moment
+from esrl.policies import running_statistics
 from esrl.policies.running_statistics import Moments
-from esrl.rollouts.types import Act, Episodes, Transform
-from esrl.rollouts.unroll import narrow, spread
+from esrl.policies.spaces import observation_zeros
+from esrl.rollouts.types import (
+    Act,
+    Draw,
+    Episodes,
+    EpisodeStats,
+    Lanes,
+    PlayEpisodes,
+    RecordingAct,
+    StartLanes,
+    StreamEpisodes,
+    Trajectory,
+    Transform,
+    Unroll,
+    Value,
+    first_lanes,
+)
+from esrl.rollouts.unroll import step_keys
+
+# ---- whole episodes -------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=16)
@@ -26,7 +49,7 @@ def _decide(act: Act) -> Callable[..., Any]:
         context: PyTree, obs: PyTree, carry: PyTree, keys: Key, time: Array, live: Array, moments: PyTree, sums: PyTree
     ) -> tuple[Array, PyTree, PyTree]:
         now = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, time + 1))[0])(keys)
-        sums = moment.accumulate(sums, moments, obs, live)
+        sums = running_statistics.accumulate(sums, moments, obs, live)
         actions, carry = act(context, obs, carry, now)
         return actions, carry, sums
 
@@ -43,7 +66,7 @@ def _seeds(keys: Key) -> np.ndarray:
     return np.asarray(_draw_seeds(keys.reshape(-1))).reshape(keys.shape)
 
 
-def player(env: HostEnv, transform: Transform | None) -> tuple[Callable[..., Episodes], Callable[..., Episodes]]:
+def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, StreamEpisodes]:
     """`episodes` and `stream` of a `Runner`; Python steps all pairs at once, however many slots."""
 
     def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
@@ -56,11 +79,11 @@ def player(env: HostEnv, transform: Transform | None) -> tuple[Callable[..., Epi
         returns = np.zeros(live.shape, np.float64)
         shaped = np.zeros(live.shape, np.float64)
         lengths = np.zeros(live.shape, np.int32)
-        carries = spread(carry, flat.shape[0])
-        sums = moment.zero_sums(moments)
+        carries = broadcast_lanes(carry, flat.shape[0])
+        sums = running_statistics.zero_sums(moments)
         time = 0
         while time < env.horizon and live.any():
-            observation = narrow(observation)
+            observation = to_32_bit(observation)
             actions, carries, sums = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
             observation, reward, ended = lanes.step(jax.device_get(actions))
             returns += np.where(live, reward, 0.0)
@@ -76,9 +99,90 @@ def player(env: HostEnv, transform: Transform | None) -> tuple[Callable[..., Epi
         return Episodes(raw, trained, jnp.asarray(lengths.reshape(keys.shape)), sums, steps)
 
     def stream(
-        act: Act, shared: PyTree, draw: Any, ids: Array, slots: int, carry: PyTree, moments: Moments | None
+        act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
     ) -> Episodes:
         drawn, keys = draw(ids)
         return episodes(act, (shared, drawn), keys, carry, moments)
 
     return episodes, stream
+
+
+# ---- lanes that live on ---------------------------------------------------------------------------------------------
+
+
+def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
+    """`start` and `unroll` of a `Runner`.
+
+    Python's worlds are not part of a state: `Lanes.state` is a mark that says whether they are still where it left
+    them. When they are not (a resumed run, an older state), every lane begins a new episode.
+    """
+    held: dict[str, Any] = {"mark": None, "worlds": None}
+    compiled: dict[Any, Any] = {}
+
+    def start(keys: Key, carry: PyTree) -> Lanes:
+        lanes = keys.shape[0]
+        blank = broadcast_lanes(observation_zeros(env.observation_space), lanes)
+        return first_lanes(jnp.arange(lanes, dtype=jnp.uint32), jnp.zeros(2, jnp.uint32), blank, carry)
+
+    def run(
+        act: RecordingAct, value: Value, context: PyTree, lanes: Lanes, key: Key, carry: PyTree, length: int
+    ) -> tuple[Lanes, Trajectory, Array, EpisodeStats]:
+        if (act, value) not in compiled:
+            compiled[act, value] = _decisions(act, value, carry)
+        decide, evaluate, draw = compiled[act, value]
+        number = lanes.ids.shape[0]
+        seeds = np.asarray(draw(key, lanes.ids, jnp.arange(length + 1)))
+        if held["worlds"] is None or held["worlds"].lanes != number or held["worlds"].failed:
+            held.update(worlds=env.make_stream(number), mark=None)
+        worlds = held["worlds"]
+        observation, carries = jax.device_get(lanes.observation), lanes.carry
+        time, total = np.array(lanes.time), np.array(lanes.total)
+        done = np.zeros(number, bool)
+        # Cleared first: a call that is interrupted leaves worlds that belong to no state.
+        mark, held["mark"] = held["mark"], None
+        if mark is None or tuple(np.asarray(lanes.state)) != mark:
+            observation = to_32_bit(worlds.begin(np.ones(number, bool), seeds[length]))
+            time, total, done = np.zeros_like(time), np.zeros_like(total), np.ones(number, bool)
+            mark = (np.uint32(random.SystemRandom().getrandbits(32)), np.uint32(0))
+        steps, stats = [], [0, 0.0, 0.0]
+        for t in range(length):
+            actions, carries, record = decide(context, observation, carries, done, key, lanes.ids, np.int32(t))
+            actions, record = jax.device_get((actions, record))
+            after, reward, terminated, truncated = worlds.step(actions)
+            after, reward, truncated = to_32_bit(after), reward.astype(np.float32), truncated & ~terminated
+            time, total = time + 1, total + reward
+            done = terminated | truncated
+            bootstrap = np.zeros_like(reward)
+            if truncated.any():
+                bootstrap = np.where(truncated, np.asarray(evaluate(context, after, carries), np.float32), bootstrap)
+            steps.append(Trajectory(observation, record, reward, terminated, truncated, bootstrap))
+            if done.any():
+                stats = [a + b for a, b in zip(stats, (done.sum(), total[done].sum(), time[done].sum()), strict=True)]
+                after = to_32_bit(worlds.begin(done, seeds[t]))
+                time, total = np.where(done, 0, time), np.where(done, 0, total)
+            observation = after
+        held["mark"] = (mark[0], mark[1] + np.uint32(1))
+        carries = reset_lanes(carries, carry, jnp.asarray(done))
+        numbers = (jnp.asarray(np.asarray(x, kind)) for x, kind in zip(stats, "iff", strict=True))
+        last = evaluate(context, observation, carries)
+        trajectory = jax.tree.map(lambda *xs: jnp.asarray(np.stack(xs, axis=1)), *steps)
+        observation = jax.tree.map(jnp.asarray, observation)
+        mark = jnp.asarray(np.array(held["mark"]))
+        after_all = Lanes(lanes.ids, mark, observation, carries, jnp.asarray(time), jnp.asarray(total))
+        return after_all, trajectory, last, EpisodeStats(*numbers)
+
+    return start, run
+
+
+def _decisions(act: RecordingAct, value: Value, carry: PyTree) -> tuple[Callable[..., Any], ...]:
+    """What is compiled for worlds that Python steps: a decision, a value, and the seeds of new episodes [T + 1, L]."""
+
+    def decide(
+        context: PyTree, observation: PyTree, carries: PyTree, is_first: Array, key: Key, ids: Array, t: Array
+    ) -> tuple[Array, PyTree, PyTree]:
+        return act(context, observation, reset_lanes(carries, carry, is_first), step_keys(key, ids, t, 3)[0])
+
+    def seeds(key: Key, ids: Array, times: Array) -> Array:
+        return jax.vmap(lambda t: jax.vmap(jax.random.bits)(step_keys(key, ids, t, 3)[2]))(times)
+
+    return jax.jit(decide), jax.jit(value), jax.jit(seeds)

@@ -1,4 +1,4 @@
-"""States on disk, through Orbax: arrays only, so that reading one runs no code from it (level 5)."""
+"""States on disk, through Orbax: arrays only, so that reading one runs no code from it."""
 
 from __future__ import annotations
 

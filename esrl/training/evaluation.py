@@ -1,4 +1,4 @@
-"""Scores of an agent's unperturbed parameters on held-out episodes (level 5)."""
+"""Scores of an agent's unperturbed parameters on held-out episodes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from esrl.algorithms.agent import Agent
 from esrl.core import sharding
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
+from esrl.envs.base import on_device
 
 _AT_ONCE = 1 << 10  # episodes that each device plays side by side
 _HELD_OUT = 0xE7A1  # folded into the key, so that evaluation worlds are none of training's
@@ -59,7 +60,7 @@ def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
         played = agent.runner.episodes(act, state, keys[:, None, None], agent.policy.carry, None)
         return (played.returns.reshape(-1), played.lengths.reshape(-1)), ()
 
-    if not agent.runner.jittable:
+    if not on_device(agent.env):
         return play(state, keys)[0]
     mesh = sharding.default_mesh(keys.shape[0])
     chunk = min(keys.shape[0] // mesh.size, _AT_ONCE)
@@ -80,4 +81,4 @@ def act_all(agent: Agent) -> Callable[..., tuple[Array, PyTree]]:
 def _compiled(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Array]]:
     """`player` of an agent, compiled once for a number of episodes."""
     play = partial(player, agent)
-    return sharding.compiled(play, sharding.default_mesh(episodes)) if agent.runner.jittable else play
+    return sharding.compiled(play, sharding.default_mesh(episodes)) if on_device(agent.env) else play

@@ -1,4 +1,4 @@
-"""Training: a loop over generations that logs, scores, saves and resumes, whatever the algorithm (level 5)."""
+"""Training: a loop over generations that logs, scores, saves and resumes, whatever the algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained agent as a plain function from an observation to an action, for any Gymnasium loop (level 5)."""
+"""A trained agent as a plain function from an observation to an action, for any Gymnasium loop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.algorithms.agent import Agent
+from esrl.core.lanes import broadcast_lanes, reset_lanes, to_32_bit
 from esrl.core.types import EsrlError, PyTree, seed_key
-from esrl.rollouts.unroll import narrow, restart, spread
 from esrl.training.evaluation import act_all
 
 
@@ -34,7 +34,7 @@ class Player:
         if mask is None or self._carry is None:
             self._carry = None
         else:
-            self._carry = restart(self._carry, self._agent.policy.carry, jnp.asarray(np.asarray(mask, bool)))
+            self._carry = reset_lanes(self._carry, self._agent.policy.carry, jnp.asarray(np.asarray(mask, bool)))
 
     def __call__(self, observation: Any) -> Any:
         """The action for one observation, or the actions [L, ...] for a batch of them.
@@ -44,7 +44,7 @@ class Player:
             another number of lanes than before, for a policy with memory (call `reset()` first).
         """
         space = self._agent.env.observation_space
-        given = narrow(_entries(space, observation))
+        given = to_32_bit(_entries(space, observation))
         extra = {np.ndim(x) - want.ndim for x, want in self._pairs(given)}
         shapes = [x.shape[x.ndim - want.ndim :] == want.shape for x, want in self._pairs(given)]
         if extra not in ({0}, {1}) or not all(shapes):
@@ -55,7 +55,7 @@ class Player:
         given = jax.tree.map(lambda x, want: jnp.asarray(x, want.dtype), given, self._agent.policy.observation)
         lanes = jax.tree.leaves(given)[0].shape[0]
         if self._carry is None:
-            self._carry = spread(self._agent.policy.carry, lanes)
+            self._carry = broadcast_lanes(self._agent.policy.carry, lanes)
         held = [x.shape[0] for x in jax.tree.leaves(self._carry)]
         if held and held[0] != lanes:
             raise EsrlError(f"{lanes} observations were given, but {held[0]} lanes are remembered; call reset() first")

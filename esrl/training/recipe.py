@@ -1,4 +1,4 @@
-"""Recipes: a run as a TOML file, and everything by its name (level 6).
+"""Recipes: a run as a TOML file, and everything by its name.
 
 A whole one, where only `env` is needed:
 

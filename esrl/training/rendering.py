@@ -1,4 +1,4 @@
-"""An episode to look at: a page for Brax, a video or GIF for what draws its own frames (level 5)."""
+"""An episode to look at: a page for Brax, a video or GIF for what draws its own frames."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from esrl.algorithms.agent import Agent
 from esrl.core.types import EsrlError, Key, PyTree, seed_key
-from esrl.envs.base import HostEnv, horizon_of, name_of
+from esrl.envs.base import max_episode_steps_of, name_of, on_device
 
 FPS = 30  # frames a second, where the environment's metadata has no render_fps
 _SHOWN = 0x5EE5  # folded into the key: the episode shown is held out as well
@@ -56,9 +56,7 @@ def render(agent: Agent, state: Any, out: str | Path, seed: int = 0, form: str =
         raise EsrlError("Brax environments are shown as a page; use html")
     if is_brax:
         return _page(agent, state, Path(out), seed)
-    episode = (
-        _host_episode(agent, state, seed) if isinstance(agent.env, HostEnv) else _drawn_episode(agent, state, seed)
-    )
+    episode = _drawn_episode(agent, state, seed) if on_device(agent.env) else _host_episode(agent, state, seed)
     return _video(agent, episode, Path(out), form), episode
 
 
@@ -78,7 +76,7 @@ def _device_episode(agent: Agent, state: Any, seed: int) -> Episode:
     world, obs = jax.jit(agent.env.reset)(jax.random.fold_in(key, 0))
     episode, carry, step = Episode(getattr(agent.env, "env", agent.env)), agent.policy.carry, _step(agent)
     episode.states.append(jax.device_get(world))
-    for t in range(horizon_of(agent.env)):
+    for t in range(max_episode_steps_of(agent.env)):
         world, obs, carry, reward, terminated = step(state, world, obs, carry, jax.random.fold_in(key, t + 1))
         episode.states.append(jax.device_get(world))
         episode.rewards.append(float(reward))

@@ -1,4 +1,4 @@
-"""A run's folder: recipe, metrics as JSON lines and TensorBoard events, checkpoints, learning curve (level 5)."""
+"""A run's folder: recipe, metrics as JSON lines and TensorBoard events, checkpoints, learning curve."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""esrl's own defaults for the environments of a suite: what `esrl train ENV` takes when nothing else is said (level 6).
+"""esrl's own defaults for the environments of a suite: what `esrl train ENV` takes when nothing else is said.
 
 They stand between the defaults of the options and what the user says. The constructors (`esrl.eggroll(...)`) and
 recipes know nothing of them.

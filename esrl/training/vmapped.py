@@ -1,4 +1,4 @@
-"""Many runs in one compiled program: seeds, and values that are traced rather than compiled in (level 5)."""
+"""Many runs in one compiled program: seeds, and values that are traced rather than compiled in."""
 
 from __future__ import annotations
 

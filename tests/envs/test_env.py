@@ -15,9 +15,10 @@ import esrl
 from esrl import EsrlError
 from esrl.core.sharding import one_device
 from esrl.core.types import seed_key
-from esrl.envs.base import check_contract, check_env
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import load_attribute, names
-from esrl.rollouts.episodes import runner
+from esrl.rollouts.runner import runner
 
 
 class Line:

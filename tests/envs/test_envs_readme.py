@@ -14,7 +14,7 @@ import esrl
 from esrl.cli.arguments import raw
 from esrl.cli.invocation import invocation
 from esrl.cli.main import COMMANDS
-from esrl.envs.base import check_env
+from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import names_of
 
 ROOT = Path(__file__).parents[2]

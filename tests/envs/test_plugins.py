@@ -10,7 +10,8 @@ from esrl import EsrlError
 from esrl.cli.list_envs import is_one, listing
 from esrl.cli.main import main
 from esrl.envs import plugins
-from esrl.envs.base import HostEnv, check_env
+from esrl.envs.base import HostEnv
+from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import _value, names, names_of, suites
 from esrl.envs.suites._names import with_options
 

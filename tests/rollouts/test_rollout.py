@@ -11,7 +11,7 @@ import esrl
 from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.policies import running_statistics as moment
-from esrl.rollouts.episodes import runner
+from esrl.rollouts.runner import runner
 
 TINY = esrl.mlp((8,), "tanh")
 

@@ -1,4 +1,4 @@
-"""What `check_env` sees by running an environment; every sentence says what to change (level 2)."""
+"""What `check_env` sees by running an environment; every sentence says what to change."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
-from esrl.envs.base import horizon_of, name_of, reason_of
+from esrl.envs.base import max_episode_steps_of, name_of
 from esrl.envs.checks import purity as memory
+from esrl.envs.checks.contract import reason_of
 from esrl.policies.policy import MASK
 from esrl.policies.random_policy import random_policy
 from esrl.policies.spaces import outside
@@ -51,7 +52,7 @@ def check_device(env: Any, steps: int, seed: int) -> None:
     name, act = name_of(env), random_policy(env)
     operations = memory.check(env, name)
     keys = [jax.random.fold_in(seed_key(seed), i) for i in range(_EPISODES)]
-    play = jax.jit(partial(_play, env, act, min(steps, horizon_of(env))))
+    play = jax.jit(partial(_play, env, act, min(steps, max_episode_steps_of(env))))
     played = [jax.device_get(play(key)) for key in keys]
     for one in played:
         check_step(name, env.observation_space, env.action_space, one.first, one.rewards[0], 0)
@@ -62,7 +63,7 @@ def check_device(env: Any, steps: int, seed: int) -> None:
     if not getattr(env, "fixed_start", False) and all(_same(played[0].state, one.state) for one in played[1:]):
         advice = "let reset(key) use its key, or set fixed_start = True"
         raise EsrlError(f"{name}: eight keys gave the same first state; {advice}")
-    if horizon_of(env) > 1 and all(one.ended[0] for one in played):
+    if max_episode_steps_of(env) > 1 and all(one.ended[0] for one in played):
         advice = "terminated must be true only where an episode ends (set horizon = 1 where one step is all there is)"
         raise EsrlError(f"{name}: every episode ends at its first step; {advice}")
     _check_own_reset(env, name, keys, played)

@@ -1,4 +1,4 @@
-"""What `check_env` sees by playing in an environment that Python steps (level 2)."""
+"""What `check_env` sees by playing in an environment that Python steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import EsrlError, PyTree
-from esrl.envs.base import HostEnv, reason_of
+from esrl.envs.base import HostEnv
+from esrl.envs.checks.contract import reason_of
 from esrl.envs.checks.device import alike, check_step, mask_parts
 from esrl.policies.policy import MASK
 from esrl.policies.spaces import outside

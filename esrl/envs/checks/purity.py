@@ -1,4 +1,4 @@
-"""Whether an environment's methods keep anything on the object: then they are not functions (level 2)."""
+"""Whether an environment's methods keep anything on the object: then they are not functions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from esrl.core.jaxprs import operations
 from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.policies.spaces import observation_zeros
 
@@ -57,18 +58,7 @@ def _traced(env: Any, name: str, method: str, call: Callable[..., Any], *args: A
     check_traced(env, name, method)
     if changed:
         raise EsrlError(f"{name}: {method} changes self.{changed[0]}; {_ADVICE}")
-    return _operations(traced.jaxpr), shapes
-
-
-def _operations(jaxpr: Any) -> int:
-    """The operations of a traced function, those of functions and loops inside it too."""
-    inner = [
-        getattr(part, "jaxpr", part)
-        for equation in jaxpr.eqns
-        for value in equation.params.values()
-        for part in (value if isinstance(value, (tuple, list)) else (value,))
-    ]
-    return len(jaxpr.eqns) + sum(_operations(part) for part in inner if hasattr(part, "eqns"))
+    return operations(traced.jaxpr), shapes
 
 
 def check_traced(env: Any, name: str, method: str) -> None:

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, PyTree
-from esrl.envs.base import HORIZON, HostEnv
+from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv
 from esrl.envs.suites._names import with_options
 from esrl.envs.suites._pools import Outcome, pool_env
 from esrl.envs.suites._suite import check_horizon, check_known, construct, quiet
@@ -96,7 +96,7 @@ def make(name: str, horizon: int | None = None, num_threads: int | None = None, 
     if spec.config.max_num_players > 1:
         raise EsrlError(f"{full} is for several players; esrl trains one policy in one lane")
     own = int(spec.config.max_episode_steps)
-    steps = horizon or (own if 0 < own < _NO_LIMIT else HORIZON)
+    steps = horizon or (own if 0 < own < _NO_LIMIT else MAX_EPISODE_STEPS)
     module = _envpool().registration.registry.specs[name][0]
     arguments = {**options, "num_threads": num_threads or cores()}
     if horizon or own > 0:  # else the world has a limit of its own

@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
-from esrl.envs.base import HORIZON
+from esrl.envs.base import MAX_EPISODE_STEPS
 from esrl.envs.suites._lenient import lenient
 from esrl.envs.suites._names import with_options
 from esrl.envs.suites._suite import fitted
@@ -112,5 +112,5 @@ def make(identifier: str, spec: Any, horizon: int | None = None, **options: Any)
     if cls is None:
         raise EsrlError(f"gymnasium/{identifier} has no functional (JAX) class behind it")
     name = with_options(f"gymnasium/{identifier}", {"horizon": horizon, **options})
-    limit = horizon if horizon is not None else spec.max_episode_steps or HORIZON
+    limit = horizon if horizon is not None else spec.max_episode_steps or MAX_EPISODE_STEPS
     return FunctionalEnv(cls(**options), name, limit, fixed_start=True)

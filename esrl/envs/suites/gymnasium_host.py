@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError
-from esrl.envs.base import HORIZON, HostEnv
+from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv
 from esrl.envs.suites import gymnasium_lanes
 from esrl.envs.suites._names import with_options
 from esrl.envs.suites._suite import check_horizon
@@ -51,7 +51,7 @@ def host(
             else ""
         )
         raise EsrlError(f"{name} cannot be made: {type(error).__name__}: {_first_line(error)}{hint}") from error
-    limit = horizon or getattr(one.spec, "max_episode_steps", None) or HORIZON
+    limit = horizon or getattr(one.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS
 
     def lanes(pairs: int, signs: int, episodes: int) -> VectorLanes:
         return VectorLanes(name, partial(make_vec, by_hand=False), (pairs, signs, episodes), true_vector)
@@ -141,7 +141,7 @@ def _share(name: str, spec: Any, options: dict[str, Any], kwargs: dict[str, Any]
 def from_class(cls: Callable[..., gymnasium.Env], name: str, horizon: int | None = None, **options: Any) -> HostEnv:
     """A stateful `gymnasium.Env` class, stepped on the host."""
 
-    limit: int = getattr(cls, "horizon", HORIZON) if horizon is None else horizon
+    limit: int = getattr(cls, "horizon", MAX_EPISODE_STEPS) if horizon is None else horizon
 
     def one(**kwargs: Any) -> gymnasium.Env:
         return gymnasium.wrappers.TimeLimit(cls(**options, **kwargs), limit)

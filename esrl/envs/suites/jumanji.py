@@ -10,13 +10,13 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
-from esrl.envs.base import HORIZON
+from esrl.envs.base import MAX_EPISODE_STEPS
 from esrl.envs.suites._lenient import lenient
 from esrl.envs.suites._names import with_options
 from esrl.envs.suites._suite import as_before, check_horizon, check_known, construct, fitted, quiet
 
 _NEVER = 2**30  # steps; Jumanji's own time limit, which ends most of its episodes with a discount of 0
-_HORIZONS = {"Game2048-v1": 5000}  # games that end by themselves, but may take longer than HORIZON
+_HORIZONS = {"Game2048-v1": 5000}  # games that end by themselves, but may take longer than MAX_EPISODE_STEPS
 _DOWNLOADS = ("Sokoban-v0",)  # at construction
 _STEPS = ("step_count", "step")  # entries that count steps
 _MASK = "action_mask"
@@ -101,7 +101,7 @@ def _named(observation: Any, fields: dict[str, Any]) -> dict[str, Any]:
     return {name: _named(parts[name], _fields(spec)) if _fields(spec) else parts[name] for name, spec in fields.items()}
 
 
-def _observations(specification: Any, horizon: int = HORIZON, name: str = "") -> spaces.Space:
+def _observations(specification: Any, horizon: int = MAX_EPISODE_STEPS, name: str = "") -> spaces.Space:
     """The space of a specification."""
     fields = _fields(specification)
     if fields:
@@ -188,7 +188,7 @@ def make(name: str, horizon: int | None = None, **options: Any) -> JumanjiEnv:
     def build() -> JumanjiEnv:
         env = jumanji.make(name, **options)
         own = getattr(env, "time_limit", None)
-        steps = horizon or own or _HORIZONS.get(name, HORIZON)
+        steps = horizon or own or _HORIZONS.get(name, MAX_EPISODE_STEPS)
         if own not in (None, steps):
             env = jumanji.make(name, time_limit=steps, **options)
         return JumanjiEnv(full, env, int(steps))

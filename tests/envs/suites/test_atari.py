@@ -6,7 +6,7 @@ from adapter_laws import AGENTS, seeds_of_generations, train_two_generations
 
 import esrl
 from esrl import EsrlError
-from esrl.envs.base import check_env
+from esrl.envs.checks.environment import check_env
 from esrl.envs.suites.atari import names
 
 pytest.importorskip("ale_py")

@@ -12,7 +12,8 @@ from adapter_laws import AGENTS, assert_same_episodes, train_two_generations
 import esrl
 from esrl import EsrlError
 from esrl.core.types import seed_key
-from esrl.envs.base import check_contract, check_env
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.checks.environment import check_env
 from esrl.envs.suites import craftax as adapter
 
 pytest.importorskip("craftax")

@@ -9,9 +9,9 @@ from adapter_laws import AGENTS, seeds_of_generations, train_two_generations
 import esrl
 from esrl import EsrlError
 from esrl.core.types import seed_key
-from esrl.envs.base import check_env
+from esrl.envs.checks.environment import check_env
 from esrl.envs.suites.envpool import names
-from esrl.rollouts.episodes import runner
+from esrl.rollouts.runner import runner
 
 envpool = pytest.importorskip("envpool")
 

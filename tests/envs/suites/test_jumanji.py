@@ -10,9 +10,9 @@ from gymnasium import spaces
 import esrl
 from esrl import EsrlError
 from esrl.core.types import seed_key
-from esrl.envs.base import check_env
+from esrl.envs.checks.environment import check_env
 from esrl.envs.suites.jumanji import names
-from esrl.rollouts.episodes import runner
+from esrl.rollouts.runner import runner
 
 jumanji = pytest.importorskip("jumanji")
 

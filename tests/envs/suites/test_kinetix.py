@@ -10,10 +10,11 @@ from gymnasium import spaces
 import esrl
 from esrl import EsrlError
 from esrl.core.types import seed_key
-from esrl.envs.base import check_contract, check_env
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import names_of
 from esrl.envs.suites.kinetix import _moving
-from esrl.rollouts.episodes import runner
+from esrl.rollouts.runner import runner
 
 kinetix = pytest.importorskip("kinetix")
 

@@ -9,9 +9,10 @@ from adapter_laws import AGENTS, assert_same_episodes, episodes, random_actions,
 import esrl
 from esrl import EsrlError
 from esrl.core.types import seed_key
-from esrl.envs.base import check_contract, check_env
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.checks.environment import check_env
 from esrl.envs.suites import navix as adapter
-from esrl.rollouts.episodes import runner
+from esrl.rollouts.runner import runner
 
 navix = pytest.importorskip("navix")
 

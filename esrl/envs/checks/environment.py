@@ -1,0 +1,33 @@
+"""`esrl.check_env`: the whole check of an environment, whoever steps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from esrl.envs.base import on_device
+from esrl.envs.checks import device, host
+from esrl.envs.checks.contract import check_contract
+
+
+def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
+    """Checks an environment by its contract and by running it with random actions.
+
+    Looked at: spaces, shapes, types; that observations lie in their space, also after an episode's end, that rewards
+    are finite and action masks allow something; that reset and step keep nothing on the object; that the same key gives
+    the same episode, and different keys give different first states (unless the environment sets `fixed_start`); that
+    step does not begin the next episode by itself; and that lanes side by side (`jax.vmap`), and operation by operation
+    where that takes no time, play the same episode as compiled.
+
+    Args:
+      env: a JAX environment, or a host one from `esrl.make`.
+      steps: steps to run.
+      seed: of keys and actions.
+
+    Raises:
+      EsrlError: the first thing that is wrong, in one sentence.
+    """
+    check_contract(env)
+    if on_device(env):
+        device.check_device(env, steps, seed)
+    else:
+        host.check_host(env, steps, seed)

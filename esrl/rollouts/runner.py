@@ -1,0 +1,21 @@
+"""The runner of an environment: the one place where stepping on the device and stepping by Python part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from esrl.envs.base import on_device
+from esrl.rollouts import episodes, host, unroll
+from esrl.rollouts.types import Runner, Transform
+
+
+def runner(env: Any, transform: Transform | None = None) -> Runner:
+    """How an environment is played.
+
+    Args:
+      env: from `esrl.make`.
+      transform: maps rewards to what is trained on; returns stay raw.
+    """
+    if on_device(env):
+        return Runner(*episodes.players(env, transform), *unroll.unroller(env))
+    return Runner(*host.players(env, transform), *host.unroller(env))
