@@ -1,21 +1,21 @@
 """esrl: reinforcement learning by evolution strategies, without backpropagation.
 
-In Python:
+import esrl
 
-    import esrl
-
-    env = esrl.make("brax/hopper")
-    agent = esrl.eggroll(env, esrl.mlp((64, 64)), population=512, rank=1)
-    for generation, state, metrics in esrl.train(agent, env_steps=1e7, seed=0, out="runs/hopper"):
-        print(generation, metrics["return_mean"])
-    print(esrl.evaluate(agent, state, episodes=128).return_mean)
+agent = esrl.eggroll("brax/hopper", esrl.mlp((64, 64)), population=512, rank=1)
+result = esrl.train(agent, env_steps=1e7, seed=0, out="runs/hopper")
+print(esrl.evaluate(agent, result.state, episodes=128).return_mean)
+action = esrl.load("runs/hopper").predict(observation)
 """
 
+from typing import Any
+
 from esrl.algorithms import shaping
-from esrl.algorithms.agent import Agent
+from esrl.algorithms.agent import Agent, Plan
 from esrl.algorithms.description import describe
-from esrl.algorithms.es import eggroll, open_es
-from esrl.algorithms.ppo import ppo
+from esrl.algorithms.es_agents import eggroll, es, open_es
+from esrl.algorithms.ppo_agent import ppo
+from esrl.algorithms.random_agent import random
 from esrl.core.runtime import configure
 from esrl.core.types import EsrlError
 from esrl.envs.base import Env
@@ -24,12 +24,12 @@ from esrl.envs.registry import make
 from esrl.envs.to_gymnasium import as_gymnasium, as_vector_env
 from esrl.perturbation import noise
 from esrl.policies.networks import cnn, gru, mlp
-from esrl.policies.user_network import policy
+from esrl.policies.user_network import Network, network
 from esrl.training.evaluation import Evaluation, evaluate
-from esrl.training.loop import Result, Training, train
-from esrl.training.player import play_as
+from esrl.training.loop import Result, Run, iterate, train
 from esrl.training.recipe import Recipe, load
 from esrl.training.rendering import render
+from esrl.training.trained import Trained
 from esrl.training.vmapped import Many, train_many
 
 __version__ = "0.1.0"
@@ -40,9 +40,12 @@ __all__ = [
     "EsrlError",
     "Evaluation",
     "Many",
+    "Network",
+    "Plan",
     "Recipe",
     "Result",
-    "Training",
+    "Run",
+    "Trained",
     "as_gymnasium",
     "as_vector_env",
     "check_env",
@@ -50,18 +53,28 @@ __all__ = [
     "configure",
     "describe",
     "eggroll",
+    "es",
     "evaluate",
     "gru",
+    "iterate",
     "load",
     "make",
     "mlp",
+    "network",
     "noise",
     "open_es",
-    "play_as",
-    "policy",
     "ppo",
+    "random",
     "render",
     "shaping",
     "train",
     "train_many",
 ]
+
+_RENAMED = {"policy": "network", "play_as": "Trained", "Training": "Run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        raise AttributeError(f"esrl.{name} is called esrl.{_RENAMED[name]} now")
+    raise AttributeError(f"module 'esrl' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """The strictest settings, for tests only: four fake devices, strict promotion, shapes and types checked at calls.
 
-Tests compile far more than they run, so programs are compiled with as little optimisation as XLA has.
+Tests compile far more than they run, so programs are compiled with as little optimization as XLA has.
 """
 
 import functools

@@ -30,7 +30,7 @@ def next_values(values: Array, final: Array, last: Array, truncated: Array) -> A
 def gae(
     rewards: Array, values: Array, after: Array, terminated: Array, truncated: Array, gamma: Any, gae_lambda: Any
 ) -> Array:
-    """Generalised advantage estimates (Schulman et al., arXiv 1506.02438, equation 16), [L, T].
+    """Generalized advantage estimates (Schulman et al., arXiv 1506.02438, equation 16), [L, T].
 
         delta_t = r_t + gamma V(s_t+1) (1 - terminated_t) - V(s_t)
         A_t     = delta_t + gamma lambda (1 - ended_t) A_t+1

@@ -1,14 +1,12 @@
-"""Tables that say what will be perturbed, and how."""
+"""`esrl.describe`: a table of what will be perturbed, and how."""
 
 from __future__ import annotations
 
 import io
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from esrl.algorithms.agent import Agent, Plan
+from esrl.core.extras import import_extra
 from esrl.envs.base import max_episode_steps_of, name_of
 from esrl.perturbation.noise import Leaf
 
@@ -20,56 +18,75 @@ def describe(agent: Agent, width: int = 110) -> str:
     Args:
       agent: from `esrl.eggroll` or another constructor.
       width: of the text, in characters.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), rank=1)
+      >>> "rank 1" in esrl.describe(agent)
+      True
     """
-    console = Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
-    console.print(f"{agent.name} on {name_of(agent.env)}, horizon {max_episode_steps_of(agent.env)}")
+    console = import_extra("rich.console", "cli", "esrl.describe").Console(
+        file=io.StringIO(), width=width, force_terminal=False, highlight=False
+    )
+    limit = max_episode_steps_of(agent.env)
+    console.print(f"{agent.name} on {name_of(agent.env)}, at most {limit:,} steps an episode")
     console.print(f"observations {agent.env.observation_space}\nactions {agent.env.action_space}\n")
     plan = agent.plan
-    console.print(_perturbed(plan) if plan.noise_floats else _plain(plan))
-    if plan.noise_floats:
-        ratio = plan.weights / plan.noise_floats
+    evolves = agent.kind == "evolution"
+    console.print(_perturbed(plan) if evolves else _plain(plan))
+    if evolves:
+        ratio = plan.num_params / plan.num_random
         console.print(
             f"\n{ratio:.1f} times fewer random numbers than dense noise; {plan.lanes:,} episodes a generation,"
         )
-        kind = agent.options.get("distribution", "normal")
+        kind = agent.options.get("noise_distribution", "normal")
         console.print(f"{kind} noise, {plan.noise_bytes:,} bytes for each member;")
         console.print(f"{plan.chunk:,} pairs at once on each of {plan.devices} device(s)")
+    elif agent.kind == "random":
+        console.print("\nevery allowed action is equally likely; nothing is trained")
     else:
         console.print(f"\ntrained by gradients; {plan.lanes:,} environments side by side on {plan.devices} device(s)")
     return _text(console)
 
 
-def _plain(plan: Plan) -> Table:
+def _rich(module: str) -> Any:
+    return import_extra(f"rich.{module}", "cli", "esrl.describe")
+
+
+def _plain(plan: Plan) -> Any:
     """Parameters that are not perturbed."""
-    table = Table(box=None, pad_edge=False, show_footer=True, footer_style="bold")
+    table = import_extra("rich.table", "cli", "esrl.describe").Table(
+        box=None, pad_edge=False, show_footer=True, footer_style="bold"
+    )
     table.add_column("leaf", footer="total", overflow="fold")
-    table.add_column("shape", footer=f"{plan.weights:,} weights")
+    table.add_column("shape", footer=f"{plan.num_params:,} weights")
     for leaf in plan.leaves:
         table.add_row(leaf.path, _shape(leaf))
     return table
 
 
-def _perturbed(plan: Plan) -> Table:
+def _perturbed(plan: Plan) -> Any:
     """Parameters, how each is perturbed, why, and random numbers per member."""
-    table = Table(box=None, pad_edge=False, show_footer=True, footer_style="bold")
+    table = import_extra("rich.table", "cli", "esrl.describe").Table(
+        box=None, pad_edge=False, show_footer=True, footer_style="bold"
+    )
     table.add_column("leaf", footer="total", overflow="fold")
-    table.add_column("shape", footer=f"{plan.weights:,} weights")
+    table.add_column("shape", footer=f"{plan.num_params:,} weights")
     table.add_column("noise")
     table.add_column("why", overflow="fold")
-    table.add_column("floats per member", justify="right", footer=f"{plan.noise_floats:,}")
+    table.add_column("floats per member", justify="right", footer=f"{plan.num_random:,}")
     for leaf in plan.leaves:
-        table.add_row(leaf.path, _shape(leaf), _kind(leaf), leaf.why, f"{leaf.floats:,}")
+        table.add_row(leaf.path, _shape(leaf), _kind(leaf), leaf.reason, f"{leaf.num_random:,}")
     return table
 
 
-def _text(console: Console) -> str:
+def _text(console: Any) -> str:
     file: Any = console.file
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def _shape(leaf: Leaf) -> str:
     shape = "x".join(map(str, leaf.shape)) or "scalar"
-    m, n = leaf.sides
+    m, n = leaf.matrix_shape
     return f"{shape} ({m}x{n})" if leaf.rank and len(leaf.shape) > 2 else shape
 
 

@@ -22,7 +22,7 @@ _BATCH = 8 << 20  # bytes of noise that the update draws at once: enough rows fo
 _ACCELERATOR = 1 << 18  # lanes beyond which an accelerator gains nothing from more
 
 
-class Part(NamedTuple):
+class MemoryItem(NamedTuple):
     """Bytes that something takes on each device."""
 
     name: str
@@ -118,31 +118,38 @@ def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | No
     room = int(gib * 2**30) if gib is not None else int(_SHARE * device_bytes(mesh))
     if gib is not None and room < each:
         raise EsrlError(
-            f"memory is {gib:g} GiB, but one pair needs {each / 2**30:.3g}; give more, or a smaller network"
+            f"memory_gib is {gib:g}, but one pair needs {each / 2**30:.3g}; give more, or a smaller network"
         )
     return max(min(wanted // lanes, room // each, local), 1)
 
 
-def default_batch(pairs: int, noise_bytes: int, mesh: Mesh) -> int:
+def default_update_chunk(pairs: int, noise_bytes: int, mesh: Mesh) -> int:
     """Pairs whose noise the update draws and sums at once on each device."""
     return max(min(_BATCH // noise_bytes, pairs // mesh.size), 1)
 
 
-def parts(each: dict[str, int], state: PyTree, pairs: int, lanes: int, chunk: int, batch: int) -> tuple[Part, ...]:
+def breakdown(
+    each: dict[str, int], state: PyTree, pairs: int, lanes: int, chunk: int, update_chunk: int
+) -> tuple[MemoryItem, ...]:
     """A generation's memory on each device, by what it is for.
 
     Args:
       each: of one pair, from `pair_bytes`. state: the agent's state, or its shapes.
-      pairs: P. lanes: of a pair. chunk: pairs that play at once. batch: pairs that the update sums at once.
+      pairs: P. lanes: of a pair. chunk: pairs that play at once. update_chunk: pairs that the update sums at once.
     """
     held = tree_bytes(state)
     params = tree_bytes(state.params)
     weights = f"{params:,} bytes of parameters"
-    return (
-        Part("state", 2 * held, f"parameters, optimizer and statistics, before and after a step; {weights}"),
-        Part("noise", chunk * each["noise"], f"{chunk:,} pairs at once, {each['noise']:,} bytes each"),
-        Part("worlds", chunk * each["worlds"], f"{chunk * lanes:,} lanes before and after a step"),
-        Part("activations", chunk * each["activations"], f"{chunk * lanes:,} lanes, widest operation of the network"),
-        Part("episodes", pairs * (12 * lanes + 4), f"returns and lengths of {pairs * lanes:,} episodes"),
-        Part("update", 4 * batch * each["noise"] + params, f"drawing {batch:,} pairs' noise at once, and summing it"),
-    )
+    lanes_at_once = chunk * lanes
+    items = {
+        "state": (2 * held, f"parameters, optimizer and statistics, before and after a step; {weights}"),
+        "noise": (chunk * each["noise"], f"{chunk:,} pairs at once, {each['noise']:,} bytes each"),
+        "worlds": (chunk * each["worlds"], f"{lanes_at_once:,} lanes before and after a step"),
+        "activations": (chunk * each["activations"], f"{lanes_at_once:,} lanes, widest operation of the network"),
+        "episodes": (pairs * (12 * lanes + 4), f"returns and lengths of {pairs * lanes:,} episodes"),
+        "update": (
+            4 * update_chunk * each["noise"] + params,
+            f"drawing {update_chunk:,} pairs' noise at once, and summing it",
+        ),
+    }
+    return tuple(MemoryItem(name, size, why) for name, (size, why) in items.items())

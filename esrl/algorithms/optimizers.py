@@ -1,4 +1,4 @@
-"""Optax optimisers with a unit learning rate, so that the rate stays a traced value of the state."""
+"""Optax optimizers with a unit learning rate, so that the rate stays a traced value of the state."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ def make_optimizer(
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """An optimiser whose updates are to be multiplied by the learning rate.
+    """An optimizer whose updates are to be multiplied by the learning rate.
 
-    In every optax optimiser the rate is the last factor, so `rate * update(rate=1)` is the update at that rate.
+    In every optax optimizer the rate is the last factor, so `rate * update(rate=1)` is the update at that rate.
 
     Args:
       optimizer: an optax name (`adam`, `adamw`, `sgd`, ...) or a gradient transformation.
       momentum: of `sgd` and `rmsprop`; the first decay rate `b1` of Adam and its kin.
-      weight_decay: decoupled, in units of the learning rate; None is the optimiser's own default (only adamw, lamb and
+      weight_decay: decoupled, in units of the learning rate; None is the optimizer's own default (only adamw, lamb and
         lion have one that is not zero).
       max_grad_norm: bound on the global norm of the gradient estimate.
 
     Raises:
-      EsrlError: unknown name, a momentum that the optimiser does not have, or values below 0.
+      EsrlError: unknown name, a momentum that the optimizer does not have, or values below 0.
     """
     for name, value in (("momentum", momentum), ("weight_decay", weight_decay), ("max_grad_norm", max_grad_norm)):
         if value is not None and not value >= 0:

@@ -1,161 +1,291 @@
-"""Proximal policy optimisation: the yardstick, behind the same interface as evolution strategies.
+"""Proximal policy optimization: the yardstick, behind the same interface as evolution strategies.
 
-`rollout` and `update` are the algorithm in reading order; `ppo_data.py` says what they pass on. Sources: PPO, Schulman
-et al., arXiv 1707.06347; advantages, arXiv 1506.02438; the details that matter, Andrychowicz et al., arXiv 2006.05990.
+An iteration is `rollout`, then `update`; they are the algorithm, in the order in which it happens:
+
+    play T steps in L lanes by the policy pi_old
+    A   = sum_k (gamma lambda)^k delta_t+k,  delta = r + gamma V(s') - V(s)    advantages, and V targets A + V
+    r   = pi(a) / pi_old(a)                                                    for several epochs of minibatches:
+    max E[min(r A, clip(r, 1 - eps, 1 + eps) A)] - c_v E[(V - target)^2] / 2 + c_e E[entropy]
+
+Sources: PPO, Schulman et al., arXiv 1707.06347; advantages, arXiv 1506.02438; the details that matter, Andrychowicz et
+al., arXiv 2006.05990. Notation: L lanes (environments side by side), T steps of an iteration, B sequences of S steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from esrl.algorithms.advantages import discounted_sums, gae, next_values
-from esrl.algorithms.agent import Agent, Metrics, changed_options, compiled, read_options, takes_options
-from esrl.algorithms.ppo_data import Batch, Decision, PPOState, Sample
-from esrl.algorithms.ppo_options import TRACED, PPOOptions, check
-from esrl.algorithms.ppo_setup import Setup, plan, prepare
+from esrl.algorithms.agent import Metrics
 from esrl.core import sharding
 from esrl.core.lanes import reset_lanes
-from esrl.core.types import Array, Key, PyTree, count, count_add
-from esrl.envs.base import on_device
-from esrl.envs.checks.contract import check_contract
-from esrl.envs.registry import make
-from esrl.policies import running_statistics as moment
-from esrl.policies.actor_critic import Output
-from esrl.policies.running_statistics import Moments
-from esrl.rollouts.types import Lanes, Trajectory
+from esrl.core.types import Array, Count, Key, PyTree, count, count_add
+from esrl.policies import running_statistics
+from esrl.policies.actor_critic import ActorCritic, Output
+from esrl.policies.running_statistics import Moments, Sums
+from esrl.rollouts.types import EpisodeStats, Lanes, Runner, Trajectory
+
+
+class PPOState(NamedTuple):
+    """What the next iteration needs. Checkpoints know these fields by their names.
+
+    Attributes:
+      params: the actor's and the critic's.
+      opt_state: the optimizer's.
+      moments: observation statistics, or None without normalization.
+      reward_moments: statistics of the running discounted return, or None; `discounted` [L] is where it stands.
+      lanes: the environments, each somewhere in an episode.
+      key: the run key, which never changes: all randomness is folded from it and the generation.
+      generation: uint32, iterations done. env_steps: environment steps so far.
+      recent: [2], mean return and length of the episodes that ended in the last iteration in which any did.
+      learning_rate, gamma, gae_lambda, clip_eps, entropy_coef, value_coef: float32, as in the options.
+    """
+
+    params: PyTree
+    opt_state: PyTree
+    moments: Moments | None
+    reward_moments: Moments | None
+    discounted: Array
+    lanes: Lanes
+    key: Key
+    generation: Array
+    env_steps: Count
+    recent: Array
+    learning_rate: Array
+    gamma: Array
+    gae_lambda: Array
+    clip_eps: Array
+    entropy_coef: Array
+    value_coef: Array
+
+
+class Decision(NamedTuple):
+    """The record of a step: the raw action that was drawn, its log probability, and the value, for every lane."""
+
+    raw_action: Array
+    log_prob: Array
+    value: Array
+
+
+class Experience(NamedTuple):
+    """An iteration's experience: lanes L, steps T.
+
+    Attributes:
+      lanes: where they are afterwards.
+      trajectory: [L, T, ...], with a `Decision` as record.
+      last_value: [L], value of the observation after the last step.
+      sums: of observations, or None.
+      stats: of the episodes that ended.
+    """
+
+    lanes: Lanes
+    trajectory: Trajectory
+    last_value: Array
+    sums: Sums | None
+    stats: EpisodeStats
+
+
+class Sample(NamedTuple):
+    """What the loss takes: sequences [B, S, ...] (S is 1 for a policy without memory), begun with `carry` [B, ...].
+
+    `is_first` marks steps that begin an episode, before which the carry starts again.
+    """
+
+    observations: PyTree
+    raw_action: Array
+    log_prob: Array
+    value: Array
+    advantage: Array
+    target: Array
+    is_first: Array
+    carry: PyTree
+
+
+@dataclass(frozen=True, eq=False)
+class PPO:
+    """A configured PPO: functions and sizes that stay fixed over a run, no arrays.
+
+    Attributes:
+      nets: policy and critic. runner: steps the environments.
+      optimizer: an optax transformation with rate 1. learning_rate: from a state to this iteration's value.
+      gradient: `gradient(loss, params, state, part) -> (gradient, metrics)`, the mean over a minibatch on all devices.
+      lanes: L. steps: T. epochs, minibatches: of an iteration.
+      reward_scale, clip_value, normalize_advantages: as in `esrl.ppo`.
+      mesh: the devices.
+    """
+
+    nets: ActorCritic
+    runner: Runner
+    optimizer: optax.GradientTransformation
+    learning_rate: Callable[[PPOState], Array]
+    gradient: Callable[..., tuple[PyTree, PyTree]]
+    lanes: int
+    steps: int
+    epochs: int
+    minibatches: int
+    reward_scale: float
+    clip_value: bool
+    normalize_advantages: bool
+    mesh: Mesh
+
+    def act(self, context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[Array, PyTree, Decision]:
+        """A decision in every lane, with what the loss needs of it: raw action, its log probability, and the value."""
+        out, carries = self._forward(context, observations, carries)
+        head = self.nets.policy.head
+        raw_action = jax.vmap(head.raw_sample)(out.output, out.log_std, keys)
+        log_prob = jax.vmap(head.log_prob)(out.output, out.log_std, raw_action)
+        return jax.vmap(head.action)(raw_action), carries, Decision(raw_action, log_prob, out.value)
+
+    def value(self, context: PyTree, observations: PyTree, carries: PyTree) -> Array:
+        """The value of every lane's observation, [L]."""
+        return self._forward(context, observations, carries)[0].value
+
+    def _forward(self, context: PyTree, observations: PyTree, carries: PyTree) -> tuple[Output, PyTree]:
+        params, moments = context
+        one = lambda obs, carry: self.nets.apply(params, running_statistics.normalize(moments, obs), carry)  # noqa: E731
+        return jax.vmap(one)(observations, carries)
+
 
 # ---- the algorithm --------------------------------------------------------------------------------------------------
 
 
-def rollout(setup: Setup, state: PPOState) -> Batch:
+def rollout(ppo: PPO, state: PPOState) -> Experience:
     """Steps every environment `num_steps` times with the policy as it is."""
-    key = jax.random.fold_in(state.key, state.generation + 1)
+    key = jax.random.fold_in(state.key, state.generation + 1)  # number 0 of the run key started the parameters
 
     def play(args: tuple[PyTree, Key], lanes: Lanes) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         context, key = args
-        after, trajectory, last, ended = setup.runner.unroll(
-            setup.act, setup.value, context, lanes, key, setup.nets.carry, setup.steps
+        after, trajectory, last_value, stats = ppo.runner.unroll(
+            ppo.act, ppo.value, context, lanes, key, ppo.nets.carry, ppo.steps
         )
         seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.observations)
         live = jnp.ones(trajectory.rewards.size, bool)
-        sums = moment.accumulate(moment.zero_sums(context[1]), context[1], seen, live)
-        return (after, trajectory, last), (sums, ended)
+        sums = running_statistics.accumulate(running_statistics.zero_sums(context[1]), context[1], seen, live)
+        return (after, trajectory, last_value), (sums, stats)
 
     args = ((state.params, state.moments), key)
-    rows, totals = sharding.map_devices(play, args, state.lanes, setup.mesh)
-    return Batch(*rows, *totals)
+    rows, totals = sharding.map_devices(play, args, state.lanes, ppo.mesh)
+    return Experience(*rows, *totals)
 
 
-def update(setup: Setup, state: PPOState, batch: Batch) -> tuple[PPOState, Metrics]:
-    """Improves policy and value function on the batch."""
-    rewards, reward_moments, discounted = scaled_rewards(setup, state, batch.trajectory)
-    samples = prepared(setup, state, batch, rewards)
-    params, opt_state, metrics = improved(setup, state, samples)
+def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState, Metrics]:
+    """Improves policy and value function on an iteration's experience."""
+    rewards, reward_moments, discounted = normalize_rewards(ppo, state, experience.trajectory)
+    samples = make_samples(ppo, state, experience, rewards)
+    params, opt_state, metrics = update_epochs(ppo, state, samples)
 
-    some = batch.ended.episodes > 0
-    number = jnp.maximum(batch.ended.episodes, 1).astype(jnp.float32)
-    recent = jnp.where(some, jnp.stack([batch.ended.returns, batch.ended.lengths]) / number, state.recent)
+    some = experience.stats.episodes > 0
+    number = jnp.maximum(experience.stats.episodes, 1).astype(jnp.float32)
+    recent = jnp.where(some, jnp.stack([experience.stats.returns, experience.stats.lengths]) / number, state.recent)
     after = state._replace(
         params=params,
         opt_state=opt_state,
-        moments=moment.merge(state.moments, batch.sums),
+        moments=running_statistics.merge(state.moments, experience.sums),
         reward_moments=reward_moments,
         discounted=discounted,
-        lanes=batch.lanes,
+        lanes=experience.lanes,
         generation=state.generation + 1,
-        env_steps=count_add(state.env_steps, count(batch.trajectory.rewards.size)),
+        env_steps=count_add(state.env_steps, count(experience.trajectory.rewards.size)),
         recent=recent,
     )
-    sound = jnp.isfinite(batch.trajectory.rewards)
+    sound = jnp.isfinite(experience.trajectory.rewards)
     return after, {
         "return_mean": recent[0],
         "length_mean": recent[1],
-        "episodes": batch.ended.episodes,
+        "episodes": experience.stats.episodes,
         "nonfinite": jnp.sum(~sound),
         "all_nonfinite": ~jnp.any(sound),
         **metrics,
-        "explained_variance": explained(samples),
-        "learning_rate": setup.learning_rate(state),
+        "explained_variance": explained_variance(samples),
+        "learning_rate": ppo.learning_rate(state),
     }
 
 
-def improved(setup: Setup, state: PPOState, samples: Sample) -> tuple[PyTree, PyTree, Metrics]:
-    """Parameters and optimiser state after `num_epochs` shuffled passes of one gradient step for each minibatch."""
+def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, PyTree, Metrics]:
+    """Parameters and optimizer state after `num_epochs` shuffled passes of one gradient step for each minibatch."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 0xB)
-    shuffled = jnp.argsort(jax.random.bits(key, (setup.epochs, samples.advantage.shape[0])), axis=1)
-    rate = setup.learning_rate(state)
+    # Each epoch is a permutation: the order of random words. It is the same on any number of devices.
+    shuffled = jnp.argsort(jax.random.bits(key, (ppo.epochs, samples.advantage.shape[0])), axis=1)
+    rate = ppo.learning_rate(state)
 
     def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
         params, opt_state = carry
         part = jax.tree.map(lambda x: x[chosen], samples)
-        if setup.normalize_advantages:
-            part = part._replace(advantage=standardised(part.advantage))
-        gradient, metrics = setup.gradient(partial(loss, setup), params, state, part)
+        if ppo.normalize_advantages:
+            part = part._replace(advantage=standardize(part.advantage))
+        gradient, metrics = ppo.gradient(partial(loss, ppo), params, state, part)
         norm = optax.tree.norm(gradient)
-        direction, after = setup.optimizer.update(gradient, opt_state, params)
+        direction, after = ppo.optimizer.update(gradient, opt_state, params)
         moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
-        sound = jnp.isfinite(norm)  # a step that is not finite is left out
+        sound = jnp.isfinite(norm)  # one NaN would end the run: a step that is not finite is left out, and counted
         new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
         return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
 
     start = (state.params, state.opt_state)
-    (params, opt_state), metrics = jax.lax.scan(step, start, shuffled.reshape(setup.epochs * setup.minibatches, -1))
+    (params, opt_state), metrics = jax.lax.scan(step, start, shuffled.reshape(ppo.epochs * ppo.minibatches, -1))
     return params, opt_state, {name: jnp.mean(value) for name, value in metrics.items()}
 
 
-def scaled_rewards(setup: Setup, state: PPOState, trajectory: Trajectory) -> tuple[Array, Moments | None, Array]:
+def normalize_rewards(ppo: PPO, state: PPOState, trajectory: Trajectory) -> tuple[Array, Moments | None, Array]:
     """Rewards as they are trained on [L, T]: finite, scaled, and divided by the deviation of the discounted return."""
-    rewards = jnp.where(jnp.isfinite(trajectory.rewards), trajectory.rewards, 0.0) * setup.reward_scale
+    rewards = jnp.where(jnp.isfinite(trajectory.rewards), trajectory.rewards, 0.0) * ppo.reward_scale
     moments: Any = state.reward_moments
     if moments is None:
         return rewards, None, state.discounted
     ended = trajectory.terminated | trajectory.truncated
+    # Not the rewards' own deviation: what the critic predicts is the discounted return, so that gets deviation 1.
     running, discounted = discounted_sums(state.discounted, rewards, ended, state.gamma)
-    sums = moment.accumulate(moment.zero_sums(moments), moments, running.ravel(), jnp.ones(running.size, bool))
-    moments = moment.merge(moments, sums)
+    zeros, every = running_statistics.zero_sums(moments), jnp.ones(running.size, bool)
+    sums = running_statistics.accumulate(zeros, moments, running.ravel(), every)
+    moments = running_statistics.merge(moments, sums)
     deviation = jnp.sqrt(moments.m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
     return jnp.clip(rewards / deviation, -10.0, 10.0), moments, discounted
 
 
-def prepared(setup: Setup, state: PPOState, batch: Batch, rewards: Array) -> Sample:
-    """Advantages and value targets of a batch, cut into the sequences that are learnt from."""
-    trajectory = batch.trajectory
+def make_samples(ppo: PPO, state: PPOState, experience: Experience, rewards: Array) -> Sample:
+    """Advantages and value targets of an iteration, cut into the sequences that the loss takes."""
+    trajectory = experience.trajectory
     record: Decision = trajectory.record
     terminated, truncated = trajectory.terminated, trajectory.truncated
-    after = next_values(record.value, trajectory.bootstrap_value, batch.last, truncated)
+    # A truncated episode goes on, unseen, so its last step is followed by the value of its final observation.
+    after = next_values(record.value, trajectory.bootstrap_value, experience.last_value, truncated)
     advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda)
-    over = terminated | truncated
+    done = terminated | truncated
     samples = Sample(
-        observations=jax.vmap(jax.vmap(partial(moment.normalise, state.moments)))(trajectory.observations),
-        choice=record.choice,
+        observations=jax.vmap(jax.vmap(partial(running_statistics.normalize, state.moments)))(trajectory.observations),
+        raw_action=record.raw_action,
         log_prob=record.log_prob,
         value=record.value,
         advantage=advantage,
         target=advantage + record.value,
-        anew=jnp.concatenate([jnp.zeros_like(over[:, :1]), over[:, :-1]], axis=1),
+        is_first=jnp.concatenate([jnp.zeros_like(done[:, :1]), done[:, :-1]], axis=1),
         carry=state.lanes.carry,
     )
-    if setup.nets.recurrent:
+    if ppo.nets.recurrent:
         return samples
     return jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), samples)
 
 
-def loss(setup: Setup, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, Metrics]:
+def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, Metrics]:
     """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9)."""
-    out: Output = evaluate_sequences(setup, params, part)
-    log_prob = _each(setup.nets.policy.head.log_prob)(out.output, out.log_std, part.choice)
-    entropy = jnp.mean(_each(setup.nets.policy.head.entropy)(out.output, out.log_std))
+    out: Output = evaluate_sequences(ppo, params, part)
+    log_prob = _each(ppo.nets.policy.head.log_prob)(out.output, out.log_std, part.raw_action)
+    entropy = jnp.mean(_each(ppo.nets.policy.head.entropy)(out.output, out.log_std))
     change = log_prob - part.log_prob
     ratio = jnp.exp(change)
+    # The lower of both: an action gains nothing from moving further than clip_eps, and is never kept from moving back.
     clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
     policy_loss = -jnp.mean(jnp.minimum(ratio * part.advantage, clipped * part.advantage))
     error = (out.value - part.target) ** 2
-    if setup.clip_value:
+    if ppo.clip_value:
         near = part.value + jnp.clip(out.value - part.value, -state.clip_eps, state.clip_eps)
         error = jnp.maximum(error, (near - part.target) ** 2)
     value_loss = 0.5 * jnp.mean(error)
@@ -170,19 +300,19 @@ def loss(setup: Setup, params: PyTree, state: PPOState, part: Sample) -> tuple[A
     }
 
 
-def evaluate_sequences(setup: Setup, params: PyTree, part: Sample) -> Output:
+def evaluate_sequences(ppo: PPO, params: PyTree, part: Sample) -> Output:
     """The networks' outputs along sequences, [B, S, ...]; the carry starts again with each episode."""
-    if not setup.nets.recurrent:
-        each = jax.vmap(jax.vmap(lambda obs: setup.nets.apply(params, obs, setup.nets.carry)[0]))
+    if not ppo.nets.recurrent:
+        each = jax.vmap(jax.vmap(lambda obs: ppo.nets.apply(params, obs, ppo.nets.carry)[0]))
         return each(part.observations)
-    forward = jax.vmap(partial(setup.nets.apply, params))
+    forward = jax.vmap(partial(ppo.nets.apply, params))
 
     def step(carry: PyTree, now: tuple[PyTree, Array]) -> tuple[PyTree, Output]:
-        observations, anew = now
-        out, carry = forward(observations, reset_lanes(carry, setup.nets.carry, anew))
+        observations, is_first = now
+        out, carry = forward(observations, reset_lanes(carry, ppo.nets.carry, is_first))
         return carry, out
 
-    time_major = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (part.observations, part.anew))
+    time_major = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (part.observations, part.is_first))
     out = jax.lax.scan(step, part.carry, time_major)[1]
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), out)
 
@@ -191,75 +321,12 @@ def _each(fn: Any) -> Any:
     return jax.vmap(jax.vmap(fn))
 
 
-def standardised(x: Array) -> Array:
+def standardize(x: Array) -> Array:
     """To mean 0 and standard deviation 1; all zero when all are equal."""
     return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
 
 
-def explained(samples: Sample) -> Array:
+def explained_variance(samples: Sample) -> Array:
     """The part of the value targets' variance that the values explain; 0 when the targets do not vary."""
     variance = jnp.var(samples.target)
     return jnp.where(variance > 1e-12, 1 - jnp.var(samples.target - samples.value) / jnp.maximum(variance, 1e-12), 0.0)
-
-
-# ---- construction ---------------------------------------------------------------------------------------------------
-
-
-@takes_options(PPOOptions)
-def ppo(env: Any, policy: Any = None, **options: Any) -> Agent:
-    """PPO: proximal policy optimisation with generalised advantages (arXiv 1707.06347).
-
-    On JAX environments an iteration is one compiled program. Environments that Python steps are no part of the state:
-    a run that is resumed begins new episodes there.
-
-    Args:
-      env: an environment, or whatever `esrl.make` takes.
-      policy: a network, as in `esrl.eggroll`; None is `esrl.mlp()` with small outputs at the start.
-      **options: by keyword:
-
-    Raises:
-      EsrlError: an unknown option, a value that does not fit, or an environment or network that does not.
-    """
-    read = read_options(PPOOptions, options)
-    check(read)
-    env = make(env)
-    check_contract(env)
-    setup = prepare(env, policy, read)
-    nets = setup.nets
-    normalized = read.normalize_observations and any(jax.tree.leaves(nets.policy.normalised))
-
-    def init(key: Key) -> PPOState:
-        params = nets.init(jax.random.fold_in(key, 0))
-        worlds = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 0xA)))(jnp.arange(setup.lanes))
-        return PPOState(
-            params=params,
-            opt_state=setup.optimizer.init(params),
-            moments=moment.init(nets.policy.observation, nets.policy.normalised) if normalized else None,
-            reward_moments=moment.init(jnp.float32(0), True) if read.normalize_rewards else None,
-            discounted=jnp.zeros(setup.lanes),
-            lanes=setup.runner.start(worlds, nets.carry),
-            key=key,
-            generation=jnp.uint32(0),
-            env_steps=count(),
-            recent=jnp.zeros(2),
-            **{name: jnp.float32(getattr(read, name)) for name in TRACED},
-        )
-
-    def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
-        seen = moment.normalise(state.moments, observation)
-        output, carry = nets.policy.apply(state.params["actor"], seen, carry)
-        if read.deterministic:
-            return nets.policy.head.mode(output[0][: nets.policy.head.size]), carry
-        return nets.policy.action(output, key), carry
-
-    play, learn = partial(rollout, setup), partial(update, setup)
-    return Agent(
-        name="ppo",
-        env=env,
-        policy=nets.policy,
-        runner=setup.runner,
-        act=act,
-        plan=plan(setup),
-        options=changed_options(read),
-        **compiled(init, play, learn, setup.mesh, on_device(env), TRACED),
-    )

@@ -15,7 +15,8 @@ from esrl.core.types import Array, EsrlError, nearest
 
 Shaping = Callable[[Array], Array]
 
-_FLOOR = 1e-8  # inside the root of a standard deviation, relative to nothing: weights of a flat fitness stay small
+# Epsilon under the square root of a variance. Absolute on purpose: a nearly flat fitness then gets small weights.
+_FLOOR = 1e-8
 
 
 def finite(fitness: Array) -> Array:
@@ -25,13 +26,13 @@ def finite(fitness: Array) -> Array:
     return jnp.where(good, fitness, jnp.where(jnp.isfinite(worst), worst, 0.0))
 
 
-def _centred(fitness: Array, axis: int | None = None) -> Array:
+def _centered(fitness: Array, axis: int | None = None) -> Array:
     """`fitness - mean`, exactly zero where all are equal: an entry is taken off first, so no rounding is left over."""
     shifted = fitness - jnp.max(fitness, axis=axis, keepdims=True)
     return shifted - jnp.mean(shifted, axis=axis, keepdims=True)
 
 
-def centred_rank() -> Shaping:
+def centered_rank() -> Shaping:
     """Ranks in [-1/2, 1/2], equal fitness sharing the average of its ranks (arXiv 1703.03864, section 2; ties ours)."""
 
     def shape(fitness: Array) -> Array:
@@ -49,8 +50,8 @@ def z_score() -> Shaping:
     """`(f - mean) / sqrt(variance + 1e-8)` over all members."""
 
     def shape(fitness: Array) -> Array:
-        centred = _centred(finite(fitness))
-        return centred / jnp.sqrt(jnp.mean(centred**2) + _FLOOR)
+        centered = _centered(finite(fitness))
+        return centered / jnp.sqrt(jnp.mean(centered**2) + _FLOOR)
 
     return shape
 
@@ -73,9 +74,9 @@ def group(size: int = 1, variance: str = "global") -> Shaping:
     def shape(fitness: Array) -> Array:
         if fitness.shape[0] % size:
             raise EsrlError(f"group size {size} does not divide {fitness.shape[0]} pairs")
-        centred = _centred(finite(fitness).reshape(-1, size * fitness.shape[1]), axis=1)
-        square = jnp.mean(centred**2, axis=1 if variance == "group" else None, keepdims=True)
-        return (centred / jnp.sqrt(square + _FLOOR)).reshape(fitness.shape)
+        centered = _centered(finite(fitness).reshape(-1, size * fitness.shape[1]), axis=1)
+        square = jnp.mean(centered**2, axis=1 if variance == "group" else None, keepdims=True)
+        return (centered / jnp.sqrt(square + _FLOOR)).reshape(fitness.shape)
 
     return shape
 
@@ -95,20 +96,20 @@ def sign() -> Shaping:
 
 def none() -> Shaping:
     """The fitness itself, less its mean: the mean changes no expectation, and all-equal fitness then gives nothing."""
-    return lambda fitness: _centred(finite(fitness))
+    return lambda fitness: _centered(finite(fitness))
 
 
 def leave_one_out() -> Shaping:
     """`f_i - mean of the others`, the baseline for unpaired directions: `N/(N-1) (f_i - mean)`."""
 
     def shape(fitness: Array) -> Array:
-        return _centred(finite(fitness)) * (fitness.size / max(fitness.size - 1, 1))
+        return _centered(finite(fitness)) * (fitness.size / max(fitness.size - 1, 1))
 
     return shape
 
 
 SHAPINGS: dict[str, Callable[..., Shaping]] = {
-    "centred_rank": centred_rank,
+    "centered_rank": centered_rank,
     "z_score": z_score,
     "group": group,
     "sign": sign,
@@ -125,6 +126,7 @@ def by_name(shaping: str | Shaping) -> Shaping:
     """
     if callable(shaping):
         return shaping
+    shaping = "centered_rank" if shaping == "centred_rank" else shaping  # its name in the first recipes
     if shaping not in SHAPINGS:
         raise EsrlError(f"unknown shaping {shaping!r}{nearest(shaping, SHAPINGS)}")
     return SHAPINGS[shaping]()

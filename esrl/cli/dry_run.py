@@ -68,7 +68,7 @@ def _compiled(agent: Agent) -> dict[str, dict[str, int]]:
     programs: dict[str, Any] = {}
     if not on_device(agent.env):
         return {}
-    if agent.plan.noise_floats:
+    if agent.plan.num_random:
         programs["rollout"] = agent.rollout.lower(state)  # type: ignore[attr-defined]
         programs["update"] = agent.update.lower(state, jax.eval_shape(agent.rollout, state))  # type: ignore[attr-defined]
     else:
@@ -92,7 +92,7 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
     The first is None where it cannot be timed. Steps are counted as if every lane lived to the end.
     """
     plan = agent.plan
-    if not plan.noise_floats:
+    if not plan.num_random:
         seconds, state = _timed(agent, recipe.seed)
         return int(state.env_steps) / seconds, int(state.env_steps)
     whole = plan.lanes * max_episode_steps_of(agent.env)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import jax
@@ -101,22 +100,28 @@ def one_device() -> Mesh:
     return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
 
 
-def compiled(fn: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """`fn` under jit, with arguments and results on every device of the mesh.
+class Compiled:
+    """A pure function under jit, with arguments and results on every device of a mesh.
 
-    Arguments are placed first: an array that the user put into a state would otherwise, by lying on one device, compile
-    the whole function again. `lower(*shapes)` of what is returned is that of `jax.jit`, for the same program.
+    Called with arrays it runs compiled. Called inside `jax.jit`, `jax.vmap`, `jax.lax.scan` and the like it is the bare
+    function, so that the transformation sees through it.
+
+    Attributes:
+      function: the bare function.
     """
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(fn, out_shardings=everywhere)
 
-    @wraps(getattr(fn, "func", fn))
-    def placed(*args: Any) -> Any:
-        return jitted(*jax.device_put(args, everywhere))
+    def __init__(self, function: Callable[..., Any], mesh: Mesh) -> None:
+        self.function = function
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._jitted = jax.jit(function, out_shardings=self._everywhere)
 
-    def lower(*shapes: Any) -> Any:
-        put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere)  # noqa: E731
-        return jitted.lower(*jax.tree.map(put, shapes))
+    def __call__(self, *args: Any) -> Any:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+            return self.function(*args)
+        # Placed first: an array that the user put into a state lies on one device, and would compile the program again.
+        return self._jitted(*jax.device_put(args, self._everywhere))
 
-    placed.lower = lower  # type: ignore[attr-defined]
-    return placed
+    def lower(self, *shapes: Any) -> Any:
+        """The same program lowered for arguments of these shapes, as `jax.jit(...).lower` gives it."""
+        put = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._everywhere)  # noqa: E731
+        return self._jitted.lower(*jax.tree.map(put, shapes))

@@ -29,6 +29,26 @@ def seed_key(seed: int) -> Key:
     return jax.random.key(seed, impl="threefry2x32")
 
 
+def run_key(key: Any) -> Key:
+    """The run key of any JAX key: `jax.random.key(0)`, `jax.random.PRNGKey(0)`, or a key of another generator.
+
+    Always threefry, as `seed_key`: a threefry key stays what it is, another one is the seed of a new one. Works on
+    traced keys too, so that `jax.vmap(agent.init)` takes an array of them.
+
+    Raises:
+      EsrlError: something that is not one JAX key.
+    """
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+        if str(jax.random.key_impl(key)) == "threefry2x32":
+            return key
+        return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl="threefry2x32")
+    if dtype == jnp.uint32 and shape == (2,):  # a legacy key: the two words of a threefry key
+        return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
+    given = f"{dtype}{list(shape)}" if shape is not None else f"a {type(key).__name__}"
+    raise EsrlError(f"one JAX key is needed, as jax.random.key(0), but got {given}")
+
+
 def close_to(given: str, known: Iterable[str], limit: int = 3) -> list[str]:
     """The known names that are near a name, nearest first."""
     return difflib.get_close_matches(given, sorted(known), n=limit, cutoff=0.5)

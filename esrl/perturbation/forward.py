@@ -25,7 +25,7 @@ from esrl.core.jaxprs import call_body, scan_parts
 from esrl.core.types import Array, PyTree
 from esrl.perturbation.classify import matrix_rows
 from esrl.perturbation.noise import Dense, Leaf, LowRank
-from esrl.perturbation.rules import Batched, Lanes, Weight, linear, materialise, plain, spread
+from esrl.perturbation.rules import Batched, Lanes, Weight, densify, linear, plain, spread
 
 
 def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., Any]:
@@ -57,7 +57,7 @@ def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., 
 def _weight(value: Array, eps: LowRank | Dense, leaf: Leaf) -> Weight:
     if isinstance(eps, Dense):
         return Weight(value, eps.e, None, (), (), value.dtype)
-    return Weight(value, eps.a, eps.b, leaf.rows or (), leaf.columns, value.dtype)
+    return Weight(value, eps.a, eps.b, leaf.row_axes or (), leaf.column_axes, value.dtype)
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], lanes: Lanes) -> list[Any]:
@@ -97,7 +97,7 @@ def _consume(eqn: Any, values: list[Any], lanes: Lanes) -> list[Any]:
         return [linear(eqn, values, k, lanes)]
     if any(values[i].b is not None for i in held):
         raise AssertionError(f"a parameter was classified as low-rank but is consumed by {name}")  # a defect of ours
-    return plain(eqn, [materialise(v, lanes) if isinstance(v, Weight) else v for v in values])
+    return plain(eqn, [densify(v, lanes) if isinstance(v, Weight) else v for v in values])
 
 
 def _transpose(weight: Weight, permutation: Sequence[int]) -> Weight:

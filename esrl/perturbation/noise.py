@@ -32,33 +32,33 @@ DTYPES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of stored noise, with their
 class Leaf(NamedTuple):
     """How one parameter is perturbed.
 
-    `rows` are the dimensions that form the m side of the matrix that the network uses the parameter as (those that are
-    contracted with the input); the others form the n side. `rows` is None for dense noise. `rank` is the rank R of a
-    low-rank leaf and 0 for a dense one. `why` says in words how this was decided.
+    `row_axes` are the dimensions that form the m side of the matrix that the network uses the parameter as (those that
+    are contracted with the input); the others form the n side. `row_axes` is None for dense noise. `rank` is the rank R
+    of a low-rank leaf and 0 for a dense one. `reason` says in words how this was decided.
     """
 
     path: str
     shape: tuple[int, ...]
-    rows: tuple[int, ...] | None
-    why: str
+    row_axes: tuple[int, ...] | None
+    reason: str
     rank: int = 0
 
     @property
-    def columns(self) -> tuple[int, ...]:
+    def column_axes(self) -> tuple[int, ...]:
         """The dimensions of the n side."""
-        return tuple(d for d in range(len(self.shape)) if d not in (self.rows or ()))
+        return tuple(d for d in range(len(self.shape)) if d not in (self.row_axes or ()))
 
     @property
-    def sides(self) -> tuple[int, int]:
+    def matrix_shape(self) -> tuple[int, int]:
         """(m, n), the two sides of the matrix view."""
         size = math.prod(self.shape)
-        m = math.prod(self.shape[d] for d in self.rows or ())
+        m = math.prod(self.shape[d] for d in self.row_axes or ())
         return m, size // max(m, 1)
 
     @property
-    def floats(self) -> int:
+    def num_random(self) -> int:
         """Random numbers that one perturbation of this leaf takes."""
-        return self.rank * sum(self.sides) if self.rank else math.prod(self.shape)
+        return self.rank * sum(self.matrix_shape) if self.rank else math.prod(self.shape)
 
 
 class LowRank(NamedTuple):
@@ -83,7 +83,7 @@ class Noise(NamedTuple):
     Attributes:
       plan: `plan(leaves) -> leaves` chooses low rank or dense for every leaf, given what the network allows.
       sample: `sample(key, leaves, pairs) -> [LowRank | Dense, ...]` draws the noise of the pairs with these ids [P].
-      contract: `contract(weights, eps, leaves) -> [array, ...]`, `sum_p weights[p] E_p` for every leaf.
+      weighted_sum: `weighted_sum(weights, eps, leaves) -> [array, ...]`, `sum_p weights[p] E_p` for every leaf.
       perturb: `perturb(params, eps, leaves, scale) -> params + scale * E_p`, stacked over P: the dense form, for
         oracles and for taking one member out of a population; training never calls it.
       bytes_each: bytes that one stored number takes.
@@ -91,7 +91,7 @@ class Noise(NamedTuple):
 
     plan: Callable[[Sequence[Leaf]], tuple[Leaf, ...]]
     sample: Callable[[Key, Sequence[Leaf], Array], list[Any]]
-    contract: Callable[[Array, Sequence[Any], Sequence[Leaf]], list[Array]]
+    weighted_sum: Callable[[Array, Sequence[Any], Sequence[Leaf]], list[Array]]
     perturb: Callable[[PyTree, Sequence[Any], Sequence[Leaf], Any], PyTree]
     bytes_each: int = 4
 
@@ -119,40 +119,43 @@ def dense(distribution: str = "normal", dtype: str = "float32") -> Noise:
     """
 
     def plan(leaves: Sequence[Leaf]) -> tuple[Leaf, ...]:
-        return tuple(leaf._replace(rank=0, why="dense noise") for leaf in leaves)
+        return tuple(leaf._replace(rank=0, reason="dense noise") for leaf in leaves)
 
     return _space(plan, distribution, dtype)
 
 
-def low_rank(rank: int = 1, thin: float | None = None, distribution: str = "normal", dtype: str = "float32") -> Noise:
+def low_rank(
+    rank: int = 1, max_excess_variance: float | None = None, distribution: str = "normal", dtype: str = "float32"
+) -> Noise:
     """Low-rank noise for whatever the network uses as a matrix, dense noise for the rest: the noise of EGGROLL.
 
     Args:
       rank: R, at least 1. A matrix whose factors would hold as many numbers as itself gets dense noise, which then
         costs no more and has less variance.
-      thin: matrices for which rank R would add more than this fraction of variance (`excess_variance`) get dense
-        noise too; None leaves every matrix low-rank, as in the paper. Rademacher factors add none, so that it has no
-        effect on them.
+      max_excess_variance: matrices for which rank R would add more than this fraction of variance (`excess_variance`)
+        get dense noise too; None leaves every matrix low-rank, as in the paper. Rademacher factors add none, so that it
+        has no effect on them.
       distribution: of the factors' entries (and of dense noise's), "normal" or "rademacher": +1 or -1.
       dtype: in which they are stored: "float32", "bfloat16", or for "rademacher" also "int8".
 
     Raises:
-      EsrlError: rank below 1, thin not above 0, an unknown distribution or dtype, or int8 for normal entries.
+      EsrlError: rank below 1, max_excess_variance not above 0, an unknown distribution or dtype, or int8 for normal
+        entries.
     """
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise EsrlError(f"rank is {rank!r}, but must be a whole number of at least 1")
-    if thin is not None and not thin > 0:
-        raise EsrlError(f"thin is {thin}, but must be above 0 (or be left out)")
+    if max_excess_variance is not None and not max_excess_variance > 0:
+        raise EsrlError(f"max_excess_variance is {max_excess_variance}, but must be above 0 (or be left out)")
 
     def choose(leaf: Leaf) -> Leaf:
-        if leaf.rows is None:
+        if leaf.row_axes is None:
             return leaf._replace(rank=0)
-        m, n = leaf.sides
+        m, n = leaf.matrix_shape
         if rank * (m + n) >= m * n:
-            return leaf._replace(rank=0, why=f"{leaf.why}; {m}x{n} is no larger than its rank-{rank} factors")
+            return leaf._replace(rank=0, reason=f"{leaf.reason}; {m}x{n} is no larger than its rank-{rank} factors")
         excess = excess_variance(m, n, rank, distribution)
-        if thin is not None and excess > thin:
-            return leaf._replace(rank=0, why=f"{leaf.why}; thin: rank {rank} would add {excess:.0%} variance")
+        if max_excess_variance is not None and excess > max_excess_variance:
+            return leaf._replace(rank=0, reason=f"{leaf.reason}; thin: rank {rank} would add {excess:.0%} variance")
         return leaf._replace(rank=rank)
 
     return _space(lambda leaves: tuple(map(choose, leaves)), distribution, dtype)
@@ -165,7 +168,7 @@ def _space(plan: Callable[[Sequence[Leaf]], tuple[Leaf, ...]], distribution: str
         raise EsrlError(f"noise_dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
     if dtype == "int8" and distribution != "rademacher":
         raise EsrlError('noise_dtype "int8" holds +1 and -1 but no normal numbers; it needs distribution "rademacher"')
-    return Noise(plan, partial(sample, distribution=distribution, dtype=dtype), contract, perturb, DTYPES[dtype])
+    return Noise(plan, partial(sample, distribution=distribution, dtype=dtype), weighted_sum, perturb, DTYPES[dtype])
 
 
 def sample(
@@ -178,17 +181,17 @@ def sample(
     """
     keys = jax.vmap(lambda pair: jax.random.fold_in(key, pair))(pairs)
     draw = {"normal": _normal, "rademacher": _rademacher}[distribution]
-    flat = jax.vmap(partial(draw, count=sum(leaf.floats for leaf in leaves), dtype=dtype))(keys)
+    flat = jax.vmap(partial(draw, count=sum(leaf.num_random for leaf in leaves), dtype=dtype))(keys)
     eps: list[LowRank | Dense] = []
     start = 0
     for leaf in leaves:
-        numbers = flat[:, start : start + leaf.floats]
-        start += leaf.floats
+        numbers = flat[:, start : start + leaf.num_random]
+        start += leaf.num_random
         if not leaf.rank:
             eps.append(Dense(numbers.reshape(-1, *leaf.shape)))
             continue
-        cut = leaf.sides[0] * leaf.rank
-        m_side, n_side = (tuple(leaf.shape[d] for d in dims) for dims in (leaf.rows or (), leaf.columns))
+        cut = leaf.matrix_shape[0] * leaf.rank
+        m_side, n_side = (tuple(leaf.shape[d] for d in dims) for dims in (leaf.row_axes or (), leaf.column_axes))
         a, b = numbers[:, :cut], numbers[:, cut:]
         eps.append(LowRank(a.reshape(-1, leaf.rank, *m_side), b.reshape(-1, leaf.rank, *n_side)))
     return eps
@@ -205,7 +208,7 @@ def _rademacher(key: Key, count: int, dtype: str) -> Array:
     return 1 - 2 * ones.ravel()[:count].astype(dtype)
 
 
-def contract(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf]) -> list[Array]:
+def weighted_sum(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf]) -> list[Array]:
     """`sum_p weights[p] E_p` for every leaf, without ever forming an E: one product over pairs and ranks together.
 
     This is not `(sum_p w_p A_p)(sum_p w_p B_p)^T`, which has the wrong expectation. Noise of any dtype becomes float32
@@ -244,13 +247,13 @@ def perturb(params: PyTree, eps: Sequence[LowRank | Dense], leaves: Sequence[Lea
 
 def _factors(e: LowRank, leaf: Leaf) -> tuple[Array, Array]:
     """The factors of the matrix view, float32: [P, R, m], [P, R, n]."""
-    m, n = leaf.sides
+    m, n = leaf.matrix_shape
     a, b = e.a.astype(jnp.float32), e.b.astype(jnp.float32)
     return a.reshape(-1, leaf.rank, m), b.reshape(-1, leaf.rank, n)
 
 
 def _from_matrix(matrix: Array, leaf: Leaf) -> Array:
     """An [m, n] matrix view back in the leaf's own shape."""
-    order = (leaf.rows or ()) + leaf.columns
+    order = (leaf.row_axes or ()) + leaf.column_axes
     stacked = matrix.reshape(tuple(leaf.shape[d] for d in order))
     return stacked.transpose(tuple(order.index(d) for d in range(len(order))))

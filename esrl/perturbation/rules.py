@@ -105,12 +105,12 @@ def spread(value: Any, lanes: Lanes) -> Array:
     if isinstance(value, Batched):
         return value.x
     if isinstance(value, Weight):
-        return materialise(value, lanes).x
+        return densify(value, lanes).x
     value = jnp.asarray(value)
     return jnp.broadcast_to(value, (lanes.total, *value.shape))
 
 
-def materialise(weight: Weight, lanes: Lanes) -> Batched:
+def densify(weight: Weight, lanes: Lanes) -> Batched:
     """A densely perturbed parameter for every lane (biases and the like: XLA fuses this into their use)."""
     ones = (1,) * weight.value.ndim
     scale = lanes.scale.astype(weight.value.dtype).reshape(1, lanes.signs, 1, *ones)

@@ -1,4 +1,4 @@
-"""From an observation to an action: networks, action heads, normalisation, a policy and its critic.
+"""From an observation to an action: networks, action heads, normalization, a policy and its critic.
 
 Imports `core` only.
 """

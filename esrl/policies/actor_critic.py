@@ -13,7 +13,7 @@ from esrl.policies.networks import gru, mlp
 from esrl.policies.policy import Policy, bind
 from esrl.policies.spaces import observation_zeros
 from esrl.policies.user_network import Bound, Network
-from esrl.policies.user_network import policy as as_network
+from esrl.policies.user_network import network as as_network
 
 CRITICS = ("separate", "shared")
 

@@ -1,9 +1,9 @@
 """From a network's output to an action, for every Gymnasium action space.
 
-A head says how many numbers the network must give (`size`) and what distribution they describe. A draw from it is a
-*choice* (an index, a vector of indices, bits, or a real vector before it is fitted to its bounds), which `action` turns
-into what the environment takes. Densities are of choices: fitting to bounds is the world's business, and cancels from
-every ratio of densities. All functions are for one lane, pure, and traceable.
+A head says how many numbers the network must give (`size`) and what distribution they describe. A draw from it is a raw
+action (an index, a vector of indices, bits, or a real vector before it is fitted to its bounds), which `action` turns
+into what the environment takes. Densities are of raw actions: fitting to bounds cancels from every ratio of densities.
+All functions are for one lane, pure, and traceable.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class Head(NamedTuple):
 
     Attributes:
       size: numbers that the network must give for one observation.
-      best: `best(output [size]) -> choice`, the most likely one.
-      draw: `draw(output [size], log_std, key) -> choice`, a random one.
-      action: `action(choice) -> action`, as the environment takes it.
-      log_prob: `log_prob(output, log_std, choice) -> []`, log density (or log probability) of a choice.
+      raw_mode: `raw_mode(output [size]) -> raw_action`, the most likely one.
+      raw_sample: `raw_sample(output [size], log_std, key) -> raw_action`, a random one.
+      action: `action(raw_action) -> action`, as the environment takes it.
+      log_prob: `log_prob(output, log_std, raw_action) -> []`, log density (or log probability) of a raw action.
       entropy: `entropy(output, log_std) -> []`, in nats.
       gaussian: whether `log_std` is needed to draw.
     """
 
     size: int
-    best: Callable[[Array], Array]
-    draw: Callable[[Array, Array | None, Key], Array]
+    raw_mode: Callable[[Array], Array]
+    raw_sample: Callable[[Array, Array | None, Key], Array]
     action: Callable[[Array], Array]
     log_prob: Callable[[Array, Array | None, Array], Array]
     entropy: Callable[[Array, Array | None], Array]
@@ -43,11 +43,11 @@ class Head(NamedTuple):
 
     def mode(self, output: Array) -> Array:
         """The most likely action."""
-        return self.action(self.best(output))
+        return self.action(self.raw_mode(output))
 
     def sample(self, output: Array, log_std: Array | None, key: Key) -> Array:
         """A random action."""
-        return self.action(self.draw(output, log_std, key))
+        return self.action(self.raw_sample(output, log_std, key))
 
 
 def head(space: spaces.Space, squash: str = "tanh") -> Head:
@@ -79,11 +79,11 @@ def _integer(dtype: np.dtype) -> np.dtype:
 
 def _discrete(n: int, start: int, dtype: np.dtype) -> Head:
     one = _multi_discrete(np.array([n]), np.array([start]), dtype)
-    return one._replace(action=lambda choice: one.action(choice)[0])
+    return one._replace(action=lambda raw_action: one.action(raw_action)[0])
 
 
 def _multi_discrete(nvec: np.ndarray, start: np.ndarray, dtype: np.dtype) -> Head:
-    """Independent categorical distributions, one for each entry; a choice is their indices [entries]."""
+    """Independent categorical distributions, one for each entry; a raw action is their indices [entries]."""
     sizes = [int(n) for n in nvec.ravel()]
     kind = _integer(dtype)
     cuts = np.cumsum(sizes)[:-1].tolist()
@@ -98,10 +98,12 @@ def _multi_discrete(nvec: np.ndarray, start: np.ndarray, dtype: np.dtype) -> Hea
 
     return Head(
         size=sum(sizes),
-        best=lambda out: each(lambda i, part: jnp.argmax(part), out),
-        draw=lambda out, _, key: each(lambda i, part: jax.random.categorical(jax.random.fold_in(key, i), part), out),
-        action=lambda choice: choice.reshape(nvec.shape).astype(kind) + first,
-        log_prob=lambda out, _, choice: jnp.sum(each(lambda i, part: jax.nn.log_softmax(part)[choice[i]], out)),
+        raw_mode=lambda out: each(lambda i, part: jnp.argmax(part), out),
+        raw_sample=lambda out, _, key: each(
+            lambda i, part: jax.random.categorical(jax.random.fold_in(key, i), part), out
+        ),
+        action=lambda raw_action: raw_action.reshape(nvec.shape).astype(kind) + first,
+        log_prob=lambda out, _, raw_action: jnp.sum(each(lambda i, part: jax.nn.log_softmax(part)[raw_action[i]], out)),
         entropy=lambda out, _: jnp.sum(each(entropy, out)),
     )
 
@@ -109,8 +111,8 @@ def _multi_discrete(nvec: np.ndarray, start: np.ndarray, dtype: np.dtype) -> Hea
 def _multi_binary(shape: tuple[int, ...], dtype: np.dtype) -> Head:
     """Independent bits; an output is the log odds of a one."""
 
-    def log_prob(out: Array, _: Array | None, choice: Array) -> Array:
-        return jnp.sum(jax.nn.log_sigmoid(jnp.where(choice, out, -out)))
+    def log_prob(out: Array, _: Array | None, raw_action: Array) -> Array:
+        return jnp.sum(jax.nn.log_sigmoid(jnp.where(raw_action, out, -out)))
 
     def entropy(out: Array, _: Array | None) -> Array:
         p = jax.nn.sigmoid(out)
@@ -118,16 +120,16 @@ def _multi_binary(shape: tuple[int, ...], dtype: np.dtype) -> Head:
 
     return Head(
         size=math.prod(shape),
-        best=lambda out: out > 0,
-        draw=lambda out, _, key: jax.random.bernoulli(key, jax.nn.sigmoid(out)),
-        action=lambda choice: choice.astype(dtype).reshape(shape),
+        raw_mode=lambda out: out > 0,
+        raw_sample=lambda out, _, key: jax.random.bernoulli(key, jax.nn.sigmoid(out)),
+        action=lambda raw_action: raw_action.astype(dtype).reshape(shape),
         log_prob=log_prob,
         entropy=entropy,
     )
 
 
 def _box(space: spaces.Box, squash: str) -> Head:
-    """A Gaussian with independent entries; a choice is its draw, before it is fitted to the bounds."""
+    """A Gaussian with independent entries; a raw action is its draw, before it is fitted to the bounds."""
     if squash not in ("tanh", "clip"):
         raise EsrlError(f'squash is {squash!r}, but must be "tanh" or "clip"')
     if not np.issubdtype(space.dtype, np.floating):
@@ -141,8 +143,8 @@ def _box(space: spaces.Box, squash: str) -> Head:
         half = np.where(bounded, (wide[1] - wide[0]) / 2, 1).astype(np.float32)
     low, high = (side.astype(np.float32) for side in wide)
 
-    def fit(choice: Array) -> Array:
-        x = choice.reshape(space.shape).astype(jnp.float32)
+    def fit(raw_action: Array) -> Array:
+        x = raw_action.reshape(space.shape).astype(jnp.float32)
         cut = jnp.clip(x, low, high)
         action = cut if squash == "clip" else jnp.where(bounded, middle + half * jnp.tanh(x), cut)
         return action.astype(jnp.float32)
@@ -150,14 +152,14 @@ def _box(space: spaces.Box, squash: str) -> Head:
     def spread(out: Array, log_std: Array | None) -> Array:
         return jnp.zeros_like(out) if log_std is None else log_std
 
-    def log_prob(out: Array, log_std: Array | None, choice: Array) -> Array:
+    def log_prob(out: Array, log_std: Array | None, raw_action: Array) -> Array:
         log_std = spread(out, log_std)
-        return -jnp.sum(0.5 * ((choice - out) * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi))
+        return -jnp.sum(0.5 * ((raw_action - out) * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi))
 
     return Head(
         size=math.prod(space.shape),
-        best=lambda out: out,
-        draw=lambda out, log_std, key: (
+        raw_mode=lambda out: out,
+        raw_sample=lambda out, log_std, key: (
             out + jnp.exp(spread(out, log_std)) * jax.random.normal(key, out.shape, out.dtype)
         ),
         action=fit,

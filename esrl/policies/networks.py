@@ -13,7 +13,7 @@ from esrl.policies.spaces import features, pictures_and_rest
 from esrl.policies.user_network import Bound, Network, linen
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "pqn": lambda x: nn.relu(nn.LayerNorm(use_bias=False, use_scale=False)(x)),  # the paper's: relu(LayerNorm(x))
+    "layernorm_relu": lambda x: nn.relu(nn.LayerNorm(use_bias=False, use_scale=False)(x)),  # the paper's, as in PQN
     "relu": nn.relu,
     "tanh": nn.tanh,
     "silu": nn.silu,
@@ -82,20 +82,26 @@ class _CNN(nn.Module):
 _SMALL = 16  # pixels: sides above it are halved by a convolution
 
 
-def _check_activation(activation: str) -> None:
+def _check_activation(activation: str) -> str:
+    """The activation by today's name."""
+    activation = "layernorm_relu" if activation == "pqn" else activation  # its name in the first recipes
     if activation not in ACTIVATIONS:
         raise EsrlError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    return activation
 
 
 def mlp(
-    hidden: tuple[int, ...] = (256, 256, 256), activation: str = "pqn", output_scale: float = 1.0, bias: bool = True
+    hidden: tuple[int, ...] = (256, 256, 256),
+    activation: str = "layernorm_relu",
+    output_scale: float = 1.0,
+    bias: bool = True,
 ) -> Network:
     """A multi-layer perceptron; the default is the paper's, three layers of 256 with relu(LayerNorm(x)).
 
     Args:
       hidden: widths of the hidden layers; () is a linear policy.
-      activation: "pqn" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu" or "elu".
-      output_scale: standard deviation of the outputs at the start, relative to the usual initialisation.
+      activation: "layernorm_relu" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu" or "elu".
+      output_scale: standard deviation of the outputs at the start, relative to the usual initialization.
       bias: whether layers have biases.
 
     Raises:
@@ -104,7 +110,7 @@ def mlp(
     hidden = tuple(int(width) for width in hidden)
     if any(width < 1 for width in hidden):
         raise EsrlError(f"hidden is {hidden}, but every width must be at least 1")
-    _check_activation(activation)
+    activation = _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
         module = _MLP(observation_space, size, hidden, activation, output_scale, bias)
@@ -120,7 +126,7 @@ def mlp(
     return Network(bind, spec, flat=True)
 
 
-def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -> Network:
+def gru(hidden: int = 128, activation: str = "layernorm_relu", output_scale: float = 1.0) -> Network:
     """A recurrent network: a dense layer, a GRU cell, a dense output. The carry starts at zero in every episode.
 
     Args:
@@ -133,7 +139,7 @@ def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -
     """
     if hidden < 1:
         raise EsrlError(f"hidden is {hidden}, but must be at least 1")
-    _check_activation(activation)
+    activation = _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
         module = _GRU(observation_space, size, hidden, activation, output_scale)
@@ -146,7 +152,7 @@ def gru(hidden: int = 128, activation: str = "pqn", output_scale: float = 1.0) -
 def cnn(
     channels: tuple[int, ...] = (16, 32, 32),
     hidden: tuple[int, ...] = (128,),
-    activation: str = "pqn",
+    activation: str = "layernorm_relu",
     output_scale: float = 1.0,
 ) -> Network:
     """A convolutional network for pictures: 3x3 convolutions, then dense layers.
@@ -167,7 +173,7 @@ def cnn(
     channels, hidden = tuple(int(width) for width in channels), tuple(int(width) for width in hidden)
     if not channels or any(width < 1 for width in channels + hidden):
         raise EsrlError(f"channels are {channels} and hidden is {hidden}, but every number must be at least 1")
-    _check_activation(activation)
+    activation = _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
         if not pictures_and_rest(observation_space, observation)[0]:

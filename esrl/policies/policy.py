@@ -13,8 +13,8 @@ from gymnasium import spaces
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.policies.heads import Head, head
 from esrl.policies.networks import mlp
-from esrl.policies.spaces import MASK, normalised_leaves, observation_zeros
-from esrl.policies.user_network import policy
+from esrl.policies.spaces import MASK, normalizable_leaves, observation_zeros
+from esrl.policies.user_network import network as as_network
 
 _NEVER = -1e9  # the logit of an action that is not allowed: finite, so that gradients and entropies are
 
@@ -29,7 +29,7 @@ class Policy(NamedTuple):
       head: what an output means.
       carry: the carry at the start of an episode, for one lane.
       observation: shapes and dtypes of one observation.
-      normalised: for each observation leaf, whether it may be normalised.
+      normalizable: for each observation leaf, whether it may be normalized.
       spec: what a recipe says of the network.
     """
 
@@ -39,7 +39,7 @@ class Policy(NamedTuple):
     head: Head
     carry: PyTree
     observation: PyTree
-    normalised: PyTree
+    normalizable: PyTree
     spec: dict[str, Any]
 
 
@@ -54,7 +54,7 @@ def bind(
     """A network as the policy of an environment with these spaces.
 
     Args:
-      network: a `Network`, or whatever `policy` takes; None is `mlp()`.
+      network: a `Network`, or whatever `esrl.network` takes; None is `mlp()`.
       observation_space, action_space: Gymnasium spaces of one lane.
       deterministic: act by the mode (argmax, mean) rather than by sampling.
       squash: how outputs meet the bounds of a Box action space: "tanh" or "clip".
@@ -67,7 +67,7 @@ def bind(
       EsrlError: a network that cannot take the observation, whose output does not fit the action space, or that has no
         float parameters; an action mask that does not fit the action space.
     """
-    chosen = mlp() if network is None else policy(network)
+    chosen = mlp() if network is None else as_network(network)
     actions = head(action_space, squash)
     observation = observation_zeros(observation_space)
     size = actions.size + extra
@@ -92,8 +92,8 @@ def bind(
 
     _check_output(init, apply, observation, bound.carry, size, action_space, extra)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
-    normalised = normalised_leaves(observation_space, chosen.flat)
-    return Policy(init, apply, action, actions, bound.carry, shapes, normalised, chosen.spec or {})
+    normalized = normalizable_leaves(observation_space, chosen.flat)
+    return Policy(init, apply, action, actions, bound.carry, shapes, normalized, chosen.spec or {})
 
 
 def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> Callable[[PyTree], Array] | None:

@@ -1,7 +1,7 @@
 """A network's arithmetic in fewer bits, whatever the network.
 
 The network is traced to a jaxpr, and every matrix product and convolution of float32 numbers in it gets bfloat16
-operands; all else (parameters, activations between products, normalisation, softmax, the carry) stays float32. So a
+operands; all else (parameters, activations between products, normalization, softmax, the carry) stays float32. So a
 network needs no change, and one that makes float32 of its observation itself profits as well. What is inside a
 function with a derivative of its own, a while loop or a cond stays as it is.
 """

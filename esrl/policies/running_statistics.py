@@ -17,7 +17,7 @@ from esrl.core.types import Array, PyTree
 class Moments(NamedTuple):
     """`seen` (float32, how many), and per observation leaf `mean` and `m2` (sum of squared deviations).
 
-    Leaves that are not normalised (masks, what a network of its own kind takes as it is) are None in `mean` and `m2`.
+    Leaves that are not normalized (masks, what a network of its own kind takes as it is) are None in `mean` and `m2`.
     """
 
     seen: Array
@@ -33,9 +33,9 @@ class Sums(NamedTuple):
     second: PyTree
 
 
-def init(observation: PyTree, normalised: PyTree) -> Moments:
-    """Moments of nothing seen. `normalised` marks with True each observation leaf that is to be normalised."""
-    zeros = jax.tree.map(lambda x, use: jnp.zeros(x.shape, jnp.float32) if use else None, observation, normalised)
+def init(observation: PyTree, normalizable: PyTree) -> Moments:
+    """Moments of nothing seen. `normalizable` marks with True each observation leaf that is to be normalized."""
+    zeros = jax.tree.map(lambda x, use: jnp.zeros(x.shape, jnp.float32) if use else None, observation, normalizable)
     return Moments(jnp.float32(0), zeros, zeros)
 
 
@@ -87,7 +87,7 @@ def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
     )
 
 
-def normalise(moments: Moments | None, observation: PyTree, clip: float = 10.0) -> PyTree:
+def normalize(moments: Moments | None, observation: PyTree, clip: float = 10.0) -> PyTree:
     """`(x - mean) / std`, clipped to +-clip, for the leaves that have moments, which become float32; no more than
     that before anything was seen."""
     if moments is None:

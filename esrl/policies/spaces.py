@@ -31,17 +31,17 @@ def observation_zeros(space: spaces.Space) -> PyTree:
     )
 
 
-def normalised_leaves(space: spaces.Space, flat: bool) -> PyTree:
-    """For each observation leaf, whether it may be normalised: a float Box of at most two dimensions, but no mask.
+def normalizable_leaves(space: spaces.Space, flat: bool) -> PyTree:
+    """For each observation leaf, whether it may be normalized: a float Box of at most two dimensions, but no mask.
 
     Args:
       flat: the network makes one vector of all numbers, as `mlp` and `gru` do. Then every Box may be: bytes and whole
         numbers such as the codes of a grid world, and three dimensions, which other networks may take for a picture.
     """
     if isinstance(space, spaces.Dict):
-        return {name: name != MASK and normalised_leaves(sub, flat) for name, sub in space.spaces.items()}
+        return {name: name != MASK and normalizable_leaves(sub, flat) for name, sub in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(normalised_leaves(sub, flat) for sub in space.spaces)
+        return tuple(normalizable_leaves(sub, flat) for sub in space.spaces)
     if not isinstance(space, spaces.Box):
         return False
     return flat or (np.issubdtype(space.dtype, np.floating) and len(space.shape) < 3)

@@ -35,7 +35,7 @@ class Network(NamedTuple):
       bind: `bind(observation, size) -> Bound`, given one observation (zeros, as the space describes it) and the number
         of outputs that the action space needs. `observation_space` comes as a keyword.
       spec: what a recipe says of it, `{"network": "mlp", ...}`; None for a network that only the user's code can build.
-      flat: whether it makes one float32 vector of every observation, so that normalised numbers are as good to it as
+      flat: whether it makes one float32 vector of every observation, so that normalized numbers are as good to it as
         bytes and whole numbers.
     """
 
@@ -50,46 +50,50 @@ _KEEPS_STATE = (
 )
 
 
-def policy(
-    network: Any,
+def network(
+    module: Any,
     *,
     init: Callable[[Key], PyTree] | None = None,
     params: PyTree | None = None,
     carry: PyTree = (),
-    spec: dict[str, Any] | None = None,
 ) -> Network:
     """Any network as esrl takes it: a Flax Linen module, a Flax NNX module, or a plain function. Nothing is rewritten.
 
     Args:
-      network: one of
+      module: one of
         * a Linen module `module(obs) -> output`, or `module(carry, obs) -> (carry, output)` when `carry` is given;
         * an NNX module with the same call, or a function `rngs -> module` (then every seed has its own start);
         * a function `f(params, obs) -> output`, or `f(params, obs, carry) -> (output, carry)` when `carry` is given.
       init: `init(key) -> params`, the parameters to start from; a function needs it, a module has its own.
       params: in place of `init`, parameters that are the same for every seed.
       carry: for recurrent networks: the carry of one lane at the start of an episode.
-      spec: what a recipe says of it; set by esrl when the network comes from a file.
 
     Raises:
       EsrlError: something that is none of these, or a function without `init` or `params`.
+
+    Example:
+      >>> linear = esrl.network(lambda params, observation: observation @ params, params=jnp.zeros((4, 2)))
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", linear, population=32)
+      >>> agent.plan.num_params
+      8
     """
-    if isinstance(network, Network):
-        return network
+    if isinstance(module, Network):
+        return module
     if init is not None and params is not None:
         raise EsrlError("a policy starts from init=function(key) or from params=..., but both were given")
     start = init if params is None else lambda key: jax.tree.map(jnp.asarray, params)
-    if isinstance(network, nn.Module):
-        return Network(lambda obs, size, *, observation_space: _started(linen(network, obs, carry), start), spec)
-    if isinstance(network, nnx.Module) or _makes_nnx(network):
-        return Network(lambda obs, size, *, observation_space: _started(_nnx(network, carry), start), spec)
-    if inspect.isclass(network) and issubclass(network, nn.Module):
-        raise EsrlError(f"{network.__name__} is a Linen class; give an instance, {network.__name__}(...)")
-    if not callable(network):
-        raise EsrlError(f"a policy is a Flax module or a function, but got {type(network).__name__}")
+    if isinstance(module, nn.Module):
+        return Network(lambda obs, size, *, observation_space: _started(linen(module, obs, carry), start))
+    if isinstance(module, nnx.Module) or _makes_nnx(module):
+        return Network(lambda obs, size, *, observation_space: _started(_nnx(module, carry), start))
+    if inspect.isclass(module) and issubclass(module, nn.Module):
+        raise EsrlError(f"{module.__name__} is a Linen class; give an instance, {module.__name__}(...)")
+    if not callable(module):
+        raise EsrlError(f"a policy is a Flax module or a function, but got {type(module).__name__}")
     if start is None:
         raise EsrlError("a policy function needs its parameters: give init=function(key), or params=...")
-    apply = network if jax.tree.leaves(carry) else lambda p, obs, c: (network(p, obs), c)
-    return Network(lambda obs, size, *, observation_space: Bound(start, apply, carry), spec)
+    apply = module if jax.tree.leaves(carry) else lambda p, obs, c: (module(p, obs), c)
+    return Network(lambda obs, size, *, observation_space: Bound(start, apply, carry))
 
 
 def _started(bound: Bound, init: Callable[[Key], PyTree] | None) -> Bound:

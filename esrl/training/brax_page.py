@@ -109,7 +109,7 @@ def _geoms(sys: Any) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """What to draw: one entry per visible geom, `link` -1 for the world, and the meshes that they name by index."""
     kinds, bodies = np.asarray(sys.geom_type), np.asarray(sys.geom_bodyid)
     sizes, places, turns = np.asarray(sys.geom_size), np.asarray(sys.geom_pos), np.asarray(sys.geom_quat)
-    colours = np.asarray(sys.geom_rgba, np.float64)
+    colors = np.asarray(sys.geom_rgba, np.float64)
     meshes: dict[int, int] = {}
     geoms = []
     for i in _visible(sys):
@@ -119,7 +119,7 @@ def _geoms(sys: Any) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
             "size": _numbers(sizes[i]),
             "pos": _numbers(places[i]),
             "quat": _numbers(turns[i]),
-            "rgba": _colour(colours[i], sys.mj_model, i),
+            "rgba": _colour(colors[i], sys.mj_model, i),
         }
         if geom["shape"] == "mesh":
             geom["mesh"] = meshes.setdefault(int(sys.mj_model.geom_dataid[i]), len(meshes))
@@ -138,7 +138,7 @@ def _visible(sys: Any) -> list[int]:
 
 
 def _colour(rgba: np.ndarray, model: Any, i: int) -> list[float] | None:
-    """The geom's own colour, else its material's; None where neither says more than a default."""
+    """The geom's own color, else its material's; None where neither says more than a default."""
     material = int(model.geom_matid[i])
     if material >= 0 and np.allclose(rgba, UNCOLOURED[0]):
         rgba = np.asarray(model.mat_rgba[material], np.float64)

@@ -39,6 +39,12 @@ def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Ev
 
     Raises:
       EsrlError: fewer than one episode.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
+      >>> scored = esrl.evaluate(agent, agent.init(jax.random.key(0)), episodes=16)
+      >>> scored.episodes, scored.returns.shape
+      (16, (16,))
     """
     if episodes < 1:
         raise EsrlError(f"episodes is {episodes}, but must be at least 1")
@@ -52,7 +58,7 @@ def held_out_keys(seed: int, episodes: int) -> Key:
     return jax.random.split(jax.random.fold_in(seed_key(seed), _HELD_OUT), episodes)
 
 
-def player(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
+def play_episodes(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
     """Returns and lengths [E] of episodes with these keys, with the unperturbed parameters."""
     act = act_all(agent)
 
@@ -79,6 +85,6 @@ def act_all(agent: Agent) -> Callable[..., tuple[Array, PyTree]]:
 
 @lru_cache(maxsize=8)
 def _compiled(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Array]]:
-    """`player` of an agent, compiled once for a number of episodes."""
-    play = partial(player, agent)
-    return sharding.compiled(play, sharding.default_mesh(episodes)) if on_device(agent.env) else play
+    """`play_episodes` of an agent, compiled once for a number of episodes."""
+    play = partial(play_episodes, agent)
+    return sharding.Compiled(play, sharding.default_mesh(episodes)) if on_device(agent.env) else play

@@ -1,79 +1,73 @@
-"""Training: a loop over generations that logs, scores, saves and resumes, whatever the algorithm."""
+"""The training loop: generations that are logged, scored, saved and resumed, whatever the algorithm."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics
 from esrl.core.compile_time import compile_seconds
-from esrl.core.types import EsrlError, seed_key
-from esrl.envs.base import name_of
+from esrl.core.types import EsrlError, nearest, seed_key
+from esrl.envs.base import name_of, on_device
 from esrl.training import checkpoint
+from esrl.training.budget import Budget, Clock, Grid, Row, check_at_least
 from esrl.training.evaluation import evaluate
-from esrl.training.run_folder import Row, RunFolder
+from esrl.training.progress import Progress, watched
+from esrl.training.run_folder import RunFolder
 
 
 class Result(NamedTuple):
-    """Where a run ended: the agent's state, the last row of metrics, and the run's folder (None without one)."""
+    """Where a run ended.
 
+    Attributes:
+      agent: what was trained. state: its last state, for `esrl.evaluate` and `esrl.Trained`.
+      metrics: the last row. out: the run's folder, None without one.
+    """
+
+    agent: Agent
     state: Any
     metrics: Metrics
     out: Path | None
 
 
-def check_budget(env_steps: float | None, generations: int | None) -> None:
-    """Raises `EsrlError` unless at least one of both budgets is given, and each that is is at least 1."""
-    if env_steps is None and generations is None:
-        raise EsrlError("how long to train is not said; give env_steps or generations")
-    for name, value in (("env_steps", env_steps), ("generations", generations)):
-        if value is not None and not value >= 1:
-            raise EsrlError(f"{name} is {value}, but must be at least 1")
+class Run:
+    """A run, to be iterated over once: `(generation, state, metrics)` after each generation. See `iterate`.
 
-
-class Training:
-    """A run. Iterate over it for `(generation, state, metrics)` after each generation, or call `run()`.
-
-    See `train` for the arguments. Everything that can be wrong with them is said when this is made, not later.
+    Everything that can be wrong with the arguments is said when this is made, not later.
     """
 
     def __init__(
         self,
         agent: Agent,
+        budget: Budget,
+        grid: Grid,
         *,
-        env_steps: float | None,
-        generations: int | None,
         seed: int,
         out: str | Path | None,
-        evaluations: int,
-        evaluate_episodes: int,
+        eval_episodes: int,
+        eval_seed: int | None,
         checkpoint_every: int | None,
+        hyperparams: dict[str, float] | None,
         resume: bool,
     ) -> None:
-        check_budget(env_steps, generations)
-        for name, value, least in (
-            ("evaluations", evaluations, 0),
-            ("evaluate_episodes", evaluate_episodes, 1),
-            ("checkpoint_every", checkpoint_every, 1),
-        ):
-            if value is not None and value < least:
-                raise EsrlError(f"{name} is {value}, but must be at least {least}")
+        self.agent, self.budget, self.grid = agent, budget.check(), grid.check()
+        check_at_least(eval_episodes=(eval_episodes, 1), checkpoint_every=(checkpoint_every, 1))
         if resume and out is None:
             raise EsrlError("to resume, give the run's folder as out")
-        self.agent = agent
-        self.env_steps = None if env_steps is None else int(env_steps)
-        self.generations = generations
+        check_hyperparams(agent, hyperparams or {})
         self.seed = seed
-        self.evaluations = evaluations
-        self.evaluate_episodes = evaluate_episodes
+        self.eval_episodes, self.eval_seed = eval_episodes, seed if eval_seed is None else eval_seed
         self.checkpoint_every = checkpoint_every
-        self._whole = not agent.plan.noise_floats and agent.pure is not None  # nothing between rollout and update
+        self.hyperparams = dict(hyperparams or {})
+        # An evolution strategy is timed in two parts. What is one program on the device stays one.
+        self._in_parts = agent.kind == "evolution" or not on_device(agent.env)
         self._key = seed_key(seed)
+        self._clock = Clock()
         self._started = False
         self.folder: RunFolder | None = None
         if out is not None:
@@ -82,11 +76,10 @@ class Training:
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds."""
         run = {
-            "env_steps": self.env_steps,
-            "generations": self.generations,
+            **{name: int(v) if name == "env_steps" and v else v for name, v in self.budget._asdict().items()},
             "seed": self.seed,
-            "evaluations": self.evaluations,
-            "evaluate_episodes": self.evaluate_episodes,
+            "num_evals": self.grid.num_evals,
+            "eval_episodes": self.eval_episodes,
             "checkpoint_every": self.checkpoint_every,
         }
         plain = (bool, int, float, str, list, tuple)
@@ -96,51 +89,40 @@ class Training:
             "agent": self.agent.name,
             **{k: v for k, v in run.items() if v is not None},
             "policy": self.agent.policy.spec or {"network": "custom"},
-            "options": {k: v for k, v in options.items() if v is not None},
+            "options": {k: v for k, v in options.items() if v is not None} | self.hyperparams,
         }
 
     def progress(self, state: Any) -> float:
         """The part of the budget that is used, 0 to 1."""
-        parts = []
-        if self.env_steps is not None:
-            parts.append(int(state.env_steps) / self.env_steps)
-        if self.generations is not None:
-            parts.append(int(state.generation) / self.generations)
-        return min(max(parts), 1.0)
-
-    def run(self) -> Result:
-        """Trains to the end of the budget."""
-        last: tuple[int, Any, Metrics] = (0, None, {})
-        for last in self:  # noqa: B007
-            pass
-        return Result(last[1], last[2], self.folder.path if self.folder else None)
+        return self.budget.used(int(state.env_steps), int(state.generation), self._clock.training)
 
     def __iter__(self) -> Iterator[tuple[int, Any, Metrics]]:
         if self._started:
-            raise EsrlError("this training was run already; make another with esrl.train(...)")
+            raise EsrlError("this run was made already; make another with esrl.iterate(...)")
         self._started = True
         return self._generations()
 
     def _generations(self) -> Iterator[tuple[int, Any, Metrics]]:
         compile_seconds()
         state = self.agent.init(self._key)
-        before: list[Row] = []
+        state = state._replace(**{name: jnp.float32(value) for name, value in self.hyperparams.items()})
+        rows: list[Row] = []
         if self.folder is not None:
             if checkpoint.generations(self.folder.checkpoints):
                 state = checkpoint.restore(self.folder.checkpoints, state)
-            before = self.folder.open(int(state.generation))
-        clock = _Clock(before[-1] if before else {})
-        last = before[-1] if before else {}
+            rows = self.folder.open(int(state.generation))
+        last = rows[-1] if rows else {}
+        self._clock = Clock(last)
         try:
-            if self.progress(state) >= 1 and before:
+            if rows and self.progress(state) >= 1:
                 yield int(state.generation), state, last
             while self.progress(state) < 1:
-                done = self.progress(state)
-                after, last = self._generation(state, clock, first=not last)
+                before = self.progress(state)
+                after, last = self._generation(state, first=not last)
                 if self.folder is not None:
                     self.folder.write(last)
                 state = after  # only now: whatever breaks off, a saved generation has its row
-                if self.folder is not None and self._due(done, state, self.checkpoint_every):
+                if self.folder is not None and self._checkpoint_due(before, state):
                     checkpoint.save(self.folder.checkpoints, state)
                 yield int(state.generation), state, last
         finally:
@@ -149,18 +131,17 @@ class Training:
                     checkpoint.save(self.folder.checkpoints, state)
                 self.folder.close()
 
-    def _generation(self, state: Any, clock: _Clock, first: bool) -> tuple[Any, Row]:
-        start = self._score(state) if first and self.evaluations else {}
-        done, steps_before = self.progress(state), int(state.env_steps)
-        clock.start()
-        if self._whole:
-            after, metrics = jax.block_until_ready(self.agent.step(state))
-            clock.stop("step")
+    def _generation(self, state: Any, first: bool) -> tuple[Any, Row]:
+        start = self._score(state) if first and self.grid.num_evals else {}
+        before, steps_before = self.progress(state), int(state.env_steps)
+        if self._in_parts:
+            with self._clock.measure("rollout"):
+                experience = jax.block_until_ready(self.agent.rollout(state))
+            with self._clock.measure("update"):
+                after, metrics = jax.block_until_ready(self.agent.update(state, experience))
         else:
-            batch = jax.block_until_ready(self.agent.rollout(state))
-            clock.stop("rollout")
-            after, metrics = jax.block_until_ready(self.agent.update(state, batch))
-            clock.stop("update")
+            with self._clock.measure("step"):
+                after, metrics = jax.block_until_ready(self.agent.step(state))
         values = {name: _number(value) for name, value in jax.device_get(metrics).items()}
         if values.pop("all_nonfinite", False):
             raise EsrlError(
@@ -168,65 +149,33 @@ class Training:
                 " environment's rewards are NaN or infinite (esrl.check_env says at which step)"
             )
         steps = int(after.env_steps)
-        plan = self.agent.plan
-        row: Row = {"generation": int(after.generation), "env_steps": steps, **clock.row(steps, steps - steps_before)}
+        row: Row = {"generation": int(after.generation), "env_steps": steps}
         if hasattr(after, "padded_steps"):
             row["padded_steps"] = int(after.padded_steps)
-        row |= values
-        if plan.noise_floats:
-            row |= {"noise_floats_per_member": plan.noise_floats, "dense_floats_per_member": plan.weights}
+        row |= {**self._clock.row(steps - steps_before), **values}
+        if self.agent.kind == "evolution":
+            plan = self.agent.plan
+            row |= {"noise_floats_per_member": plan.num_random, "dense_floats_per_member": plan.num_params}
         if start:
             row["start_return_mean"] = start["eval_return_mean"]
-        if self._due(done, after, None) and self.evaluations:
+        if self.grid.num_evals and self.grid.due(before, self.progress(after)):
             row |= self._score(after)
         return after, row
 
     def _score(self, state: Any) -> Row:
-        scored = evaluate(self.agent, state, self.evaluate_episodes, self.seed)
+        with self._clock.measure("evaluate"):
+            scored = evaluate(self.agent, state, self.eval_episodes, self.eval_seed)
         return {
             "eval_return_mean": scored.return_mean,
             "eval_return_std": scored.return_std,
             "eval_length_mean": scored.length_mean,
         }
 
-    def _due(self, before: float, state: Any, every: int | None) -> bool:
-        """Whether something that happens `evaluations` times a run, or every so many generations, is due now."""
+    def _checkpoint_due(self, before: float, state: Any) -> bool:
         after = self.progress(state)
-        if after >= 1:
-            return True
-        if every is not None:
-            return int(state.generation) % every == 0
-        parts = max(self.evaluations, 1)
-        return int(after * parts) > int(before * parts)
-
-
-class _Clock:
-    """Seconds of a run, split into compiling, rollout and update; goes on from a row of an earlier process."""
-
-    def __init__(self, row: Row) -> None:
-        self._compile0 = compile_seconds() - row.get("seconds_compile", 0.0)
-        self._begun = time.perf_counter() - row.get("seconds", 0.0)
-        self._last: dict[str, float] = {}
-        self._mark = (0.0, 0.0)
-
-    def start(self) -> None:
-        self._mark = (time.perf_counter(), compile_seconds())
-
-    def stop(self, part: str) -> None:
-        now = (time.perf_counter(), compile_seconds())
-        self._last[part] = max(now[0] - self._mark[0] - (now[1] - self._mark[1]), 0.0)
-        self._mark = now
-
-    def row(self, steps: int, fresh: int) -> Row:
-        """Times so far; `env_steps_per_second` is of this generation, without compiling."""
-        seconds = time.perf_counter() - self._begun
-        working = sum(self._last.values())
-        return {
-            "seconds": round(seconds, 4),
-            "seconds_compile": round(compile_seconds() - self._compile0, 4),
-            **{f"seconds_{part}": round(value, 6) for part, value in self._last.items()},
-            "env_steps_per_second": round(fresh / max(working, 1e-9), 1),
-        }
+        if after >= 1 or self.checkpoint_every is None:
+            return self.grid.due(before, after)
+        return int(state.generation) % self.checkpoint_every == 0
 
 
 def _number(value: Any) -> int | float:
@@ -234,45 +183,151 @@ def _number(value: Any) -> int | float:
     return int(number) if isinstance(number, (int, np.integer)) else float(number)
 
 
-def train(
+def check_hyperparams(agent: Agent, given: dict[str, Any]) -> None:
+    """Raises `EsrlError` for a name that is no traced value of the agent's state."""
+    for name in given:
+        if name not in agent.hyperparams:
+            raise EsrlError(f"{name!r} is no traced value of {agent.name}{nearest(name, agent.hyperparams)}")
+
+
+def iterate(
     agent: Agent,
     *,
     env_steps: float | None = None,
     generations: int | None = None,
+    seconds: float | None = None,
     seed: int = 0,
     out: str | Path | None = None,
-    evaluations: int = 20,
-    evaluate_episodes: int = 128,
+    num_evals: int = 20,
+    early_evals: int = 0,
+    eval_episodes: int = 128,
+    eval_seed: int | None = None,
     checkpoint_every: int | None = None,
+    hyperparams: dict[str, float] | None = None,
     resume: bool = False,
-) -> Training:
-    """Trains an agent: `for generation, state, metrics in esrl.train(...)`, or `esrl.train(...).run()`.
+) -> Run:
+    """Trains an agent one generation at a time: `for generation, state, metrics in esrl.iterate(...)`.
 
     Nothing runs until then. Breaking off the loop, Ctrl-C and errors leave everything so far saved in `out`.
 
     Args:
       agent: from `esrl.eggroll` or another constructor.
       env_steps: live environment steps to train for; the generation that reaches them is the last.
-      generations: or so many generations; the first of both budgets that is used up ends the run.
+      generations: generations to train for.
+      seconds: seconds of training; compiling and evaluations do not count. The first of the three budgets that is used
+        up ends the run.
       seed: of everything random.
       out: folder to create for the run; None keeps nothing.
-      evaluations: times that the unperturbed parameters are scored, spread evenly over the run (and once at the start).
-      evaluate_episodes: held-out episodes of each.
+      num_evals: times that the unperturbed parameters are scored, spread evenly over the budget, and once at the start.
+      early_evals: further evaluations before the first of those, each at half the budget of the next.
+      eval_episodes: held-out episodes of each.
+      eval_seed: of the held-out worlds; None is `seed`.
       checkpoint_every: generations between checkpoints of the whole state; None makes one with each evaluation.
+      hyperparams: values of the state that differ from the agent's own (`agent.hyperparams` names them).
       resume: go on with the run in `out`; it ends as if it had never stopped, bit for bit on the same devices.
 
     Raises:
       EsrlError: no budget, values that make no sense, a folder that exists or cannot be written; while running: every
         member's return not finite, or an environment's own error.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
+      >>> for generation, state, metrics in esrl.iterate(agent, generations=3, num_evals=0):
+      ...     print(generation, metrics["env_steps"] == int(state.env_steps))
+      1 True
+      2 True
+      3 True
     """
-    return Training(
+    return Run(
+        agent,
+        Budget(env_steps, generations, seconds),
+        Grid(num_evals, early_evals),
+        seed=seed,
+        out=out,
+        eval_episodes=eval_episodes,
+        eval_seed=eval_seed,
+        checkpoint_every=checkpoint_every,
+        hyperparams=hyperparams,
+        resume=resume,
+    )
+
+
+def train(
+    agent: Agent,
+    *,
+    env_steps: float | None = None,
+    generations: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    num_evals: int = 20,
+    early_evals: int = 0,
+    eval_episodes: int = 128,
+    eval_seed: int | None = None,
+    checkpoint_every: int | None = None,
+    hyperparams: dict[str, float] | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    on_generation: Callable[[int, Any, Metrics], Any] | None = None,
+) -> Result:
+    """Trains an agent to the end of its budget and returns where it ended.
+
+    Ctrl-C and errors leave everything so far saved in `out`.
+
+    Args:
+      agent: from `esrl.eggroll` or another constructor.
+      env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
+      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, hyperparams, resume: as in
+        `esrl.iterate`.
+      progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
+      on_generation: called as `on_generation(generation, state, metrics)` after each generation.
+
+    Raises:
+      EsrlError: as `esrl.iterate`.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=64, sigma=0.1)
+      >>> result = esrl.train(agent, env_steps=5e4, num_evals=1)
+      >>> result.metrics["eval_return_mean"] > result.metrics["return_mean"] / 2
+      True
+    """
+    run = iterate(
         agent,
         env_steps=env_steps,
         generations=generations,
+        seconds=seconds,
         seed=seed,
         out=out,
-        evaluations=evaluations,
-        evaluate_episodes=evaluate_episodes,
+        num_evals=num_evals,
+        early_evals=early_evals,
+        eval_episodes=eval_episodes,
+        eval_seed=eval_seed,
         checkpoint_every=checkpoint_every,
+        hyperparams=hyperparams,
         resume=resume,
     )
+    shown = Progress() if (watched() if progress is None else progress) else None
+    return finish(run, shown, on_generation)
+
+
+def finish(
+    run: Run, progress: Progress | None = None, on_generation: Callable[[int, Any, Metrics], Any] | None = None
+) -> Result:
+    """Runs a run to its end, with a line of progress where one is given."""
+    out = run.folder.path if run.folder else None
+    state: Any = None
+    metrics: Metrics = {}
+    if progress is not None:
+        progress.start(run.agent, out)
+    try:
+        for generation, state, metrics in run:
+            if progress is not None:
+                progress.show(metrics, run.progress(state))
+            if on_generation is not None:
+                on_generation(generation, state, metrics)
+    finally:
+        if progress is not None:
+            progress.stop()
+    if progress is not None:
+        progress.end(metrics, out)
+    return Result(run.agent, state, metrics, out)

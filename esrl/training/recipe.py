@@ -20,65 +20,81 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from esrl.algorithms.agent import Agent, option
-from esrl.algorithms.es import eggroll, open_es
-from esrl.algorithms.es_options import EggrollOptions, OpenESOptions
-from esrl.algorithms.ppo import ppo
-from esrl.algorithms.ppo_options import PPOOptions
+from esrl.algorithms.agent import Agent
+from esrl.algorithms.es_agents import eggroll, es, open_es
+from esrl.algorithms.options import Option, options_of
+from esrl.algorithms.ppo_agent import ppo
+from esrl.algorithms.random_agent import random
 from esrl.core.types import EsrlError, nearest, seed_key
 from esrl.envs.registry import load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
-from esrl.policies.user_network import Network, policy
+from esrl.policies.user_network import Network, network
 from esrl.training import checkpoint
-from esrl.training.loop import Training, train
-from esrl.training.player import Player, play_as
+from esrl.training.loop import Run, iterate
 from esrl.training.run_folder import RunFolder
+from esrl.training.trained import Trained
 
-
-class Algorithm(NamedTuple):
-    """An agent by name: its constructor, its options, and keys of [policy] that have other defaults with it."""
-
-    constructor: Callable[..., Agent]
-    options: type
-    policy: dict[str, Any] = {}  # noqa: RUF012
-
-
-AGENTS: dict[str, Algorithm] = {
-    "eggroll": Algorithm(eggroll, EggrollOptions),
-    "open_es": Algorithm(open_es, OpenESOptions),
-    "ppo": Algorithm(ppo, PPOOptions, {"output_scale": 0.01}),
+AGENTS: dict[str, Callable[..., Agent]] = {
+    "eggroll": eggroll,
+    "open_es": open_es,
+    "ppo": ppo,
+    "es": es,
+    "random": random,
 }
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
+_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}}  # keys of [policy] that have other defaults with an agent
 NETWORK_KEYS: dict[str, tuple[type, str]] = {
     "hidden": (tuple, "widths of the hidden layers; the one width of a gru"),
-    "channels": (tuple, "of the convolutions of a cnn"),
-    "activation": (str, "pqn (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
+    "channels": (tuple, "numbers of channels of a cnn's convolutions"),
+    "activation": (str, "layernorm_relu (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
     "output_scale": (float, "size of the network's outputs at the start"),
-    "bias": (bool, "whether layers have biases"),
+    "bias": (bool, "give layers biases"),
 }
 CUSTOM = "custom"  # stands for what only Python code can make
+
+# Names of the first recipes and flags, and what they are called now.
+RENAMED = {
+    "evaluations": "num_evals",
+    "evaluate_episodes": "eval_episodes",
+    "thin": "max_excess_variance",
+    "distribution": "noise_distribution",
+    "step_scale": "gradient_scale",
+    "chunk": "chunk_pairs",
+    "memory": "memory_gib",
+}
+RENAMED_VALUES = {
+    ("gradient_scale", "plain"): "unbiased",
+    ("shaping", "centred_rank"): "centered_rank",
+    ("activation", "pqn"): "layernorm_relu",
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A run as plain data: environment, agent, network and options by name, budget and seed."""
+    """A run as plain data: environment, agent, network and options by name, budget and seed.
+
+    The fields between `agent` and `policy` mean what the arguments of `esrl.iterate` mean.
+    """
 
     env: str
     agent: str = "eggroll"
-    env_steps: float | None = option(None, "environment steps to train for; 1e6 when no budget is given", float)
-    generations: int | None = option(None, "generations to train for", int)
-    seed: int = option(0, "of everything random", int)
-    evaluations: int = option(20, "times that the unperturbed parameters are scored in a run", int)
-    evaluate_episodes: int = option(128, "held-out episodes of each", int)
-    checkpoint_every: int | None = option(
-        None, "generations between checkpoints; with each evaluation unless given", int
-    )
+    env_steps: float | None = None
+    generations: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+    num_evals: int = 20
+    early_evals: int = 0
+    eval_episodes: int = 128
+    eval_seed: int | None = None
+    checkpoint_every: int | None = None
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -92,12 +108,13 @@ class Recipe:
     ) -> Recipe:
         """The recipe with other values laid over it.
 
-        Another agent or network starts from its own defaults. A budget given replaces both budgets of the recipe.
+        Another agent or network starts from its own defaults. A budget given replaces all budgets of the recipe.
 
         Args:
           run: fields of a recipe. policy: keys of [policy]. options: keys of [options].
         """
-        budget = {} if run.keys().isdisjoint(("env_steps", "generations")) else {"env_steps": None, "generations": None}
+        budgets = ("env_steps", "generations", "seconds")
+        budget: dict[str, Any] = {} if run.keys().isdisjoint(budgets) else dict.fromkeys(budgets)
         policy, options = policy or {}, options or {}
         same_agent = run.get("agent", self.agent) == self.agent
         same_network = policy.get("network", self.network) == self.network
@@ -114,29 +131,38 @@ class Recipe:
         Raises:
           EsrlError: a name or value in the recipe that does not fit.
         """
-        algorithm = agent_named(self.agent)
+        constructor = agent_named(self.agent)
         custom = sorted(name for name, value in self.options.items() if isinstance(value, str) and value == CUSTOM)
         if custom:
             raise EsrlError(f"the recipe's {', '.join(custom)} was a Python object and cannot be made from the recipe")
         options = {name: tuple(v) if isinstance(v, list) else v for name, v in self.options.items()}
+        for name in options:
+            if name not in options_of(constructor):
+                raise EsrlError(f"unknown option {name!r} of {self.agent}{nearest(name, options_of(constructor))}")
         chosen = network_from(policy_defaults(self.agent, self.network) | self.policy) if network is None else network
-        return algorithm.constructor(make(self.env) if env is None else env, chosen, **options)
+        return constructor(make(self.env) if env is None else env, chosen, **options)
 
-    def train(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Training:
-        """Training of the agent with this recipe's budget, seed and evaluations."""
-        names = ("env_steps", "generations", "seed", "evaluations", "evaluate_episodes", "checkpoint_every")
-        return train(agent, out=out, resume=resume, **{name: getattr(self, name) for name in names})
+    def run(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Run:
+        """The run of the agent with this recipe's budget, seed and evaluations."""
+        return iterate(agent, out=out, resume=resume, **{name: getattr(self, name) for name in run_keys()})
+
+
+@cache
+def run_keys() -> dict[str, Option]:
+    """The keys of a recipe that are arguments of `esrl.iterate`."""
+    ours = {f.name for f in dataclasses.fields(Recipe)}
+    return {name: option for name, option in options_of(iterate).items() if name in ours}
 
 
 def policy_defaults(agent: str, network: str) -> dict[str, Any]:
     """The keys that a ready-made network takes, with their defaults for an agent; nothing for other networks."""
     takes = inspect.signature(NETWORKS[network]).parameters if network in NETWORKS else {}
-    own = {name: value for name, value in agent_named(agent).policy.items() if name in takes}
+    own = {name: value for name, value in _POLICY_DEFAULTS.get(agent, {}).items() if name in takes}
     return {name: parameter.default for name, parameter in takes.items()} | own
 
 
-def agent_named(name: str) -> Algorithm:
-    """An agent's constructor and options.
+def agent_named(name: str) -> Callable[..., Agent]:
+    """An agent's constructor.
 
     Raises:
       EsrlError: no agent has that name.
@@ -165,7 +191,7 @@ def network_from(spec: dict[str, Any]) -> Any:
                 found = found()
             except Exception as error:
                 raise EsrlError(f"{kind}() raised {type(error).__name__}: {error}") from error
-        return policy(found)._replace(spec={"network": kind})
+        return network(found)._replace(spec={"network": kind})
     if kind not in NETWORKS:
         raise EsrlError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}, or path/to/file.py:Name")
     takes = inspect.signature(NETWORKS[kind]).parameters
@@ -198,17 +224,38 @@ def read(path: str | Path) -> Recipe:
         raise EsrlError(f"there is no recipe {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
-    kinds: dict[str, Any] = {f.name: f.metadata.get("plain", str) for f in dataclasses.fields(Recipe)}
-    read = _typed(f"{path}: ", data, kinds | {"policy": dict, "options": dict})
-    if "env" not in read:
+    kinds: dict[str, Any] = {name: option.type for name, option in run_keys().items()}
+    found = _typed(f"{path}: ", data, {"env": str, "agent": str, **kinds, "policy": dict, "options": dict})
+    if "env" not in found:
         raise EsrlError(f'{path}: the key env is missing, as env = "brax/hopper"')
-    options = agent_named(read.get("agent", "eggroll")).options
-    own = {f.name: f.metadata["plain"] for f in dataclasses.fields(options)}
+    options = {name: option.type for name, option in options_of(agent_named(found.get("agent", "eggroll"))).items()}
     keys = {"network": str} | {name: kind for name, (kind, _) in NETWORK_KEYS.items()}
-    for table, known in (("options", own), ("policy", keys)):
-        if table in read:
-            read[table] = _typed(f"{path}: [{table}] ", read[table], known, custom=table == "options")
-    return Recipe(**read)
+    for table, known in (("options", options), ("policy", keys)):
+        if table in found:
+            found[table] = _typed(f"{path}: [{table}] ", found[table], known, custom=table == "options")
+    return Recipe(**found)
+
+
+def todays_name(name: str, known: Any) -> str:
+    """An old name of a key or flag as it is called now, with a notice on standard error; others as they are."""
+    if name in known or RENAMED.get(name) not in known:
+        return name
+    _notice(f"{name} is called {RENAMED[name]} now")
+    return RENAMED[name]
+
+
+def todays_value(name: str, value: Any) -> Any:
+    """An old name of a value, as `todays_name`."""
+    new = RENAMED_VALUES.get((name, value)) if isinstance(value, str) else None
+    if new is None:
+        return value
+    _notice(f'{name} = "{value}" is called "{new}" now')
+    return new
+
+
+@cache  # one notice of each kind in a process
+def _notice(text: str) -> None:
+    print(f"esrl: notice: {text}; the old name still works", file=sys.stderr)
 
 
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table"}
@@ -218,6 +265,8 @@ def _typed(where: str, data: dict[str, Any], kinds: dict[str, Any], custom: bool
     """The data with numbers as their keys' types; `where` begins an error's sentence; `custom` lets CUSTOM stand."""
     typed = {}
     for name, value in data.items():
+        name = todays_name(name, kinds)
+        value = todays_value(name, value)
         if name not in kinds:
             raise EsrlError(f"{where}unknown key {name!r}{nearest(name, kinds)}")
         kind = kinds[name]
@@ -235,32 +284,32 @@ def _typed(where: str, data: dict[str, Any], kinds: dict[str, Any], custom: bool
 # ---- trained agents -------------------------------------------------------------------------------------------------
 
 
-class Loaded(NamedTuple):
-    """A trained agent: `esrl.evaluate(agent, state)`, or as a function from an observation to an action, `player()`."""
-
-    agent: Agent
-    state: Any
-    recipe: Recipe
-
-    def player(self, seed: int = 0) -> Player:
-        """`player(observation) -> action`, NumPy in and out; see `esrl.play_as`."""
-        return play_as(self.agent, self.state, seed)
-
-
-def load(folder: str | Path, *, env: Any = None, policy: Any = None, generation: int | None = None) -> Loaded:
+def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agent | None = None,
+         generation: int | None = None, seed: int = 0) -> Trained:  # fmt: skip
     """A trained agent from a run's folder: its recipe and its last checkpoint. No code is taken from either.
 
     Args:
       folder: what `out` was.
       env: the environment, when it was a Python object; or another one with the same spaces.
       policy: the network, when it was a Python object.
-      generation: of the checkpoint; None is the last.
+      agent: the agent itself, when only Python code can make it (a noise space of your own, say).
+      generation: generation of the checkpoint; None is the last.
+      seed: of the actions of `predict`, for policies that sample.
+
+    Returns:
+      A `Trained`: `esrl.load(folder).predict(observation)`, or `agent, state, recipe = esrl.load(folder)`.
 
     Raises:
       EsrlError: not a run's folder, no checkpoint in it yet, or one that does not fit.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
+      >>> result = esrl.train(agent, generations=2, num_evals=0, out=tmp_path / "run")
+      >>> esrl.load(tmp_path / "run").predict(np.zeros(4, np.float32)) in (0, 1)
+      True
     """
     run = RunFolder.existing(folder)
     recipe = read(run.recipe)
-    agent = recipe.build(env, policy)
-    state = checkpoint.restore(run.checkpoints, agent.init(seed_key(recipe.seed)), generation)
-    return Loaded(agent, state, recipe)
+    built = agent or recipe.build(env, policy)
+    state = checkpoint.restore(run.checkpoints, built.init(seed_key(recipe.seed)), generation)
+    return Trained(built, state, recipe, seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,13 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.agent import Agent
-from esrl.core.compile_time import compile_seconds
-from esrl.core.types import Array, Count, EsrlError, Key, PyTree, nearest, seed_key
-from esrl.envs.base import name_of
-from esrl.training.evaluation import held_out_keys, player
-from esrl.training.loop import check_budget
-
-Row = dict[str, Any]
+from esrl.core.types import Array, Count, EsrlError, Key, PyTree, seed_key
+from esrl.envs.base import name_of, on_device
+from esrl.training.budget import Budget, Clock, Grid, Row, check_at_least
+from esrl.training.evaluation import held_out_keys, play_episodes
+from esrl.training.loop import check_hyperparams
 
 
 class Many(NamedTuple):
@@ -43,12 +40,13 @@ def train_many(
     agent: Agent,
     seeds: Sequence[int],
     *,
-    hyper: dict[str, Sequence[float]] | None = None,
+    hyperparams: dict[str, Sequence[float]] | None = None,
     env_steps: float | None = None,
     generations: int | None = None,
-    evaluations: int = 20,
-    evaluate_episodes: int = 128,
-    at_once: int | None = None,
+    num_evals: int = 20,
+    early_evals: int = 0,
+    eval_episodes: int = 128,
+    batch_size: int | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Many:
     """Trains an agent several times in one compiled program, which holds for every seed and every traced value.
@@ -59,68 +57,70 @@ def train_many(
     Args:
       agent: on a JAX environment.
       seeds: one for each run.
-      hyper: for each name in `agent.pure.values` (evolution strategies: `sigma`, `learning_rate`; PPO: `learning_rate`,
-        `gamma`, `gae_lambda`, `clip_eps`, `entropy_coef`, `value_coef`), a value for each run.
-      env_steps, generations, evaluations, evaluate_episodes: as in `esrl.train`, for every run.
-      at_once: runs that are vmapped together; the others follow. All of them unless given, but one on a CPU, where side
-        by side they would only push each other out of its caches.
+      hyperparams: for each name in `agent.hyperparams` (evolution strategies: `sigma`, `learning_rate`; PPO:
+        `learning_rate`, `gamma`, `gae_lambda`, `clip_eps`, `entropy_coef`, `value_coef`), a value for each run.
+      env_steps, generations, num_evals, early_evals, eval_episodes: as in `esrl.iterate`, for every run. Runs of one
+        program share the clock, so that there is no budget of seconds.
+      batch_size: runs that are vmapped together; the others follow. All of them unless given, but one on a CPU, where
+        side by side they would only push each other out of its caches.
       progress: called after each generation with the part of their budget that the runs have used, 0 to 1, on average.
 
     Raises:
       EsrlError: an environment that Python steps, no seeds or budget, an unknown value, or lists of other lengths.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
+      >>> many = esrl.train_many(agent, seeds=[0, 1], hyperparams={"sigma": [0.03, 0.1]}, generations=2, num_evals=1)
+      >>> [(row["seed"], row["sigma"]) for row in many.rows if row["generation"] == 2]
+      [(0, 0.03), (1, 0.1)]
     """
-    values = {name: [float(v) for v in given] for name, given in (hyper or {}).items()}
-    _check(agent, seeds, values, env_steps, generations, at_once)
+    values = {name: [float(v) for v in given] for name, given in (hyperparams or {}).items()}
+    budget, grid = Budget(env_steps, generations).check(), Grid(num_evals, early_evals).check()
+    _check(agent, seeds, values)
+    check_at_least(eval_episodes=(eval_episodes, 1), batch_size=(batch_size, 1))
     runs = len(seeds)
-    pure: Any = agent.pure
-    width = at_once or (1 if jax.local_devices()[0].platform == "cpu" else runs)
+    # On a CPU one run after the other: side by side they would push each other out of its caches.
+    width = batch_size or (1 if jax.local_devices()[0].platform == "cpu" else runs)
     each = partial(jax.lax.map, batch_size=None if width == 1 else width)
-    limit = int(min(env_steps or np.inf, 2**62)), int(min(generations or np.inf, 2**31 - 1))
 
     @jax.jit
     def start(keys: Key, values: dict[str, Array]) -> PyTree:
-        return each(lambda x: pure.init(x[0])._replace(**x[1]), (keys, values))
+        return each(lambda x: agent.init(x[0])._replace(**x[1]), (keys, values))
 
     @jax.jit
     def step(states: PyTree, going: Array) -> tuple[PyTree, PyTree]:
         def one(x: tuple[PyTree, Array]) -> tuple[PyTree, PyTree]:
             state, going = x
-            after, metrics = pure.step(state)
+            after, metrics = agent.step(state)
+            # A run that has used up its budget is stepped with the others, and stays where it was.
             return jax.tree.map(partial(jnp.where, going), after, state), metrics
 
         return each(one, (states, going))
 
-    play = jax.jit(lambda states, keys: each(lambda x: player(agent, x[0], x[1])[0], (states, keys)))
+    play = jax.jit(lambda states, keys: each(lambda x: play_episodes(agent, x[0], x[1])[0], (states, keys)))
 
-    clock = _Clock()
+    clock = Clock()
     keys = jnp.stack([seed_key(seed) for seed in seeds])
     states = start(keys, {name: jnp.asarray(v, jnp.float32) for name, v in values.items()})
-    worlds = jnp.stack([held_out_keys(seed, evaluate_episodes) for seed in seeds])
+    worlds = jnp.stack([held_out_keys(seed, eval_episodes) for seed in seeds])
     known = [{"run": i, "seed": int(s), **{k: v[i] for k, v in values.items()}} for i, s in enumerate(seeds)]
     rows: list[Row] = []
-    done = np.zeros(runs)
-    metrics: Any = {}
-    if evaluations:
+    used = np.zeros(runs)
+    if num_evals:
         _report(rows, known, states, {}, play(states, worlds), range(runs), clock)
-    while (done < 1).any():
-        going = done < 1
-        states, metrics = jax.block_until_ready(step(states, jnp.asarray(going)))
-        used = _progress(states, limit)
-        parts = max(evaluations, 1)
-        due = [i for i in range(runs) if going[i] and (int(used[i] * parts) > int(done[i] * parts) or used[i] >= 1)]
-        done = used
+    while (used < 1).any():
+        going, before = used < 1, used
+        with clock.measure("step"):
+            states, metrics = jax.block_until_ready(step(states, jnp.asarray(going)))
+        spent = zip(_steps(states.env_steps), np.asarray(states.generation), strict=True)
+        used = np.array([budget.used(steps, generation, clock.training) for steps, generation in spent])
+        due = [i for i in range(runs) if going[i] and grid.due(before[i], used[i])]
         if due:
-            returns = play(states, worlds) if evaluations else None
+            returns = play(states, worlds) if num_evals else None
             _report(rows, known, states, jax.device_get(metrics), returns, due, clock)
         if progress is not None:
             progress(float(used.mean()))
     return Many(rows, states)
-
-
-def _progress(states: PyTree, limit: tuple[int, int]) -> np.ndarray:
-    """The part of its budget that each run has used, 0 to 1."""
-    steps, generations = (np.asarray(x, np.float64) for x in (_steps(states.env_steps), states.generation))
-    return np.minimum(np.maximum(steps / limit[0], generations / limit[1]), 1.0)
 
 
 def _steps(counts: Count) -> np.ndarray:
@@ -128,7 +128,7 @@ def _steps(counts: Count) -> np.ndarray:
 
 
 def _report(
-    rows: list[Row], known: list[Row], states: PyTree, metrics: PyTree, returns: Array | None, which: Any, clock: _Clock
+    rows: list[Row], known: list[Row], states: PyTree, metrics: PyTree, returns: Array | None, which: Any, clock: Clock
 ) -> None:
     """Adds a row for each run of `which`."""
     steps, generations = _steps(states.env_steps), np.asarray(states.generation)
@@ -141,39 +141,14 @@ def _report(
         rows.append(row)
 
 
-class _Clock:
-    """Seconds since it was made, and those of them that went into compiling."""
-
-    def __init__(self) -> None:
-        self._begun, self._compiled = time.perf_counter(), compile_seconds()
-
-    def row(self) -> Row:
-        """Both, as a row has them."""
-        return {
-            "seconds": round(time.perf_counter() - self._begun, 3),
-            "seconds_compile": round(compile_seconds() - self._compiled, 3),
-        }
-
-
-def _check(
-    agent: Agent,
-    seeds: Sequence[int],
-    hyper: dict[str, list[float]],
-    env_steps: float | None,
-    generations: int | None,
-    at_once: int | None,
-) -> None:
-    if agent.pure is None:
+def _check(agent: Agent, seeds: Sequence[int], hyperparams: dict[str, list[float]]) -> None:
+    if not on_device(agent.env):
         raise EsrlError(
             f"{name_of(agent.env)} is stepped by Python, which one program cannot hold; use esrl.train for each seed"
         )
     if not seeds:
         raise EsrlError("no seeds are given; give one for each run, as range(5)")
-    check_budget(env_steps, generations)
-    if at_once is not None and at_once < 1:
-        raise EsrlError(f"at_once is {at_once}, but must be at least 1")
-    for name, values in hyper.items():
-        if name not in agent.pure.values:
-            raise EsrlError(f"{name!r} is no traced value of {agent.name}{nearest(name, agent.pure.values)}")
+    check_hyperparams(agent, hyperparams)
+    for name, values in hyperparams.items():
         if len(values) != len(seeds):
             raise EsrlError(f"{name} has {len(values)} values for {len(seeds)} runs; give one for each run")

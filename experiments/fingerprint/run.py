@@ -33,9 +33,11 @@ PPO = {"num_envs": 8, "num_steps": 16, "num_epochs": 2, "num_minibatches": 4}
 RUNS: dict[str, Callable[[], Any]] = {
     "eggroll, rank 1": lambda: esrl.eggroll(DEVICE, esrl.mlp((16, 16)), **SMALL),
     "eggroll, rank 4": lambda: esrl.eggroll(BOUNDED, esrl.mlp((32, 32), "tanh"), rank=4, **SMALL),
-    "eggroll, streamed": lambda: esrl.eggroll(DEVICE, esrl.mlp((16,)), population=64, chunk=8, episodes_per_member=2),
+    "eggroll, streamed": lambda: esrl.eggroll(
+        DEVICE, esrl.mlp((16,)), population=64, chunk_pairs=8, episodes_per_member=2
+    ),
     "eggroll, rademacher int8": lambda: esrl.eggroll(
-        DEVICE, esrl.mlp((16, 16)), distribution="rademacher", noise_dtype="int8", **SMALL
+        DEVICE, esrl.mlp((16, 16)), noise_distribution="rademacher", noise_dtype="int8", **SMALL
     ),
     "eggroll, bfloat16": lambda: esrl.eggroll(BOUNDED, esrl.mlp((16, 16)), precision="bfloat16", **SMALL),
     "eggroll, gru": lambda: esrl.eggroll(BOUNDED, esrl.gru(16), deterministic=False, **SMALL),
@@ -44,7 +46,7 @@ RUNS: dict[str, Callable[[], Any]] = {
         esrl.mlp((16,)),
         antithetic=False,
         shaping="leave_one_out",
-        step_scale="paper",
+        gradient_scale="paper",
         optimizer="sgd",
         momentum=0.9,
         sigma_decay=0.99,
@@ -52,7 +54,9 @@ RUNS: dict[str, Callable[[], Any]] = {
         weight_decay=0.01,
         **SMALL,
     ),
-    "eggroll, thin": lambda: esrl.eggroll(DEVICE, esrl.mlp((16, 16)), thin=0.3, shaping="z_score", **SMALL),
+    "eggroll, thin": lambda: esrl.eggroll(
+        DEVICE, esrl.mlp((16, 16)), max_excess_variance=0.3, shaping="z_score", **SMALL
+    ),
     "eggroll, navix cnn": lambda: esrl.eggroll(
         "navix/Navix-Empty-5x5-v0", esrl.cnn((4,), (16,)), deterministic=False, population=8
     ),

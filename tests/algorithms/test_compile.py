@@ -13,7 +13,7 @@ TINY = esrl.mlp((8,), "tanh")
 def programs(agent):
     """The text of an agent's programs, before the compiler sees them: what the cache on disk goes by."""
     state = jax.eval_shape(agent.init, seed_key(0))
-    if not agent.plan.noise_floats:
+    if not agent.plan.num_random:
         return [agent.step.lower(state).as_text()]
     batch = jax.eval_shape(agent.rollout, state)
     return [agent.rollout.lower(state).as_text(), agent.update.lower(state, batch).as_text()]

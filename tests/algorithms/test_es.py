@@ -32,7 +32,7 @@ def run(agent, generations=1, seed=0):
 
 
 @pytest.mark.parametrize("make", [esrl.eggroll, esrl.open_es])
-@pytest.mark.parametrize("shaping", ["centred_rank", "z_score", "group", "sign", "none", "leave_one_out"])
+@pytest.mark.parametrize("shaping", ["centered_rank", "z_score", "group", "sign", "none", "leave_one_out"])
 @pytest.mark.parametrize("antithetic", [True, False])
 def test_equal_fitness_moves_nothing(shaping, antithetic, make):
     if shaping == "sign" and not antithetic:
@@ -81,7 +81,7 @@ def test_both_signs_of_a_pair_share_worlds_and_action_noise():
 
 
 def test_not_finite_fitness_is_counted_and_never_reaches_the_parameters():
-    for shaping in ("centred_rank", "z_score", "none", "group", "sign", "leave_one_out"):
+    for shaping in ("centered_rank", "z_score", "none", "group", "sign", "leave_one_out"):
         agent = esrl.eggroll(Broken(), TINY, population=32, shaping=shaping)
         state, metrics = run(agent, 3)
         assert metrics["nonfinite"] > 0
@@ -98,7 +98,7 @@ def test_a_gradient_step_is_the_estimator_of_the_equation(kind, numbers):
         Target(), TINY, population=64, shaping="none", optimizer="sgd", learning_rate=0.5, sigma=0.2,
         normalize_observations=False, distribution=numbers[0], noise_dtype=numbers[1],
     )  # fmt: skip
-    assert agent.plan.noise_bytes == agent.plan.noise_floats * {"float32": 4, "int8": 1}[numbers[1]]
+    assert agent.plan.noise_bytes == agent.plan.num_random * {"float32": 4, "int8": 1}[numbers[1]]
     state = agent.init(seed_key(1))
     batch = agent.rollout(state)
     after, _ = agent.update(state, batch)

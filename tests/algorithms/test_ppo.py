@@ -145,7 +145,7 @@ def test_loss_is_that_of_a_plain_loop(space, clip_value):
     logs = jax.vmap(head.log_prob, in_axes=(0, None if out.log_std is None else 0, 0))
     entropies = jax.vmap(head.entropy, in_axes=(0, None if out.log_std is None else 0))(out.output, out.log_std)
     part = {name: np.asarray(getattr(samples, name))[:, 0] for name in ("log_prob", "advantage", "target", "value")}
-    args = (logs(out.output, out.log_std, samples.choice[:, 0]), entropies, out.value)
+    args = (logs(out.output, out.log_std, samples.raw_action[:, 0]), entropies, out.value)
     want = loop_loss(*map(np.asarray, args), part, 0.15, 0.7, 0.1, clip_value)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     assert 0 < metrics["clip_fraction"] < 1
@@ -198,7 +198,7 @@ def test_a_truncated_step_is_valued_by_its_final_observation():
     assert not batch.trajectory.terminated.any()
     setup = prepare(Count(), TINY, PPOOptions(**SMALL))
     final = setup.value((state.params, None), jnp.full((1, 1), 3.0), setup.nets.carry)[0]
-    np.testing.assert_allclose(batch.trajectory.final[0], [0, 0, final, 0, 0, final, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(batch.trajectory.bootstrap_value[0], [0, 0, final, 0, 0, final, 0, 0], rtol=1e-6)
 
 
 def test_episodes_begin_anew_in_other_worlds():

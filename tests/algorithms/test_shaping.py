@@ -44,7 +44,7 @@ def test_what_is_not_finite_ranks_worst_and_stays_finite(name, bad):
 def test_centred_rank_averages_ties_as_scipy_does():
     fitness = jnp.array([[1.0, 2.0], [2.0, 5.0], [2.0, -1.0]])
     ranks = stats.rankdata(np.asarray(fitness).ravel(), method="average") - 1
-    np.testing.assert_allclose(np.asarray(shaping.centred_rank()(fitness)).ravel(), ranks / 5 - 0.5, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(shaping.centered_rank()(fitness)).ravel(), ranks / 5 - 0.5, atol=1e-7)
 
 
 def test_z_score_group_sign_and_leave_one_out_by_their_definitions():
@@ -52,10 +52,10 @@ def test_z_score_group_sign_and_leave_one_out_by_their_definitions():
     given = jnp.asarray(f)
     np.testing.assert_allclose(shaping.z_score()(given), (f - f.mean()) / f.std(), rtol=1e-4)
     groups = f.reshape(2, 8)
-    centred = groups - groups.mean(1, keepdims=True)
-    own, overall = groups.std(1, keepdims=True), np.sqrt((centred**2).mean())
-    np.testing.assert_allclose(shaping.group(4, "group")(given), (centred / own).reshape(8, 2), rtol=1e-4)
-    np.testing.assert_allclose(shaping.group(4)(given), (centred / overall).reshape(8, 2), rtol=1e-4)
+    centered = groups - groups.mean(1, keepdims=True)
+    own, overall = groups.std(1, keepdims=True), np.sqrt((centered**2).mean())
+    np.testing.assert_allclose(shaping.group(4, "group")(given), (centered / own).reshape(8, 2), rtol=1e-4)
+    np.testing.assert_allclose(shaping.group(4)(given), (centered / overall).reshape(8, 2), rtol=1e-4)
     np.testing.assert_allclose(shaping.sign()(given)[:, 0] * 2, np.sign(f[:, 0] - f[:, 1]))
     flat = f.reshape(16, 1)
     others = (flat.sum() - flat) / 15
@@ -63,7 +63,7 @@ def test_z_score_group_sign_and_leave_one_out_by_their_definitions():
 
 
 def test_bad_input_is_said():
-    with pytest.raises(EsrlError, match="did you mean centred_rank"):
+    with pytest.raises(EsrlError, match="did you mean centered_rank"):
         shaping.by_name("centered_rank")
     with pytest.raises(EsrlError, match="does not divide"):
         shaping.group(3)(jnp.zeros((8, 2)))

@@ -56,7 +56,7 @@ def test_contraction_is_the_explicit_sum_and_not_the_product_of_sums(rank, kind)
     weights = jax.random.normal(seed_key(4), (16,))
     wanted = [jnp.einsum("p,p...->...", weights, full) for full in explicit(space, leaves, eps)]
     assert {str(x.dtype) for x in jax.tree.leaves(eps)} == {kind[1]}
-    for got, want in zip(space.contract(weights, eps, leaves), wanted, strict=True):
+    for got, want in zip(space.weighted_sum(weights, eps, leaves), wanted, strict=True):
         assert got.dtype == jnp.float32
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     if leaves[0].rank:
@@ -85,7 +85,7 @@ def test_error_of_the_estimate_on_a_linear_fitness_is_what_theory_says(rank, dis
     assert abs(errors.mean() - theory) < 4 * standard_error
     if rank:
         assert np.isclose(theory, m * n + 1 + (2 * (m + n + 1) if plain else -2) / rank)
-    estimate = noise.contract(fitness / count, eps, (leaf,))[0]
+    estimate = noise.weighted_sum(fitness / count, eps, (leaf,))[0]
     assert np.linalg.norm(estimate - goal) < 2 * np.linalg.norm(goal) * np.sqrt(theory / count)
 
 
@@ -105,14 +105,14 @@ def test_normal_float32_numbers_stay_as_they_were():
     """One draw from the key of each pair: what earlier versions drew, so that their runs can be repeated."""
     leaves = noise.low_rank(1).plan(LEAVES)
     a, b = noise.low_rank(1).sample(seed_key(5), leaves, jnp.arange(2))[0]
-    flat = jax.random.normal(jax.random.fold_in(seed_key(5), 1), (sum(leaf.floats for leaf in leaves),))
+    flat = jax.random.normal(jax.random.fold_in(seed_key(5), 1), (sum(leaf.num_random for leaf in leaves),))
     np.testing.assert_array_equal(jnp.concatenate([a[1, 0], b[1, 0]]), flat[: 12 + 7])
 
 
 def test_a_rademacher_number_costs_one_bit():
     space = noise.low_rank(1, None, "rademacher", "int8")
     leaves = space.plan(LEAVES)
-    words = -(-sum(leaf.floats for leaf in leaves) // 32)
+    words = -(-sum(leaf.num_random for leaf in leaves) // 32)
     text = str(jax.make_jaxpr(lambda pairs: space.sample(seed_key(0), leaves, pairs))(jnp.arange(2)))
     assert f"shape=({words}, 1)" in text and "erf_inv" not in text
     drawn = np.concatenate([np.ravel(x) for x in jax.tree.leaves(space.sample(seed_key(0), leaves, jnp.arange(9)))])
@@ -139,22 +139,22 @@ def test_pairs_are_independent_of_each_other(kind):
     leaves = space.plan(LEAVES)
     drawn = jax.tree.leaves(space.sample(seed_key(2), leaves, jnp.arange(4000)))
     eps = np.concatenate([np.asarray(x, np.float32).reshape(4000, -1) for x in drawn], 1)
-    neighbours = (eps[:-1] * eps[1:]).mean(0)
-    assert np.abs(neighbours).max() < 5 / np.sqrt(4000)
+    neighbors = (eps[:-1] * eps[1:]).mean(0)
+    assert np.abs(neighbors).max() < 5 / np.sqrt(4000)
 
 
 def test_a_matrix_no_larger_than_its_factors_gets_dense_noise_and_says_so():
     small = noise.Leaf("w", (3, 2), (0,), "used by dot_general")
     planned = noise.low_rank(2).plan((small, MATRIX))
-    assert planned[0].rank == 0 and "no larger" in planned[0].why
-    assert planned[1].rank == 2 and planned[1].floats == 2 * (12 + 7)
+    assert planned[0].rank == 0 and "no larger" in planned[0].reason
+    assert planned[1].rank == 2 and planned[1].num_random == 2 * (12 + 7)
 
 
 def test_thin_matrices_get_dense_noise_when_asked():
     thin, square = noise.Leaf("a", (256, 2), (0,), ""), noise.Leaf("b", (256, 256), (0,), "")
     assert [leaf.rank for leaf in noise.low_rank(1).plan((thin, square))] == [1, 1]
     planned = noise.low_rank(1, thin=0.25).plan((thin, square))
-    assert [leaf.rank for leaf in planned] == [0, 1] and "thin" in planned[0].why
+    assert [leaf.rank for leaf in planned] == [0, 1] and "thin" in planned[0].reason
     signs = noise.low_rank(1, 1e-6, "rademacher").plan((thin, square))  # they add no variance that could be spared
     assert [leaf.rank for leaf in signs] == [1, 1] and noise.excess_variance(256, 2, 1, "rademacher") < 0
 

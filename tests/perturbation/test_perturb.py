@@ -120,13 +120,13 @@ def check(case, space):
 def test_classification_names_what_is_low_rank_and_why_the_rest_is_not():
     fn, params, one, _ = functional()
     leaves = {leaf.path: leaf for leaf in classify(fn, params, *one)}
-    low = {path for path, leaf in leaves.items() if leaf.rows is not None}
+    low = {path for path, leaf in leaves.items() if leaf.row_axes is not None}
     assert low == {"left", "right", "twice", "heads", "held"}
-    assert leaves["heads"].sides == (4, 6)
-    assert "scan" in leaves["layers"].why and "not a matrix" in leaves["bias"].why
-    assert "no low-rank rule" in leaves["table"].why and "unused" in leaves
+    assert leaves["heads"].matrix_shape == (4, 6)
+    assert "scan" in leaves["layers"].reason and "not a matrix" in leaves["bias"].reason
+    assert "no low-rank rule" in leaves["table"].reason and "unused" in leaves
     fn, params, one, _ = everything()
-    low = {leaf.path for leaf in classify(fn, params, *one) if leaf.rows is not None}
+    low = {leaf.path for leaf in classify(fn, params, *one) if leaf.row_axes is not None}
     assert {"params/Conv_0/kernel", "params/Embed_0/embedding", "params/GRUCell_0/hn/kernel"} <= low
 
 

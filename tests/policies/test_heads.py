@@ -100,19 +100,19 @@ def choices(space):
 def test_probabilities_sum_to_one_and_give_the_entropy(space):
     made = head(space)
     out = jax.random.normal(seed_key(4), (made.size,))
-    logs = jax.vmap(lambda choice: made.log_prob(out, None, choice))(choices(space))
+    logs = jax.vmap(lambda raw_action: made.log_prob(out, None, raw_action))(choices(space))
     np.testing.assert_allclose(jnp.sum(jnp.exp(logs)), 1.0, rtol=1e-5)
     np.testing.assert_allclose(made.entropy(out, None), -jnp.sum(jnp.exp(logs) * logs), rtol=1e-5)
-    best = made.log_prob(out, None, made.best(out).astype(jnp.int32))
+    best = made.log_prob(out, None, made.raw_mode(out).astype(jnp.int32))
     np.testing.assert_allclose(best, jnp.max(logs), rtol=1e-5)
 
 
 def test_gaussian_densities_are_those_of_scipy():
     made = head(spaces.Box(-1.0, 1.0, (2, 2)))
-    out, log_std, choice = jax.random.normal(seed_key(5), (3, 4))
+    out, log_std, raw_action = jax.random.normal(seed_key(5), (3, 4))
     mean, deviation = np.asarray(out), np.exp(np.asarray(log_std))
-    want = sum(scipy.stats.norm.logpdf(np.asarray(choice), mean, deviation))
-    np.testing.assert_allclose(made.log_prob(out, log_std, choice), want, rtol=1e-5)
+    want = sum(scipy.stats.norm.logpdf(np.asarray(raw_action), mean, deviation))
+    np.testing.assert_allclose(made.log_prob(out, log_std, raw_action), want, rtol=1e-5)
     np.testing.assert_allclose(made.entropy(out, log_std), sum(scipy.stats.norm.entropy(mean, deviation)), rtol=1e-5)
 
 

@@ -325,7 +325,7 @@ def test_an_action_that_is_masked_is_never_taken(space, deterministic):
 def test_a_mask_of_floats_is_not_normalised():
     space = spaces.Dict(action_mask=spaces.Box(0.0, 1.0, (2,)), view=spaces.Box(-1.0, 1.0, (3,)))
     bound = bind(esrl.mlp((8,)), space, spaces.Discrete(2))
-    assert bound.normalised == {"action_mask": False, "view": True}
+    assert bound.normalizable == {"action_mask": False, "view": True}
 
 
 def test_codes_and_pictures_are_normalised_for_networks_that_flatten_them():
@@ -333,11 +333,11 @@ def test_codes_and_pictures_are_normalised_for_networks_that_flatten_them():
     space = spaces.Dict(action_mask=mask, grid=box, kind=spaces.Discrete(3), number=spaces.Box(0, 9, (2,), np.int32))
     flat = {"action_mask": False, "grid": True, "kind": False, "number": True}
     for network in (esrl.mlp((8,)), esrl.gru(8)):
-        assert bind(network, space, spaces.Discrete(2)).normalised == flat
+        assert bind(network, space, spaces.Discrete(2)).normalized == flat
     kept = dict.fromkeys(flat, False)
-    assert bind(esrl.cnn((2,), (4,)), space, spaces.Discrete(2)).normalised == kept
+    assert bind(esrl.cnn((2,), (4,)), space, spaces.Discrete(2)).normalized == kept
     own = esrl.policy(lambda p, obs: p[obs["kind"]], params=jnp.zeros((3, 2)))
-    assert bind(own, space, spaces.Discrete(2)).normalised == kept
+    assert bind(own, space, spaces.Discrete(2)).normalized == kept
 
 
 def test_normalised_codes_are_numbers_of_mean_0_and_deviation_1():
@@ -345,7 +345,7 @@ def test_normalised_codes_are_numbers_of_mean_0_and_deviation_1():
     moments = moment.init(codes[0], True)
     sums = moment.accumulate(moment.zero_sums(moments), moments, codes, jnp.ones(64, bool))
     moments = moment.merge(moments, sums)
-    seen = jax.vmap(lambda x: moment.normalise(moments, x))(codes)
+    seen = jax.vmap(lambda x: moment.normalize(moments, x))(codes)
     assert seen.dtype == jnp.float32
     np.testing.assert_allclose(seen.mean(0), 0.0, atol=1e-5)
     np.testing.assert_allclose(seen.std(0), 1.0, atol=1e-4)

@@ -38,7 +38,7 @@ class Steps(gymnasium.Env):
 
 def played(batch):
     t = batch.trajectory
-    arrays = (t.observations, t.record.choice[..., 0], t.rewards, t.terminated, t.truncated, t.bootstrap_value)
+    arrays = (t.observations, t.record.raw_action[..., 0], t.rewards, t.terminated, t.truncated, t.bootstrap_value)
     return [np.asarray(x) for x in arrays]
 
 

@@ -110,7 +110,7 @@ def test_paper_recipes_are_the_papers_numbers():
         else:
             own["step_scale"] = "paper"
             own["deterministic"] = given.pop("deterministic_policy")
-            own["shaping"] = "centred_rank" if given.pop("rank_transform") else "z_score"
+            own["shaping"] = "centered_rank" if given.pop("rank_transform") else "z_score"
         assert recipe.options == given | own, path
         assert recipe.env_steps == protocol["env_steps"] == 5e8
         assert recipe.policy == {"network": "mlp", "hidden": protocol["hidden"], "activation": protocol["activation"]}

@@ -1,7 +1,8 @@
-"""A trained agent as a plain function from an observation to an action, for any Gymnasium loop."""
+"""A trained agent as something that acts: from an observation to an action, for any loop."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -15,35 +16,52 @@ from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.training.evaluation import act_all
 
 
-class Player:
-    """`player(observation) -> action`, NumPy in and NumPy out; see `play_as`.
+class Trained:
+    """An agent with a state: `predict(observation) -> action`, by the unperturbed parameters, NumPy in and out.
 
-    The number of lanes is that of the observation: one without a batch axis gives one action, [L, ...] gives [L, ...].
-    A policy with memory keeps it between calls: call `reset()` when an episode begins, or `reset(mask)` with a bool
-    [L] for the lanes where one does. Policies without memory need neither.
+    `esrl.load(folder)` gives one; `agent, state, recipe = esrl.load(folder)` takes it apart. A policy with memory keeps
+    it between calls: call `reset()` when an episode begins, or `reset(mask)` for the lanes where one does. Policies
+    without memory need neither.
+
+    Attributes:
+      agent: what was trained. state: its state. recipe: how it was trained, None when it is not from a folder.
+
+    Args:
+      agent, state, recipe: those.
+      seed: of the actions, for policies that sample.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
+      >>> trained = esrl.Trained(agent, agent.init(jax.random.key(0)))
+      >>> trained.predict(np.zeros(4, np.float32)) in (0, 1), trained.predict(np.zeros((8, 4), np.float32)).shape
+      (True, (8,))
     """
 
-    def __init__(self, agent: Agent, state: Any, seed: int = 0) -> None:
-        self._agent, self._state, self._key = agent, state, seed_key(seed)
+    def __init__(self, agent: Agent, state: Any, recipe: Any = None, seed: int = 0) -> None:
+        self.agent, self.state, self.recipe = agent, state, recipe
+        self._key = seed_key(seed)
         self._act = jax.jit(act_all(agent))
         self._carry: PyTree | None = None
         self._steps = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.agent, self.state, self.recipe))
 
     def reset(self, mask: np.ndarray | None = None) -> None:
         """Forgets what is remembered, in all lanes or in those of `mask` [L] bool."""
         if mask is None or self._carry is None:
             self._carry = None
         else:
-            self._carry = reset_lanes(self._carry, self._agent.policy.carry, jnp.asarray(np.asarray(mask, bool)))
+            self._carry = reset_lanes(self._carry, self.agent.policy.carry, jnp.asarray(np.asarray(mask, bool)))
 
-    def __call__(self, observation: Any) -> Any:
+    def predict(self, observation: Any) -> Any:
         """The action for one observation, or the actions [L, ...] for a batch of them.
 
         Raises:
           EsrlError: an observation whose shape is not that of the environment, with or without a batch axis; or
             another number of lanes than before, for a policy with memory (call `reset()` first).
         """
-        space = self._agent.env.observation_space
+        space = self.agent.env.observation_space
         given = to_32_bit(_entries(space, observation))
         extra = {np.ndim(x) - want.ndim for x, want in self._pairs(given)}
         shapes = [x.shape[x.ndim - want.ndim :] == want.shape for x, want in self._pairs(given)]
@@ -52,21 +70,21 @@ class Player:
             raise EsrlError(f"an observation of shape {shown} was given, but {space} is needed, or a batch of it")
         alone = extra == {0}
         given = jax.tree.map(lambda x: x[None], given) if alone else given
-        given = jax.tree.map(lambda x, want: jnp.asarray(x, want.dtype), given, self._agent.policy.observation)
+        given = jax.tree.map(lambda x, want: jnp.asarray(x, want.dtype), given, self.agent.policy.observation)
         lanes = jax.tree.leaves(given)[0].shape[0]
         if self._carry is None:
-            self._carry = broadcast_lanes(self._agent.policy.carry, lanes)
+            self._carry = broadcast_lanes(self.agent.policy.carry, lanes)
         held = [x.shape[0] for x in jax.tree.leaves(self._carry)]
         if held and held[0] != lanes:
             raise EsrlError(f"{lanes} observations were given, but {held[0]} lanes are remembered; call reset() first")
         keys = jax.random.split(jax.random.fold_in(self._key, self._steps), lanes)
-        actions, self._carry = self._act(self._state, given, self._carry, keys)
+        actions, self._carry = self._act(self.state, given, self._carry, keys)
         self._steps += 1
-        out = np.array(actions, dtype=self._agent.env.action_space.dtype)
+        out = np.array(actions, dtype=self.agent.env.action_space.dtype)
         return out[0] if alone else out
 
     def _pairs(self, given: PyTree) -> list[tuple[np.ndarray, Any]]:
-        return list(zip(jax.tree.leaves(given), jax.tree.leaves(self._agent.policy.observation), strict=True))
+        return list(zip(jax.tree.leaves(given), jax.tree.leaves(self.agent.policy.observation), strict=True))
 
 
 def _entries(space: spaces.Space, observation: Any) -> PyTree:
@@ -79,17 +97,3 @@ def _entries(space: spaces.Space, observation: Any) -> PyTree:
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise EsrlError(f"an observation without the entries of its space {space} was given") from error
     return np.asarray(observation)
-
-
-def play_as(agent: Agent, state: Any, seed: int = 0) -> Player:
-    """A trained agent as a plain function, `player(observation) -> action`, with the unperturbed parameters.
-
-    Args:
-      agent: what was trained.
-      state: its state.
-      seed: of the actions, for policies that sample.
-
-    Returns:
-      A `Player`. For a run in a folder, `esrl.load(folder).player()` is the same.
-    """
-    return Player(agent, state, seed)

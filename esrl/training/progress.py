@@ -1,4 +1,4 @@
-"""What a person sees while training: one live line on a terminal, plain lines in a pipe."""
+"""Progress of a run as a person sees it: one live line on a terminal or in a notebook, plain lines in a pipe."""
 
 from __future__ import annotations
 
@@ -7,43 +7,40 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from esrl.envs.base import name_of
 
 
-def say(text: str) -> None:
-    """A line on standard output."""
-    print(text, flush=True)
+def watched() -> bool:
+    """Whether a person looks: standard output is a terminal, or belongs to a notebook."""
+    return sys.stdout.isatty() or "ipykernel" in sys.modules
 
 
 class Progress:
-    """Progress of one run, written to the text stream `to`: generation, steps, steps/s, fitness, return, time left."""
+    """Progress of one run, written to the text stream `to`: generation, steps, steps/s, fitness, return, time left.
 
-    def __init__(self, recipe: Any, to: Any = None) -> None:
+    The live line needs rich; without it, lines are printed as into a pipe.
+    """
+
+    def __init__(self, to: Any = None) -> None:
         self._to = to or sys.stdout
-        self._recipe = recipe
-        self._console = Console(file=self._to, highlight=False, soft_wrap=True)
-        self._live: Live | None = None
+        self._live: Any = None
         self._begun = time.monotonic()
         self._begun_at: float | None = None
         self._shown = 0.0
         self._return: float | None = None
         self._start: float | None = None
 
-    def start(self, agent: Any, out: Path) -> None:
+    def start(self, agent: Any, out: Path | None) -> None:
         """Says what will run, before compilation."""
         plan = agent.plan
-        each = f", {plan.noise_floats:,} random numbers each" if plan.noise_floats else ""
-        at_once = "episodes a generation" if plan.noise_floats else "environments side by side"
-        self._print(
-            f"{agent.name} on {self._recipe.env}: {plan.lanes:,} {at_once}, {plan.weights:,} weights{each};"
-            f" writing {out}"
-        )
-        if self._console.is_terminal:
-            self._live = Live(Text("compiling ..."), console=self._console, refresh_per_second=4)
-            self._live.start()
-        else:
+        evolves = agent.kind == "evolution"
+        each = f", {plan.num_random:,} random numbers each" if evolves else ""
+        at_once = "environments side by side" if agent.kind == "gradient" else "episodes a generation"
+        writing = f"; writing {out}" if out is not None else ""
+        what = f"{agent.name} on {name_of(agent.env)}"
+        self._print(f"{what}: {plan.lanes:,} {at_once}, {plan.num_params:,} weights{each}{writing}")
+        self._live = _live_line(self._to)
+        if self._live is None:
             self._print("compiling ...")
 
     def show(self, row: dict[str, Any], progress: float) -> None:
@@ -59,7 +56,7 @@ class Progress:
             self._print(f"return at the start: {self._start:.1f}")
         line = self._line(row, progress, now)
         if self._live is not None:
-            self._live.update(Text(line))
+            self._live.update(line)
         elif scored is not None or now - self._shown > 2:
             self._shown = now
             self._print(line)
@@ -84,13 +81,12 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def end(self, row: dict[str, Any], out: Path, interrupted: bool) -> None:
+    def end(self, row: dict[str, Any], out: Path | None, interrupted: bool = False) -> None:
         """Says what came out, and what to do next."""
         if interrupted:
-            done = (
-                f"after generation {row['generation']}; everything is saved" if row else "before the first generation"
-            )
-            self._print(f"stopped {done}. Go on with: esrl train --resume {out}")
+            done = f"after generation {row['generation']}" if row else "before the first generation"
+            saved = "; everything is saved" if row and out else ""
+            self._print(f"stopped {done}{saved}." + (f" Go on with: esrl train --resume {out}" if out else ""))
             return
         start = f"{self._start:.1f} -> " if self._start is not None else ""
         reached = f"return {start}{self._return:.1f}, " if self._return is not None else ""
@@ -98,11 +94,12 @@ class Progress:
             f"done: {reached}{_short(row['env_steps'])} steps in {row['seconds']:.1f} s"
             f" ({row['seconds_compile']:.1f} s of them compiling)"
         )
-        self._print(f"curve: {out / 'curve.png'}   look: esrl render {out}   score: esrl evaluate {out}")
+        if out is not None:
+            self._print(f"curve: {out / 'curve.png'}   look: esrl render {out}   score: esrl evaluate {out}")
 
     def _print(self, text: str) -> None:
         if self._live is not None:
-            self._live.console.print(Text(text))
+            self._live.console.print(text, markup=False)
         else:
             print(text, file=self._to, flush=True)
 
@@ -121,3 +118,18 @@ def _clock(seconds: float) -> str:
         if whole >= 3600
         else f"{whole // 60}:{whole % 60:02d}"
     )
+
+
+def _live_line(to: Any) -> Any:
+    """A started live line of rich on a terminal or in a notebook; None elsewhere, or without rich."""
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ImportError:
+        return None
+    console = Console(file=to, highlight=False, soft_wrap=True)
+    if not (console.is_terminal or console.is_jupyter):
+        return None
+    live = Live("compiling ...", console=console, refresh_per_second=4)
+    live.start()
+    return live

@@ -1,0 +1,358 @@
+"""The agents that are evolution strategies: `es` over any noise space, and its two faces, `eggroll` and `open_es`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from esrl.algorithms import memory_plan
+from esrl.algorithms import shaping as shapings
+from esrl.algorithms.agent import Agent, Plan, stepping
+from esrl.algorithms.es import ES, ESState, rollout, update
+from esrl.algorithms.optimizers import make_optimizer
+from esrl.algorithms.options import changed_options, check_options, shares_options_of
+from esrl.algorithms.shaping import Shaping
+from esrl.core import sharding
+from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
+from esrl.envs.base import on_device
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.registry import make
+from esrl.perturbation import forward
+from esrl.perturbation import noise as noises
+from esrl.perturbation.classify import classify
+from esrl.perturbation.noise import Noise
+from esrl.policies import running_statistics
+from esrl.policies.policy import Policy, bind
+from esrl.policies.precision import arithmetic
+from esrl.rollouts.runner import runner
+
+Schedule = Callable[[Array], Array]
+BASE_RATE = 0.02  # the learning rate unless given: better than 0.01 in experiments/ablation/README.md
+
+
+def es(
+    env: Any,
+    policy: Any = None,
+    *,
+    noise: Noise | None = None,
+    population: int = 512,
+    sigma: float | Schedule = 0.05,
+    learning_rate: float | Schedule | None = None,
+    optimizer: str | optax.GradientTransformation = "adam",
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    max_grad_norm: float | None = None,
+    sigma_decay: float = 1.0,
+    lr_decay: float = 1.0,
+    shaping: str | Shaping = "centered_rank",
+    episodes_per_member: int = 1,
+    antithetic: bool = True,
+    gradient_scale: str = "unbiased",
+    normalize_observations: bool = True,
+    reward_offset: float = 0.0,
+    deterministic: bool = True,
+    squash: str = "tanh",
+    precision: str = "float32",
+    chunk_pairs: int | None = None,
+    memory_gib: float | None = None,
+    mesh: Mesh | None = None,
+) -> Agent:
+    """An evolution strategy over any noise space; EGGROLL and OpenES are this with one or the other noise.
+
+    Args:
+      env: an environment, or whatever `esrl.make` takes.
+      policy: a network (`esrl.mlp(...)`, `esrl.gru(...)`, a Flax module, `esrl.network(...)`); None is `esrl.mlp()`.
+      noise: the noise space, `esrl.noise.low_rank(...)`, `esrl.noise.dense(...)`, or one of your own. None is
+        `low_rank(1)`.
+      population: members of a generation, 2P with antithetic pairs.
+      sigma: standard deviation of each weight's perturbation, or a schedule of it over generations.
+      learning_rate: learning rate of the optimizer, or a schedule over generations. None is 0.02 (1 for an optax
+        transformation, which has its own).
+      optimizer: an optax optimizer's name, or an optax transformation.
+      momentum: momentum of sgd and rmsprop; the first decay rate of adam and its relatives.
+      weight_decay: decoupled weight decay, in units of the learning rate.
+      max_grad_norm: bound on the global norm of the gradient estimate.
+      sigma_decay: factor on sigma for each generation.
+      lr_decay: factor on the learning rate for each generation.
+      shaping: centered_rank, z_score, group, sign, none or leave_one_out; or a function from fitness [P, S] to weights
+        [P, S].
+      episodes_per_member: episodes that a member's fitness is the mean of.
+      antithetic: members come in pairs W + sigma E, W - sigma E that play the same worlds.
+      gradient_scale: "unbiased" is the gradient of the expected fitness, (1 / (N sigma)) sum f E; "paper" is sqrt(N)
+        mean(f sigma E), which is sqrt(N) sigma^2 times as long.
+      normalize_observations: normalize observations by their running mean and variance, frozen within a generation.
+      reward_offset: added to each step's reward for training only, as -1 against a bonus for being alive.
+      deterministic: act by the mode of the policy rather than by sampling.
+      squash: how outputs meet the bounds of a Box action space, "tanh" or "clip".
+      precision: type of the operands of the network's products, "float32" or "bfloat16"; all else is float32.
+      chunk_pairs: pairs that play at once on each device. None chooses by caches and memory.
+      memory_gib: GiB that the pairs that play at once may take on each device. None is half of what it has.
+      mesh: devices along one axis "pairs". None takes all that divide the number of pairs.
+
+    Raises:
+      EsrlError: a value that does not fit, or an environment or network that does not.
+
+    Example:
+      >>> agent = esrl.es("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), noise=esrl.noise.low_rank(4), population=32)
+      >>> state = agent.init(jax.random.key(0))
+      >>> state, metrics = agent.step(state)
+      >>> int(state.generation), float(metrics["fitness_mean"]) > 1
+      (1, True)
+    """
+    given = dict(locals())  # every argument by its name
+    return _agent("es", es, noises.low_rank(1) if noise is None else noise, given)
+
+
+@shares_options_of(es)
+def eggroll(
+    env: Any,
+    policy: Any = None,
+    *,
+    rank: int = 1,
+    max_excess_variance: float | None = None,
+    noise_distribution: str = "normal",
+    noise_dtype: str = "float32",
+    population: int = 512,
+    sigma: float | Schedule = 0.05,
+    learning_rate: float | Schedule | None = None,
+    optimizer: str | optax.GradientTransformation = "adam",
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    max_grad_norm: float | None = None,
+    sigma_decay: float = 1.0,
+    lr_decay: float = 1.0,
+    shaping: str | Shaping = "centered_rank",
+    episodes_per_member: int = 1,
+    antithetic: bool = True,
+    gradient_scale: str = "unbiased",
+    normalize_observations: bool = True,
+    reward_offset: float = 0.0,
+    deterministic: bool = True,
+    squash: str = "tanh",
+    precision: str = "float32",
+    chunk_pairs: int | None = None,
+    memory_gib: float | None = None,
+    mesh: Mesh | None = None,
+) -> Agent:
+    """EGGROLL: evolution strategies with low-rank perturbations (arXiv 2511.16652).
+
+    Each weight matrix W (m x n) of a member is `W + sigma A B^T / sqrt(rank)`; what is not a matrix gets dense noise.
+
+    Args:
+      rank: rank R of each matrix's perturbation.
+      max_excess_variance: matrices for which rank R adds more than this fraction of variance to the gradient estimate
+        get dense noise. None leaves every matrix low-rank, as in the paper; rademacher noise adds none.
+      noise_distribution: distribution of the random numbers: "normal", or "rademacher": +1 or -1, cheaper.
+      noise_dtype: type that they are stored in: "float32", "bfloat16", or "int8" for rademacher.
+      **shared: as in `esrl.es`:
+
+    Raises:
+      EsrlError: a value that does not fit, or an environment or network that does not.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32, rank=1, sigma=0.1)
+      >>> result = esrl.train(agent, generations=2, eval_episodes=8)
+      >>> int(result.state.generation)
+      2
+    """
+    given = dict(locals())
+    noise = noises.low_rank(rank, max_excess_variance, noise_distribution, noise_dtype)
+    return _agent("eggroll", eggroll, noise, given)
+
+
+@shares_options_of(es)
+def open_es(
+    env: Any,
+    policy: Any = None,
+    *,
+    noise_distribution: str = "normal",
+    noise_dtype: str = "float32",
+    population: int = 512,
+    sigma: float | Schedule = 0.05,
+    learning_rate: float | Schedule | None = None,
+    optimizer: str | optax.GradientTransformation = "adam",
+    momentum: float | None = None,
+    weight_decay: float | None = None,
+    max_grad_norm: float | None = None,
+    sigma_decay: float = 1.0,
+    lr_decay: float = 1.0,
+    shaping: str | Shaping = "centered_rank",
+    episodes_per_member: int = 1,
+    antithetic: bool = True,
+    gradient_scale: str = "unbiased",
+    normalize_observations: bool = True,
+    reward_offset: float = 0.0,
+    deterministic: bool = True,
+    squash: str = "tanh",
+    precision: str = "float32",
+    chunk_pairs: int | None = None,
+    memory_gib: float | None = None,
+    mesh: Mesh | None = None,
+) -> Agent:
+    """OpenES: evolution strategies with dense perturbations (Salimans et al., arXiv 1703.03864).
+
+    Antithetic pairs, centered ranks, Adam and observation normalization as in the source; everything but the noise is
+    EGGROLL's own code.
+
+    Args:
+      noise_distribution: distribution of the random numbers: "normal", or "rademacher": +1 or -1, cheaper.
+      noise_dtype: type that they are stored in: "float32", "bfloat16", or "int8" for rademacher.
+      **shared: as in `esrl.es`:
+
+    Raises:
+      EsrlError: a value that does not fit, or an environment or network that does not.
+
+    Example:
+      >>> agent = esrl.open_es("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32, sigma=0.1)
+      >>> print(esrl.describe(agent).splitlines()[0])
+      open_es on gymnasium/phys2d/CartPole-v1, at most 500 steps an episode
+    """
+    given = dict(locals())
+    return _agent("open_es", open_es, noises.dense(noise_distribution, noise_dtype), given)
+
+
+# ---- construction ---------------------------------------------------------------------------------------------------
+
+
+def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: dict[str, Any]) -> Agent:
+    """An agent from everything that its constructor was given."""
+    check_options(given)
+    options = SimpleNamespace(**given)
+    _check_together(options)
+    env = make(options.env)
+    check_contract(env)
+    policy = bind(options.policy, env.observation_space, env.action_space, options.deterministic, options.squash)
+    policy = policy._replace(apply=arithmetic(policy.apply, options.precision))
+    config = _configure(env, policy, noise, options)
+    normalized = options.normalize_observations and any(jax.tree.leaves(policy.normalizable))
+    base_rate = _base_rate(options)
+
+    def init(key: Key) -> ESState:
+        params = policy.init(jax.random.fold_in(key, 0))
+        moments = running_statistics.init(policy.observation, policy.normalizable) if normalized else None
+        return ESState(
+            params=params,
+            opt_state=config.optimizer.init(params),
+            moments=moments,
+            key=key,
+            generation=jnp.uint32(0),
+            # A schedule is a function of the generation; the value of the state multiplies it.
+            sigma=jnp.float32(1.0 if callable(options.sigma) else options.sigma),
+            learning_rate=jnp.float32(1.0 if callable(base_rate) else base_rate),
+            env_steps=count(),
+            padded_steps=count(),
+        )
+
+    def act(state: ESState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
+        seen = running_statistics.normalize(state.moments, observation)
+        output, carry = policy.apply(state.params, seen, carry)
+        return policy.action(output, key), carry
+
+    return Agent(
+        name=name,
+        kind="evolution",
+        env=env,
+        policy=policy,
+        runner=config.runner,
+        act=act,
+        plan=_plan(config, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
+        hyperparams=("sigma", "learning_rate"),
+        options=changed_options(constructor, given),
+        **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
+    )
+
+
+def _check_together(options: SimpleNamespace) -> None:
+    """Raises `EsrlError` for options that do not fit each other."""
+    members = options.population
+    if options.antithetic and members % 2:
+        raise EsrlError(
+            f"population is {members}, but antithetic pairs need an even number; use {members + 1}, or antithetic=false"
+        )
+    if options.shaping == "sign" and not options.antithetic:
+        raise EsrlError("sign shaping compares the two members of a pair; it needs antithetic=true")
+
+
+def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace) -> ES:
+    """The configuration of a run, from its options, environment and policy."""
+    signs = (1.0, -1.0) if options.antithetic else (1.0,)
+    pairs, per_pair = options.population // len(signs), len(signs) * options.episodes_per_member
+    host = not on_device(env)
+    mesh = options.mesh or (sharding.one_device() if host else sharding.default_mesh(pairs))
+    params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
+    leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
+    noise_bytes = noise.bytes_each * sum(leaf.num_random for leaf in leaves)
+    each = memory_plan.pair_bytes(env, policy, per_pair, noise_bytes)
+    # Python steps all lanes in one vector call, so the whole population plays at once there.
+    chunk = options.chunk_pairs or (
+        pairs if host else memory_plan.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory_gib)
+    )
+    sharding.check_chunk(chunk, pairs, mesh)
+    if host and (chunk != pairs or mesh.size > 1):
+        raise EsrlError(
+            "an environment that Python steps takes the whole population at once; leave out chunk_pairs and mesh"
+        )
+    return ES(
+        policy=policy,
+        runner=runner(env, (lambda r: r + options.reward_offset) if options.reward_offset else None),
+        noise=noise,
+        leaves=leaves,
+        draw=jax.jit(jax.named_scope("noise")(lambda key, pairs: noise.sample(key, leaves, pairs))),
+        forward=forward.population(policy.apply, leaves),
+        shaping=shapings.by_name(options.shaping),
+        optimizer=make_optimizer(options.optimizer, options.momentum, options.weight_decay, options.max_grad_norm),
+        sigma=_scheduled("sigma", options.sigma, options.sigma_decay),
+        learning_rate=_scheduled("learning_rate", _base_rate(options), options.lr_decay),
+        pairs=pairs,
+        signs=signs,
+        episodes=options.episodes_per_member,
+        chunk=chunk,
+        update_chunk=memory_plan.default_update_chunk(pairs, noise_bytes, mesh),
+        paper_scale=options.gradient_scale == "paper",
+        pair_bytes=each,
+        mesh=mesh,
+    )
+
+
+def _scheduled(name: str, value: Any, decay: float) -> Callable[[ESState], Array]:
+    """The value of a generation: base value times schedule times decay^generation."""
+
+    def now(state: ESState) -> Array:
+        base = getattr(state, name)
+        if callable(value):
+            base = base * value(state.generation.astype(jnp.int32))
+        return base if decay == 1.0 else base * jnp.float32(decay) ** state.generation.astype(jnp.float32)
+
+    return now
+
+
+def _base_rate(options: SimpleNamespace) -> Any:
+    """The learning rate, or what it is when it is not given."""
+    if options.learning_rate is not None:
+        return options.learning_rate
+    return BASE_RATE if isinstance(options.optimizer, str) else 1.0
+
+
+def _plan(config: ES, state: PyTree) -> Plan:
+    """The sizes of a generation; `state` is the agent's, or its shapes."""
+    num_random = sum(leaf.num_random for leaf in config.leaves)
+    lanes = len(config.signs) * config.episodes
+    local = config.pairs // config.mesh.size
+    return Plan(
+        lanes=config.pairs * lanes,
+        leaves=config.leaves,
+        num_random=num_random,
+        num_params=sum(math.prod(leaf.shape) for leaf in config.leaves),
+        chunk=config.chunk,
+        devices=config.mesh.size,
+        noise_bytes=num_random * config.noise.bytes_each,
+        memory=memory_plan.breakdown(config.pair_bytes, state, local, lanes, config.chunk, config.update_chunk),
+    )

@@ -1,0 +1,140 @@
+"""Options of agents, read off their constructors: the signature has names, types and defaults, the docstring meanings.
+
+So a constructor is the one place where an option is written down; recipes and the command line ask here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable
+from functools import cache
+from types import UnionType
+from typing import Any, NamedTuple, TypeVar
+
+from esrl.core.types import EsrlError
+
+Constructor = TypeVar("Constructor", bound=Callable[..., Any])
+
+_SHARED = "      **shared: as in `esrl.es`:\n"  # a line of a docstring that `shares_options_of` fills in
+
+
+class Option(NamedTuple):
+    """One keyword argument of a constructor.
+
+    Attributes:
+      name: as the constructor spells it.
+      type: bool, int, float or str; None when only Python code can give it.
+      default: its default.
+      optional: whether None may be given.
+      help: what it means.
+    """
+
+    name: str
+    type: type | None
+    default: Any
+    optional: bool
+    help: str
+
+
+@cache
+def options_of(constructor: Callable[..., Any]) -> dict[str, Option]:
+    """The options of a constructor: every keyword-only argument, in order."""
+    kinds, meanings = typing.get_type_hints(constructor), arguments_of(constructor.__doc__ or "")
+    found = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            plain, optional = _plain(kinds[name])
+            found[name] = Option(name, plain, parameter.default, optional, meanings.get(name, ""))
+    return found
+
+
+def _plain(hint: Any) -> tuple[type | None, bool]:
+    """The type in a hint that a recipe can hold (bool, int, float, str, or tuple), and whether None is allowed."""
+    parts = typing.get_args(hint) if isinstance(hint, UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    bare = [typing.get_origin(part) or part for part in parts]
+    plain = next((kind for kind in (bool, int, float, str, tuple) if kind in bare), None)
+    return plain, type(None) in parts
+
+
+def arguments_of(doc: str) -> dict[str, str]:
+    """What a docstring's Args section says of each argument, on one line each."""
+    lines = iter(inspect.cleandoc(doc).splitlines())
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        if line == "Args:":
+            break
+    for line in lines:
+        if line and not line.startswith(" "):
+            break
+        begun = re.match(r"  (\w+): (.*)", line)
+        if begun:
+            name, found[begun[1]] = begun[1], begun[2]
+        elif line.startswith("    ") and name:
+            found[name] += " " + line.strip()
+    return found
+
+
+def shares_options_of(other: Callable[..., Any]) -> Callable[[Constructor], Constructor]:
+    """Completes a docstring: the line `**shared` becomes what `other`'s says of the arguments that both have."""
+
+    def decorate(constructor: Constructor) -> Constructor:
+        doc, own = constructor.__doc__ or "", inspect.signature(constructor).parameters
+        told = arguments_of(doc)
+        lines = [
+            f"      {name}: {text}\n"
+            for name, text in arguments_of(other.__doc__ or "").items()
+            if name in own and name not in told
+        ]
+        constructor.__doc__ = doc.replace(_SHARED, "".join(lines))
+        return constructor
+
+    return decorate
+
+
+def changed_options(constructor: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The options among what was given that differ from their defaults, in order."""
+
+    def same(value: Any, default: Any) -> bool:
+        return value is default or (type(value) is type(default) and value == default)
+
+    return {
+        name: given[name]
+        for name, option in options_of(constructor).items()
+        if name in given and not same(given[name], option.default)
+    }
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+AT_LEAST_ONE = ("population", "episodes_per_member", "chunk_pairs", "num_envs", "num_steps", "num_epochs",
+                "num_minibatches")  # fmt: skip
+ABOVE_ZERO = ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory_gib", "clip_eps", "reward_scale",
+              "anneal_steps")  # fmt: skip
+AT_LEAST_ZERO = ("entropy_coef", "value_coef")
+FRACTIONS = ("gamma", "gae_lambda")
+CHOICES = {"gradient_scale": ("unbiased", "paper")}
+
+
+def check_options(given: dict[str, Any]) -> None:
+    """Raises `EsrlError` for the first option, of any agent, whose value makes no sense by itself."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in AT_LEAST_ONE and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise EsrlError(f"{name} is {value!r}, but must be a whole number of at least 1")
+        if name in ABOVE_ZERO and not callable(value) and not (_is_number(value) and value > 0):
+            raise EsrlError(f"{name} is {value!r}, but must be a number above 0")
+        if name in AT_LEAST_ZERO and not (_is_number(value) and value >= 0):
+            raise EsrlError(f"{name} is {value!r}, but must be a number of at least 0")
+        if name in FRACTIONS and not (_is_number(value) and 0 <= value <= 1):
+            raise EsrlError(f"{name} is {value!r}, but must lie in 0 .. 1")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise EsrlError(f"{name} is {value!r}, but must be {' or '.join(map(repr, CHOICES[name]))}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

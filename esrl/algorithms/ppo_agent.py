@@ -1,0 +1,243 @@
+"""The agent that is PPO: its options, and how it is put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from esrl.algorithms.agent import Agent, Plan, stepping
+from esrl.algorithms.optimizers import make_optimizer
+from esrl.algorithms.options import changed_options, check_options
+from esrl.algorithms.ppo import PPO, PPOState, rollout, update
+from esrl.core import sharding
+from esrl.core.jaxprs import path_name
+from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
+from esrl.envs.base import on_device
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.registry import make
+from esrl.perturbation.noise import Leaf
+from esrl.policies import running_statistics
+from esrl.policies.actor_critic import ActorCritic, actor_critic
+from esrl.policies.networks import mlp
+from esrl.policies.precision import arithmetic
+from esrl.rollouts.runner import runner
+
+# Values of the state: any of them can differ between the runs of one compiled program.
+HYPERPARAMS = ("learning_rate", "gamma", "gae_lambda", "clip_eps", "entropy_coef", "value_coef")
+
+
+def ppo(
+    env: Any,
+    policy: Any = None,
+    *,
+    num_envs: int = 64,
+    num_steps: int = 64,
+    num_epochs: int = 4,
+    num_minibatches: int = 8,
+    learning_rate: float = 3e-4,
+    anneal_steps: float | None = None,
+    gamma: float = 0.99,
+    gae_lambda: float = 0.95,
+    clip_eps: float = 0.2,
+    entropy_coef: float = 0.0,
+    value_coef: float = 0.5,
+    clip_value: bool = False,
+    max_grad_norm: float | None = 0.5,
+    normalize_advantages: bool = True,
+    normalize_observations: bool = True,
+    normalize_rewards: bool = True,
+    reward_scale: float = 1.0,
+    critic: str | Any = "separate",
+    optimizer: str | optax.GradientTransformation = "adam",
+    weight_decay: float | None = None,
+    deterministic: bool = True,
+    squash: str = "clip",
+    precision: str = "float32",
+) -> Agent:
+    """PPO: proximal policy optimization with generalized advantages (arXiv 1707.06347).
+
+    On JAX environments an iteration is one compiled program. Environments that Python steps are no part of the state: a
+    run that is resumed begins new episodes there.
+
+    Args:
+      env: an environment, or whatever `esrl.make` takes.
+      policy: a network, as in `esrl.eggroll`; None is `esrl.mlp()` with small outputs at the start.
+      num_envs: environments that are stepped side by side.
+      num_steps: steps of each environment in an iteration.
+      num_epochs: passes over an iteration's steps.
+      num_minibatches: parts of a pass, one gradient step each; whole sequences for a recurrent policy.
+      learning_rate: learning rate of the optimizer.
+      anneal_steps: environment steps over which the learning rate falls linearly to 0. None keeps it constant.
+      gamma: discount of one step.
+      gae_lambda: lambda of the advantage estimates.
+      clip_eps: how far a probability ratio may move from 1 and still count.
+      entropy_coef: weight of the entropy bonus.
+      value_coef: weight of the value loss, half the mean squared error.
+      clip_value: clip the value's change by clip_eps as well.
+      max_grad_norm: bound on the gradient's global norm.
+      normalize_advantages: normalize advantages to mean 0 and deviation 1 in each minibatch.
+      normalize_observations: normalize observations by their running mean and variance, frozen within an iteration.
+      normalize_rewards: divide rewards by the deviation of the running discounted return.
+      reward_scale: factor on every reward that is trained on.
+      critic: "separate" is a network of its own, "shared" one more output of the policy's network; or a network.
+      optimizer: an optax optimizer's name, or an optax transformation.
+      weight_decay: decoupled weight decay, in units of the learning rate.
+      deterministic: evaluate and act by the mode of the policy rather than by sampling.
+      squash: how raw actions meet the bounds of a Box action space, "tanh" or "clip".
+      precision: type of the operands of the network's products, "float32" or "bfloat16"; all else is float32.
+
+    Raises:
+      EsrlError: a value that does not fit, or an environment or network that does not.
+
+    Example:
+      >>> agent = esrl.ppo("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,), "tanh"), num_envs=8, num_steps=16)
+      >>> state, metrics = agent.step(agent.init(jax.random.key(0)))
+      >>> int(state.env_steps)
+      128
+    """
+    given = dict(locals())  # every argument by its name
+    check_options(given)
+    options = SimpleNamespace(**given)
+    env = make(env)
+    check_contract(env)
+    config = _configure(env, options)
+    nets = config.nets
+    normalized = normalize_observations and any(jax.tree.leaves(nets.policy.normalizable))
+
+    def init(key: Key) -> PPOState:
+        params = nets.init(jax.random.fold_in(key, 0))
+        worlds = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 0xA)))(jnp.arange(num_envs))
+        return PPOState(
+            params=params,
+            opt_state=config.optimizer.init(params),
+            moments=running_statistics.init(nets.policy.observation, nets.policy.normalizable) if normalized else None,
+            reward_moments=running_statistics.init(jnp.float32(0), True) if normalize_rewards else None,
+            discounted=jnp.zeros(num_envs),
+            lanes=config.runner.start(worlds, nets.carry),
+            key=key,
+            generation=jnp.uint32(0),
+            env_steps=count(),
+            recent=jnp.zeros(2),
+            **{name: jnp.float32(given[name]) for name in HYPERPARAMS},
+        )
+
+    def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
+        seen = running_statistics.normalize(state.moments, observation)
+        output, carry = nets.policy.apply(state.params["actor"], seen, carry)
+        if deterministic:
+            return nets.policy.head.mode(output[0][: nets.policy.head.size]), carry
+        return nets.policy.action(output, key), carry
+
+    return Agent(
+        name="ppo",
+        kind="gradient",
+        env=env,
+        policy=nets.policy,
+        runner=config.runner,
+        act=act,
+        plan=_plan(config),
+        hyperparams=HYPERPARAMS,
+        options=changed_options(ppo, given),
+        **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
+    )
+
+
+def _configure(env: Any, options: SimpleNamespace) -> PPO:
+    """The configuration of a run, from its options and environment.
+
+    Raises:
+      EsrlError: an option that does not fit the others, or a network that does not fit the environment.
+    """
+    network = mlp(output_scale=0.01) if options.policy is None else options.policy
+    nets = actor_critic(network, env.observation_space, env.action_space, options.critic, options.squash)
+    nets = nets._replace(
+        policy=nets.policy._replace(apply=arithmetic(nets.policy.apply, options.precision)),
+        apply=arithmetic(nets.apply, options.precision, differentiated=True),
+    )
+    _check_minibatches(options, nets)
+    sequences = options.num_envs * (1 if nets.recurrent else options.num_steps) // options.num_minibatches
+    # A device takes whole lanes in the rollout and whole sequences of a minibatch in the update: it must divide both.
+    shared = math.gcd(options.num_envs, sequences)
+    mesh = sharding.default_mesh(shared) if on_device(env) else sharding.one_device()
+
+    def learning_rate(state: PPOState) -> Array:
+        if options.anneal_steps is None:
+            return state.learning_rate
+        done = state.generation.astype(jnp.float32) * (options.num_envs * options.num_steps / options.anneal_steps)
+        return state.learning_rate * jnp.maximum(1.0 - done, 0.0)
+
+    return PPO(
+        nets=nets,
+        runner=runner(env),
+        optimizer=make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm),
+        learning_rate=learning_rate,
+        gradient=_gradient(mesh),
+        lanes=options.num_envs,
+        steps=options.num_steps,
+        epochs=options.num_epochs,
+        minibatches=options.num_minibatches,
+        reward_scale=options.reward_scale,
+        clip_value=options.clip_value,
+        normalize_advantages=options.normalize_advantages,
+        mesh=mesh,
+    )
+
+
+def _check_minibatches(options: SimpleNamespace, nets: ActorCritic) -> None:
+    """Raises `EsrlError` unless the minibatches divide what an iteration gives."""
+    parts, steps = options.num_minibatches, options.num_envs * options.num_steps
+    if nets.recurrent and options.num_envs % parts:
+        raise EsrlError(
+            f"a recurrent policy learns from whole sequences, and num_envs={options.num_envs} of them cannot be split"
+            f" into num_minibatches={parts}; use {_divisor(options.num_envs, parts)}"
+        )
+    if not nets.recurrent and steps % parts:
+        raise EsrlError(
+            f"num_envs x num_steps = {steps} steps cannot be split into num_minibatches={parts};"
+            f" use {_divisor(steps, parts)}"
+        )
+
+
+def _divisor(whole: int, near: int) -> int:
+    """The divisor of a whole number that is nearest to a number."""
+    return min((d for d in range(1, whole + 1) if whole % d == 0), key=lambda d: abs(d - near))
+
+
+def _plan(config: PPO) -> Plan:
+    """The sizes of an iteration."""
+    shapes = jax.eval_shape(config.nets.init, jax.eval_shape(lambda: seed_key(0)))
+    named = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    leaves = tuple(Leaf(path_name(path), x.shape, None, "gradient") for path, x in named)
+    return Plan(
+        lanes=config.lanes,
+        leaves=leaves,
+        num_params=sum(math.prod(leaf.shape) for leaf in leaves),
+        chunk=config.lanes // config.mesh.size,
+        devices=config.mesh.size,
+    )
+
+
+def _gradient(mesh: Mesh) -> Callable[..., tuple[PyTree, PyTree]]:
+    """`gradient(loss, params, state, part)`: each device takes an equal share of the minibatch's sequences."""
+
+    def gradient(loss: Callable[..., Any], params: PyTree, state: Any, part: PyTree) -> tuple[PyTree, PyTree]:
+        def local(params: PyTree, coefficients: Any, part: PyTree) -> tuple[PyTree, PyTree]:
+            found = jax.grad(loss, has_aux=True)(params, coefficients, part)
+            return found if mesh.size == 1 else jax.lax.pmean(found, sharding.AXIS)
+
+        if mesh.size == 1:
+            return local(params, state, part)
+        everywhere, split = PartitionSpec(), PartitionSpec(sharding.AXIS)
+        specs = (everywhere, everywhere, split)
+        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
+        return mapped(params, state, part)
+
+    return gradient

@@ -1,0 +1,92 @@
+"""The agent that learns nothing: what every score is to be compared with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from esrl.algorithms.agent import Agent, Metrics, Plan, stepping
+from esrl.algorithms.options import changed_options, check_options
+from esrl.core import sharding
+from esrl.core.types import Array, Count, Key, PyTree, count, count_add, count_sum
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.registry import make
+from esrl.policies.policy import bind
+from esrl.policies.random_policy import random_policy
+from esrl.rollouts.runner import runner
+
+
+class RandomState(NamedTuple):
+    """The run key, generations done, and live environment steps so far; there are no parameters."""
+
+    key: Key
+    generation: Array
+    env_steps: Count
+    params: PyTree = ()
+
+
+def random(env: Any, policy: Any = None, *, population: int = 64) -> Agent:
+    """An agent whose actions are random: every allowed choice is equally likely, and numbers are normal draws.
+
+    It learns nothing. It has the same interface as the others, so that scripts need no special case for it.
+
+    Args:
+      env: an environment, or whatever `esrl.make` takes.
+      policy: ignored; it is there so that all agents are called alike.
+      population: episodes of a generation.
+
+    Raises:
+      EsrlError: a value that does not fit, or an environment that does not.
+
+    Example:
+      >>> agent = esrl.random("gymnasium/phys2d/CartPole-v1")
+      >>> state = agent.init(jax.random.key(0))
+      >>> esrl.evaluate(agent, state, episodes=64).return_mean < 40
+      True
+    """
+    given = dict(locals())
+    check_options(given)
+    env = make(env)
+    check_contract(env)
+    choose, play = random_policy(env), runner(env)
+
+    def init(key: Key) -> RandomState:
+        return RandomState(key, jnp.uint32(0), count())
+
+    def act(state: RandomState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
+        return choose(observation, key), carry
+
+    def act_all(context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[Array, PyTree]:
+        return jax.vmap(choose)(observations, keys), carries
+
+    def rollout(state: RandomState) -> tuple[Array, Array]:
+        keys = jax.random.split(jax.random.fold_in(state.key, state.generation + 1), population)
+        played = play.episodes(act_all, (), keys[:, None, None], (), None)
+        return played.returns, played.lengths
+
+    def update(state: RandomState, played: tuple[Array, Array]) -> tuple[RandomState, Metrics]:
+        returns, lengths = played
+        after = state._replace(
+            generation=state.generation + 1, env_steps=count_add(state.env_steps, count_sum(lengths))
+        )
+        finite = jnp.isfinite(returns)
+        return after, {
+            "return_mean": jnp.mean(returns),
+            "length_mean": jnp.mean(lengths.astype(jnp.float32)),
+            "nonfinite": jnp.sum(~finite),
+            "all_nonfinite": ~jnp.any(finite),
+        }
+
+    return Agent(
+        name="random",
+        kind="random",
+        env=env,
+        policy=bind(None, env.observation_space, env.action_space),
+        runner=play,
+        act=act,
+        plan=Plan(lanes=population, chunk=population),
+        options=changed_options(random, given),
+        **stepping(env, init, rollout, update, sharding.one_device()),
+    )
