@@ -65,6 +65,7 @@ class Agent:
       update: `update(state, experience) -> (state, metrics)`.
       act: `act(state, observation, carry, key) -> (action, carry)` for one lane, with the unperturbed parameters.
       plan: sizes known before running.
+      config: what `rollout` and `update` of the algorithm's module take first (an `es.ES`, a `ppo.PPO`); None without.
       hyperparams: names of float32 scalars in a state that may differ between runs of one compiled program.
       options: what was given to the constructor and differs from its defaults.
     """
@@ -80,6 +81,7 @@ class Agent:
     update: Callable[[Any, Any], tuple[Any, Metrics]]
     act: Callable[[Any, PyTree, PyTree, Key], tuple[Array, PyTree]]
     plan: Plan
+    config: Any = None
     hyperparams: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
 

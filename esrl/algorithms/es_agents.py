@@ -18,7 +18,7 @@ from esrl.algorithms import shaping as shapings
 from esrl.algorithms.agent import Agent, Plan, stepping
 from esrl.algorithms.es import ES, ESState, rollout, update
 from esrl.algorithms.optimizers import make_optimizer
-from esrl.algorithms.options import changed_options, check_options, shares_options_of
+from esrl.algorithms.options import agent_constructor, changed_options, check_options
 from esrl.algorithms.shaping import Shaping
 from esrl.core import sharding
 from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
@@ -38,6 +38,7 @@ Schedule = Callable[[Array], Array]
 BASE_RATE = 0.02  # the learning rate unless given: better than 0.01 in experiments/ablation/README.md
 
 
+@agent_constructor()
 def es(
     env: Any,
     policy: Any = None,
@@ -111,7 +112,7 @@ def es(
     return _agent("es", es, noises.low_rank(1) if noise is None else noise, given)
 
 
-@shares_options_of(es)
+@agent_constructor(shares=es)
 def eggroll(
     env: Any,
     policy: Any = None,
@@ -168,7 +169,7 @@ def eggroll(
     return _agent("eggroll", eggroll, noise, given)
 
 
-@shares_options_of(es)
+@agent_constructor(shares=es)
 def open_es(
     env: Any,
     policy: Any = None,
@@ -262,6 +263,7 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
         env=env,
         policy=policy,
         runner=config.runner,
+        config=config,
         act=act,
         plan=_plan(config, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
         hyperparams=("sigma", "learning_rate"),

@@ -9,16 +9,16 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar
 
-from esrl.core.types import EsrlError
+from esrl.core.types import EsrlError, nearest
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
-_SHARED = "      **shared: as in `esrl.es`:\n"  # a line of a docstring that `shares_options_of` fills in
+_SHARED = "      **shared: as in `esrl.es`:\n"  # a line of a docstring that `agent_constructor` fills in
 
 
 class Option(NamedTuple):
@@ -78,21 +78,50 @@ def arguments_of(doc: str) -> dict[str, str]:
     return found
 
 
-def shares_options_of(other: Callable[..., Any]) -> Callable[[Constructor], Constructor]:
-    """Completes a docstring: the line `**shared` becomes what `other`'s says of the arguments that both have."""
+def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Constructor], Constructor]:
+    """Decorates the constructor of an agent: an unknown keyword gets one sentence that offers near names.
+
+    Args:
+      shares: a constructor with more to say: the line `**shared` of the docstring becomes what that of `shares` says of
+        the arguments that both have.
+    """
 
     def decorate(constructor: Constructor) -> Constructor:
         doc, own = constructor.__doc__ or "", inspect.signature(constructor).parameters
         told = arguments_of(doc)
         lines = [
             f"      {name}: {text}\n"
-            for name, text in arguments_of(other.__doc__ or "").items()
+            for name, text in arguments_of(shares.__doc__ or "" if shares else "").items()
             if name in own and name not in told
         ]
-        constructor.__doc__ = doc.replace(_SHARED, "".join(lines))
-        return constructor
+
+        @wraps(constructor)
+        def checked(*args: Any, **given: Any) -> Any:
+            for name in given:
+                if name not in own:
+                    raise EsrlError(f"{constructor.__name__} has no option {name!r}{near_option(name, own)}")
+            return constructor(*args, **given)
+
+        checked.__doc__ = doc.replace(_SHARED, "".join(lines))
+        return checked  # type: ignore[return-value]
 
     return decorate
+
+
+# What options were called in the first recipes and flags, and are called now.
+RENAMED = {
+    "thin": "max_excess_variance",
+    "distribution": "noise_distribution",
+    "step_scale": "gradient_scale",
+    "chunk": "chunk_pairs",
+    "memory": "memory_gib",
+}
+
+
+def near_option(name: str, known: Iterable[str]) -> str:
+    """A clause for an unknown option: what it is called now, or names that are near."""
+    new = RENAMED.get(name, "")
+    return f"; it is called {new} now" if new in known else nearest(name, known)
 
 
 def changed_options(constructor: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from esrl.algorithms.agent import Agent, Plan, stepping
 from esrl.algorithms.optimizers import make_optimizer
-from esrl.algorithms.options import changed_options, check_options
+from esrl.algorithms.options import agent_constructor, changed_options, check_options
 from esrl.algorithms.ppo import PPO, PPOState, rollout, update
 from esrl.core import sharding
 from esrl.core.jaxprs import path_name
@@ -34,6 +34,7 @@ from esrl.rollouts.runner import runner
 HYPERPARAMS = ("learning_rate", "gamma", "gae_lambda", "clip_eps", "entropy_coef", "value_coef")
 
 
+@agent_constructor()
 def ppo(
     env: Any,
     policy: Any = None,
@@ -142,6 +143,7 @@ def ppo(
         env=env,
         policy=nets.policy,
         runner=config.runner,
+        config=config,
         act=act,
         plan=_plan(config),
         hyperparams=HYPERPARAMS,

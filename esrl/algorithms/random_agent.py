@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from esrl.algorithms.agent import Agent, Metrics, Plan, stepping
-from esrl.algorithms.options import changed_options, check_options
+from esrl.algorithms.options import agent_constructor, changed_options, check_options
 from esrl.core import sharding
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add, count_sum
 from esrl.envs.checks.contract import check_contract
@@ -27,6 +27,7 @@ class RandomState(NamedTuple):
     params: PyTree = ()
 
 
+@agent_constructor()
 def random(env: Any, policy: Any = None, *, population: int = 64) -> Agent:
     """An agent whose actions are random: every allowed choice is equally likely, and numbers are normal draws.
 

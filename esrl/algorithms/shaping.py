@@ -33,7 +33,12 @@ def _centered(fitness: Array, axis: int | None = None) -> Array:
 
 
 def centered_rank() -> Shaping:
-    """Ranks in [-1/2, 1/2], equal fitness sharing the average of its ranks (arXiv 1703.03864, section 2; ties ours)."""
+    """Ranks in [-1/2, 1/2], equal fitness sharing the average of its ranks (arXiv 1703.03864, section 2; ties ours).
+
+    Example:
+      >>> esrl.shaping.centered_rank()(jnp.array([[3.0, 1.0], [2.0, 2.0]])).tolist()
+      [[0.5, -0.5], [0.0, 0.0]]
+    """
 
     def shape(fitness: Array) -> Array:
         flat = jnp.where(jnp.isfinite(fitness), fitness, -jnp.inf).ravel()

@@ -26,6 +26,12 @@ def configure(cpu_devices: int | None = None) -> None:
       is set; `ESRL_CACHE_DIR=` (empty) turns it off.
 
     Called by `esrl.make` and the command line; call it first thing when JAX arrays are made before that.
+
+    Args:
+      cpu_devices: how many CPU devices; one for each core unless given.
+
+    Example:
+      >>> esrl.configure()
     """
     chosen = "host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or jax.config.jax_num_cpu_devices > 0
     if not chosen:

@@ -116,6 +116,12 @@ def dense(distribution: str = "normal", dtype: str = "float32") -> Noise:
 
     Raises:
       EsrlError: as `low_rank`, for these.
+
+    Example:
+      >>> leaf = esrl.noise.Leaf("w", (64, 32), (0,), "used by dot_general")
+      >>> space = esrl.noise.dense()
+      >>> space.sample(jax.random.key(0), space.plan([leaf]), jnp.arange(8))[0].e.shape
+      (8, 64, 32)
     """
 
     def plan(leaves: Sequence[Leaf]) -> tuple[Leaf, ...]:
@@ -141,6 +147,14 @@ def low_rank(
     Raises:
       EsrlError: rank below 1, max_excess_variance not above 0, an unknown distribution or dtype, or int8 for normal
         entries.
+
+    Example:
+      >>> leaf = esrl.noise.Leaf("w", (64, 32), (0,), "used by dot_general")
+      >>> space = esrl.noise.low_rank(4)
+      >>> plan = space.plan([leaf])
+      >>> factors = space.sample(jax.random.key(0), plan, jnp.arange(8))
+      >>> factors[0].a.shape, factors[0].b.shape, space.weighted_sum(jnp.ones(8), factors, plan)[0].shape
+      ((8, 4, 64), (8, 4, 32), (64, 32))
     """
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise EsrlError(f"rank is {rank!r}, but must be a whole number of at least 1")

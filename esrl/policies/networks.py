@@ -100,12 +100,17 @@ def mlp(
 
     Args:
       hidden: widths of the hidden layers; () is a linear policy.
-      activation: "layernorm_relu" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu" or "elu".
+      activation: "layernorm_relu" (relu of a LayerNorm that has no parameters), "relu", "tanh", "silu", "gelu" or "elu".
       output_scale: standard deviation of the outputs at the start, relative to the usual initialization.
       bias: whether layers have biases.
 
     Raises:
       EsrlError: a width below 1, or an unknown activation.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((32, 32), "tanh"), population=32)
+      >>> agent.plan.num_params
+      1282
     """
     hidden = tuple(int(width) for width in hidden)
     if any(width < 1 for width in hidden):
@@ -136,6 +141,11 @@ def gru(hidden: int = 128, activation: str = "layernorm_relu", output_scale: flo
 
     Raises:
       EsrlError: a width below 1, or an unknown activation.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.gru(16), population=32)
+      >>> agent.policy.carry.shape
+      (16,)
     """
     if hidden < 1:
         raise EsrlError(f"hidden is {hidden}, but must be at least 1")
@@ -169,6 +179,18 @@ def cnn(
 
     Raises:
       EsrlError: a number below 1, an unknown activation, or an observation without a picture.
+
+    Example:
+      >>> class Picture:
+      ...     observation_space = gymnasium.spaces.Box(0.0, 1.0, (8, 8, 1), np.float32)
+      ...     action_space = gymnasium.spaces.Discrete(2)
+      ...     def reset(self, key):
+      ...         return (), jnp.zeros((8, 8, 1))
+      ...     def step(self, state, action, key):
+      ...         return (), jnp.zeros((8, 8, 1)), jnp.float32(0), jnp.bool_(True)
+      >>> agent = esrl.eggroll(Picture(), esrl.cnn((4,), (8,)), population=32)
+      >>> [leaf.rank for leaf in agent.plan.leaves if "kernel" in leaf.path]
+      [1, 1, 1]
     """
     channels, hidden = tuple(int(width) for width in channels), tuple(int(width) for width in hidden)
     if not channels or any(width < 1 for width in channels + hidden):

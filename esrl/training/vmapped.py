@@ -112,7 +112,7 @@ def train_many(
         going, before = used < 1, used
         with clock.measure("step"):
             states, metrics = jax.block_until_ready(step(states, jnp.asarray(going)))
-        spent = zip(_steps(states.env_steps), np.asarray(states.generation), strict=True)
+        spent = zip(_steps(states.env_steps).tolist(), states.generation.tolist(), strict=True)
         used = np.array([budget.used(steps, generation, clock.training) for steps, generation in spent])
         due = [i for i in range(runs) if going[i] and grid.due(before[i], used[i])]
         if due:

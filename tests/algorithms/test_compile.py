@@ -44,11 +44,11 @@ def test_a_longer_run_with_scores_compiles_nothing_more(name, tmp_path):
         return observation @ params
 
     small = {"population": 16} if name == "eggroll" else {"num_envs": 8, "num_steps": 8, "num_minibatches": 2}
-    policy = esrl.policy(network, init=lambda key: jax.numpy.zeros((1, 2)))
+    policy = esrl.network(network, init=lambda key: jax.numpy.zeros((1, 2)))
     agent = getattr(esrl, name)(Walk(), policy, **small)
     counts = []
     for generations, seed in ((1, 0), (4, 1), (6, 2)):
         options = {"generations": generations, "seed": seed, "out": tmp_path / str(seed)}
-        esrl.train(agent, evaluations=generations, evaluate_episodes=4, **options).run()
+        esrl.train(agent, num_evals=generations, eval_episodes=4, **options)
         counts.append(len(traced))
     assert counts[0] == counts[1] == counts[2]

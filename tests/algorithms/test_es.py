@@ -12,7 +12,7 @@ from probes import ActionDependsOnObservation, ActionMatters, Broken, Constant, 
 
 import esrl
 from esrl import EsrlError
-from esrl.algorithms.es_options import BASE_RATE, EggrollOptions
+from esrl.algorithms.es_agents import BASE_RATE
 from esrl.algorithms.optimizers import make_optimizer
 from esrl.core import sharding
 from esrl.core.types import Count, count, count_add, count_sum, seed_key
@@ -45,12 +45,14 @@ def test_equal_fitness_moves_nothing(shaping, antithetic, make):
 
 
 @pytest.mark.parametrize(
-    "numbers", [{}, {"distribution": "rademacher", "noise_dtype": "int8"}], ids=["normal", "signs"]
+    "numbers", [{}, {"noise_distribution": "rademacher", "noise_dtype": "int8"}], ids=["normal", "signs"]
 )
 def test_chunks_and_devices_do_not_change_fitness(numbers):
     def play(devices, chunk):
         mesh = Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
-        agent = esrl.eggroll(Walk(), TINY, population=32, episodes_per_member=2, mesh=mesh, chunk=chunk, **numbers)
+        agent = esrl.eggroll(
+            Walk(), TINY, population=32, episodes_per_member=2, mesh=mesh, chunk_pairs=chunk, **numbers
+        )
         state = agent.init(seed_key(3))
         batch = agent.rollout(state)
         return np.asarray(batch.fitness), np.asarray(batch.lengths), params_of(agent.update(state, batch)[0])
@@ -96,7 +98,7 @@ def test_a_gradient_step_is_the_estimator_of_the_equation(kind, numbers):
     make = partial(esrl.eggroll, rank=2) if kind == "low rank" else esrl.open_es
     agent = make(
         Target(), TINY, population=64, shaping="none", optimizer="sgd", learning_rate=0.5, sigma=0.2,
-        normalize_observations=False, distribution=numbers[0], noise_dtype=numbers[1],
+        normalize_observations=False, noise_distribution=numbers[0], noise_dtype=numbers[1],
     )  # fmt: skip
     assert agent.plan.noise_bytes == agent.plan.num_random * {"float32": 4, "int8": 1}[numbers[1]]
     state = agent.init(seed_key(1))
@@ -112,11 +114,11 @@ def test_a_gradient_step_is_the_estimator_of_the_equation(kind, numbers):
         np.testing.assert_allclose(new - old, step, rtol=1e-3, atol=1e-5)
 
 
-def test_both_step_scales_differ_by_sigma_squared_root_n():
+def test_both_gradient_scales_differ_by_sigma_squared_root_n():
     """The paper's rate for SGD is the plain one over sigma^2 sqrt(N)."""
     common = {"population": 64, "optimizer": "sgd", "sigma": 0.1}
     plain, _ = run(esrl.eggroll(Target(), TINY, learning_rate=0.3 * 0.1**2 * 8, **common))
-    paper, _ = run(esrl.eggroll(Target(), TINY, learning_rate=0.3, step_scale="paper", **common))
+    paper, _ = run(esrl.eggroll(Target(), TINY, learning_rate=0.3, gradient_scale="paper", **common))
     np.testing.assert_allclose(params_of(plain), params_of(paper), rtol=1e-5, atol=1e-6)
 
 
@@ -170,7 +172,7 @@ def test_one_compilation_whatever_values_change():
 
 
 def test_live_and_padded_steps_are_counted():
-    agent = esrl.eggroll(Walk(), TINY, population=16, chunk=8, mesh=sharding.one_device())
+    agent = esrl.eggroll(Walk(), TINY, population=16, chunk_pairs=8, mesh=sharding.one_device())
     state, _ = run(agent, 1)
     batch = agent.rollout(agent.init(seed_key(0)))
     assert int(state.env_steps) == int(np.sum(batch.lengths))
@@ -213,13 +215,13 @@ LEARN = {
     "continuous": (Target, TINY, 0.0, {"squash": "clip"}),
     "sampled": (ActionDependsOnObservation, TINY, 1.0, {"deterministic": False}),
     "sampled continuous": (Target, TINY, -0.6, {"deterministic": False}),
-    "signs": (ActionDependsOnObservation, TINY, 1.0, {"distribution": "rademacher", "noise_dtype": "int8"}),
+    "signs": (ActionDependsOnObservation, TINY, 1.0, {"noise_distribution": "rademacher", "noise_dtype": "int8"}),
     "leave one out": (ActionDependsOnObservation, TINY, 1.0, {"antithetic": False, "shaping": "leave_one_out"}),
     "paper scale": (
         ActionDependsOnObservation,
         TINY,
         1.0,
-        {"step_scale": "paper", "optimizer": "sgd", "learning_rate": 1.0},
+        {"gradient_scale": "paper", "optimizer": "sgd", "learning_rate": 1.0},
     ),
 }
 
@@ -230,14 +232,14 @@ def test_probe_environments_are_solved(case, make):
     env, network, best, options = LEARN[case]
     defaults = {"sigma": 0.2, "learning_rate": 0.05, "episodes_per_member": 8}
     agent = make(env(), network, population=64, **{**defaults, **options})
-    result = esrl.train(agent, generations=100, evaluations=0).run()
+    result = esrl.train(agent, generations=100, num_evals=0)
     score = esrl.evaluate(agent, result.state, 128).return_mean
     assert score > best - 0.15, score
 
 
 def test_without_memory_the_memory_probe_is_not_solved():
     agent = esrl.eggroll(Memory(), TINY, population=64, sigma=0.3, learning_rate=0.1, episodes_per_member=8)
-    result = esrl.train(agent, generations=40, evaluations=0).run()
+    result = esrl.train(agent, generations=40, num_evals=0)
     assert esrl.evaluate(agent, result.state, 128).return_mean < 0.7
 
 
@@ -246,15 +248,15 @@ def test_without_memory_the_memory_probe_is_not_solved():
     [
         ({"population": 7}, "even number"),
         ({"rank": 0}, "rank is 0"),
-        ({"distribution": "cauchy"}, "distribution is 'cauchy'"),
+        ({"noise_distribution": "cauchy"}, "distribution is 'cauchy'"),
         ({"noise_dtype": "int8"}, 'needs distribution "rademacher"'),
         ({"sigma": -1.0}, "sigma is -1.0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"optimizer": "adma"}, "did you mean adam"),
         ({"optimizer": "lion", "momentum": -1.0}, "momentum is -1.0"),
-        ({"step_scale": "big"}, "step_scale"),
+        ({"gradient_scale": "big"}, "gradient_scale"),
         ({"poplation": 8}, "did you mean population"),
-        ({"chunk": 3, "population": 8}, "chunk is 3"),
+        ({"chunk_pairs": 3, "population": 8}, "chunk is 3"),
         ({"episodes_per_member": 0}, "episodes_per_member is 0"),
         ({"shaping": "sign", "antithetic": False, "population": 8}, "sign shaping"),
     ],
@@ -271,4 +273,3 @@ def test_optimizer_takes_any_optax_transformation():
     np.testing.assert_allclose(metrics["learning_rate"], 1.0)
     assert 0 < metrics["update_norm"] < 1
     assert make_optimizer("sgd", momentum=0.9)
-    assert EggrollOptions().rank == 1

@@ -25,8 +25,6 @@ from probes import (
 import esrl
 from esrl import EsrlError
 from esrl.algorithms.advantages import discounted_sums, gae, next_values
-from esrl.algorithms.ppo_options import PPOOptions
-from esrl.algorithms.ppo_setup import prepare
 from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.training import checkpoint
@@ -131,10 +129,10 @@ def test_loss_is_that_of_a_plain_loop(space, clip_value):
         def reward(self, seen, action, time):
             return 0.0
 
-    setup = prepare(Any(), TINY, PPOOptions(**SMALL, clip_value=clip_value))
     agent = esrl.ppo(Any(), TINY, **SMALL, clip_value=clip_value, entropy_coef=0.1, value_coef=0.7, clip_eps=0.15)
+    setup = agent.config
     state = agent.init(seed_key(0))
-    samples = ppo.prepared(setup, state, agent.rollout(state), jnp.ones((16, 8)))
+    samples = ppo.make_samples(setup, state, agent.rollout(state), jnp.ones((16, 8)))
     rng = np.random.default_rng(0)
     shift = rng.normal(scale=0.3, size=(2, 128, 1)).astype(np.float32)
     samples = samples._replace(log_prob=samples.log_prob + shift[0], value=samples.value + shift[1])
@@ -196,7 +194,7 @@ def test_a_truncated_step_is_valued_by_its_final_observation():
     np.testing.assert_array_equal(seen, [0, 1, 2, 0, 1, 2, 0, 1])
     np.testing.assert_array_equal(batch.trajectory.truncated[0], [0, 0, 1, 0, 0, 1, 0, 0])
     assert not batch.trajectory.terminated.any()
-    setup = prepare(Count(), TINY, PPOOptions(**SMALL))
+    setup = agent.config
     final = setup.value((state.params, None), jnp.full((1, 1), 3.0), setup.nets.carry)[0]
     np.testing.assert_allclose(batch.trajectory.bootstrap_value[0], [0, 0, final, 0, 0, final, 0, 0], rtol=1e-6)
 
@@ -208,8 +206,8 @@ def test_episodes_begin_anew_in_other_worlds():
     starts = np.asarray(batch.trajectory.observations)[:, 1:][over[:, :-1]].ravel()
     assert len(np.unique(starts)) == len(starts) > 16
     assert np.all(np.abs(starts) <= 0.5)
-    assert int(batch.ended.episodes) == over.sum()
-    assert int(batch.ended.lengths) + int(batch.lanes.time.sum()) == 8 * 64
+    assert int(batch.stats.episodes) == over.sum()
+    assert int(batch.stats.lengths) + int(batch.lanes.time.sum()) == 8 * 64
 
 
 def test_devices_do_not_change_what_is_played_and_learnt(monkeypatch):
@@ -247,10 +245,10 @@ def test_learning_rate_falls_to_zero_over_the_given_steps():
 
 def test_rewards_are_scaled_by_the_deviation_of_the_running_return():
     agent = esrl.ppo(Walk(), TINY, **SMALL)
-    setup = prepare(Walk(), TINY, PPOOptions(**SMALL))
+    setup = agent.config
     state = agent.init(seed_key(0))
     batch = agent.rollout(state)
-    scaled, moments, _ = ppo.scaled_rewards(setup, state, batch.trajectory)
+    scaled, moments, _ = ppo.normalize_rewards(setup, state, batch.trajectory)
     running, _ = discounted_sums(
         jnp.zeros(16), batch.trajectory.rewards, batch.trajectory.terminated | batch.trajectory.truncated, 0.99
     )
@@ -322,11 +320,11 @@ def test_step_is_update_after_rollout():
 def test_sequences_are_learnt_from_as_they_were_played():
     """Before any step, the networks say of a recurrent rollout what they said while it was played."""
     agent = esrl.ppo(Walk(), esrl.gru(8), **SMALL)
-    setup = prepare(Walk(), esrl.gru(8), PPOOptions(**SMALL))
+    setup = agent.config
     state, _ = run(agent, 2)  # carries of lanes in the middle of an episode
     batch = agent.rollout(state)
-    samples = ppo.prepared(setup, state, batch, batch.trajectory.rewards)
-    assert samples.anew.any() and np.abs(np.asarray(samples.carry[0])).max() > 0
+    samples = ppo.make_samples(setup, state, batch, batch.trajectory.rewards)
+    assert samples.is_first.any() and np.abs(np.asarray(samples.carry[0])).max() > 0
     out = ppo.evaluate_sequences(setup, state.params, samples)
     np.testing.assert_allclose(out.value, samples.value, rtol=1e-4, atol=1e-5)
 
@@ -362,14 +360,14 @@ def test_probe_environments_are_solved(case):
     env, network, best, options = LEARN[case]
     defaults = {"num_envs": 32, "num_steps": 16, "num_minibatches": 4, "learning_rate": 0.01, "gamma": 0.5}
     agent = esrl.ppo(env(), network, **{**defaults, **options})
-    result = esrl.train(agent, generations=120, evaluations=0).run()
+    result = esrl.train(agent, generations=120, num_evals=0)
     score = esrl.evaluate(agent, result.state, 128).return_mean
     assert score > best - 0.15, score
 
 
 def test_without_memory_the_memory_probe_is_not_solved():
     agent = esrl.ppo(Memory(), TINY, **SMALL, learning_rate=0.01)
-    result = esrl.train(agent, generations=60, evaluations=0).run()
+    result = esrl.train(agent, generations=60, num_evals=0)
     assert esrl.evaluate(agent, result.state, 128).return_mean < 0.7
 
 
@@ -384,13 +382,13 @@ def test_without_memory_the_memory_probe_is_not_solved():
         ({"gamma": 1.5}, "gamma is 1.5, but must lie in 0 .. 1"),
         ({"gamma": float("nan")}, "gamma is nan"),
         ({"gae_lambda": -0.1}, "gae_lambda is -0.1"),
-        ({"clip_eps": 0.0}, "clip_eps is 0.0, but must be above 0"),
+        ({"clip_eps": 0.0}, "clip_eps is 0.0, but must be a number above 0"),
         ({"learning_rate": -1e-3}, "learning_rate is -0.001"),
-        ({"entropy_coef": -1.0}, "entropy_coef is -1.0, but must be at least 0"),
+        ({"entropy_coef": -1.0}, "entropy_coef is -1.0, but must be a number of at least 0"),
         ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0"),
         ({"critic": "none"}, 'critic is \'none\', but must be "separate" or "shared"'),
         ({"num_epochs": -3}, "num_epochs is -3, but must be a whole number of at least 1"),
-        ({"population": 8}, "unknown option 'population'"),
+        ({"population": 8}, "ppo has no option 'population'"),
         ({"lerning_rate": 1.0}, "did you mean learning_rate"),
         ({"anneal_steps": 0.0}, "anneal_steps is 0.0"),
         ({"optimizer": "adma"}, "did you mean adam"),
@@ -412,7 +410,7 @@ def test_critics_of_other_shapes_are_refused_and_the_users_network_gets_one_of_i
     def function(params, obs):
         return obs @ params
 
-    two = esrl.policy(function, params=jnp.zeros((1, 2)))
+    two = esrl.network(function, params=jnp.zeros((1, 2)))
     agent = esrl.ppo(Walk(), two, **SMALL)
     state = agent.init(seed_key(0))
     assert "Dense_0" in state.params["critic"] and int(agent.step(state)[0].generation) == 1

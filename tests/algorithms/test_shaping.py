@@ -41,7 +41,7 @@ def test_what_is_not_finite_ranks_worst_and_stays_finite(name, bad):
     assert not np.any(np.asarray(PAIRED[name](jnp.full((4, 2), bad))))
 
 
-def test_centred_rank_averages_ties_as_scipy_does():
+def test_centered_rank_averages_ties_as_scipy_does():
     fitness = jnp.array([[1.0, 2.0], [2.0, 5.0], [2.0, -1.0]])
     ranks = stats.rankdata(np.asarray(fitness).ravel(), method="average") - 1
     np.testing.assert_allclose(np.asarray(shaping.centered_rank()(fitness)).ravel(), ranks / 5 - 0.5, atol=1e-7)
@@ -64,7 +64,7 @@ def test_z_score_group_sign_and_leave_one_out_by_their_definitions():
 
 def test_bad_input_is_said():
     with pytest.raises(EsrlError, match="did you mean centered_rank"):
-        shaping.by_name("centered_rank")
+        shaping.by_name("centered_ranks")
     with pytest.raises(EsrlError, match="does not divide"):
         shaping.group(3)(jnp.zeros((8, 2)))
     with pytest.raises(EsrlError, match="antithetic"):

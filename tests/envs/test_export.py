@@ -147,7 +147,7 @@ def test_a_players_return_is_the_evaluations():
     state = agent.init(seed_key(0))
     for _ in range(3):
         state, _ = agent.step(state)
-    act = esrl.play_as(agent, state)
+    act = esrl.esrl.Trained(agent, state)
     env = esrl.as_vector_env(CARTPOLE, 256, AutoresetMode.DISABLED)
     observation, _ = env.reset(seed=1)
     total, live = np.zeros(256), np.ones(256, bool)
@@ -165,7 +165,7 @@ def test_a_players_return_is_the_evaluations():
 
 def test_one_observation_or_many():
     agent = esrl.ppo(CARTPOLE, esrl.mlp((8,)), num_envs=4, num_steps=8, num_minibatches=2)
-    act = esrl.play_as(agent, agent.init(seed_key(0)))
+    act = esrl.esrl.Trained(agent, agent.init(seed_key(0)))
     many = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     actions = act(many)
     assert actions.shape == (5,)
@@ -177,7 +177,7 @@ def test_one_observation_or_many():
 
 def test_memory_is_kept_between_calls_until_it_is_reset():
     agent = esrl.eggroll(Memory(), esrl.gru(8), population=8)
-    act = esrl.play_as(agent, agent.init(seed_key(0)))
+    act = esrl.esrl.Trained(agent, agent.init(seed_key(0)))
     observation = np.ones((3, *agent.env.observation_space.shape), np.float32)
     act(observation)
     once = [np.asarray(x) for x in jax.tree.leaves(act._carry)]
@@ -194,7 +194,7 @@ def test_memory_is_kept_between_calls_until_it_is_reset():
 
 
 def test_a_run_in_a_folder_plays(tmp_path):
-    recipe = esrl.Recipe(CARTPOLE, generations=1, options={"population": 8}, policy={"hidden": [8]}, evaluations=1)
+    recipe = esrl.Recipe(CARTPOLE, generations=1, options={"population": 8}, policy={"hidden": [8]}, num_evals=1)
     agent = recipe.build()
     for _ in recipe.train(agent, tmp_path / "run"):
         pass

@@ -73,7 +73,7 @@ def test_error_of_the_estimate_on_a_linear_fitness_is_what_theory_says(rank, dis
     For Rademacher noise it is mn - 1, and mn + 1 - 2 / R for rank R.
     """
     m, n, count = 12, 7, 40_000
-    leaf = MATRIX._replace(rank=rank, rows=(0,))
+    leaf = MATRIX._replace(rank=rank, row_axes=(0,))
     goal = jax.random.normal(seed_key(7), (m, n))
     eps = noise.sample(seed_key(8), (leaf,), jnp.arange(count), distribution)
     full = explicit(noise.dense(), (leaf,), eps)[0]
@@ -153,7 +153,7 @@ def test_a_matrix_no_larger_than_its_factors_gets_dense_noise_and_says_so():
 def test_thin_matrices_get_dense_noise_when_asked():
     thin, square = noise.Leaf("a", (256, 2), (0,), ""), noise.Leaf("b", (256, 256), (0,), "")
     assert [leaf.rank for leaf in noise.low_rank(1).plan((thin, square))] == [1, 1]
-    planned = noise.low_rank(1, thin=0.25).plan((thin, square))
+    planned = noise.low_rank(1, max_excess_variance=0.25).plan((thin, square))
     assert [leaf.rank for leaf in planned] == [0, 1] and "thin" in planned[0].reason
     signs = noise.low_rank(1, 1e-6, "rademacher").plan((thin, square))  # they add no variance that could be spared
     assert [leaf.rank for leaf in signs] == [1, 1] and noise.excess_variance(256, 2, 1, "rademacher") < 0

@@ -135,7 +135,7 @@ def test_a_plan_that_the_network_cannot_keep_fails_loudly():
     fn, params, one, many = functional()
     leaves = list(noise.low_rank(1).plan(classify(fn, params, *one)))
     table = next(i for i, leaf in enumerate(leaves) if leaf.path == "table")
-    leaves[table] = leaves[table]._replace(rows=(0,), rank=1)
+    leaves[table] = leaves[table]._replace(row_axes=(0,), rank=1)
     eps = noise.sample(seed_key(0), leaves, jnp.arange(P))
     with pytest.raises(AssertionError, match="classified as low-rank"):
         perturb.population(fn, leaves)(params, eps, jnp.array([0.1, -0.1]), *many)

@@ -16,7 +16,7 @@ from esrl.core.types import seed_key
 from esrl.policies import running_statistics as moment
 from esrl.policies.policy import bind
 from esrl.policies.spaces import features, observation_zeros, outside, pictures_and_rest
-from esrl.policies.user_network import policy
+from esrl.policies.user_network import network
 
 OBSERVATIONS = [
     spaces.Box(-1.0, 1.0, (3,)),
@@ -155,14 +155,14 @@ NETWORKS = {
     "mlp": esrl.mlp((4, 4), bias=False),
     "gru": esrl.gru(4),
     "linen": Linen(),
-    "linen gru": policy(LinenGRU(), carry=jnp.zeros(4)),
+    "linen gru": network(LinenGRU(), carry=jnp.zeros(4)),
     "nnx instance": NNX(rngs=nnx.Rngs(0)),
     "nnx class": NNX,
     "nnx factory": lambda rngs: NNX(rngs=rngs),
-    "nnx gru": policy(lambda rngs: NNXMemory(rngs=rngs), carry=jnp.zeros(2)),
-    "function, params": policy(linear, params=LINEAR),
-    "function, init": policy(linear, init=lambda key: {"w": jax.random.normal(key, (1, 2)), "b": jnp.zeros(2)}),
-    "function, carry": policy(remembering, params=jnp.ones((1, 2)), carry=jnp.zeros(1)),
+    "nnx gru": network(lambda rngs: NNXMemory(rngs=rngs), carry=jnp.zeros(2)),
+    "function, params": network(linear, params=LINEAR),
+    "function, init": network(linear, init=lambda key: {"w": jax.random.normal(key, (1, 2)), "b": jnp.zeros(2)}),
+    "function, carry": network(remembering, params=jnp.ones((1, 2)), carry=jnp.zeros(1)),
 }
 
 
@@ -203,7 +203,7 @@ def test_seeds_start_differently(name):
 def test_given_parameters_are_where_a_module_starts():
     module = Linen()
     trained = module.init(seed_key(7), jnp.zeros(1))["params"]
-    bound = bind(policy(module, params=trained), Memory.observation_space, Memory.action_space)
+    bound = bind(network(module, params=trained), Memory.observation_space, Memory.action_space)
     for seed in (0, 1):
         assert jax.tree.all(jax.tree.map(np.array_equal, bound.init(seed_key(seed))["network"], trained))
 
@@ -235,7 +235,7 @@ def test_what_was_seen_before_counts(name):
 
 def test_carry_starts_anew_with_every_episode():
     """A policy that acts by what it has seen before can only ever see zero in the first step."""
-    seen = policy(lambda p, x, c: (jnp.stack([p, c[0]]), c + 1.0), params=jnp.float32(0.5), carry=jnp.zeros(1))
+    seen = network(lambda p, x, c: (jnp.stack([p, c[0]]), c + 1.0), params=jnp.float32(0.5), carry=jnp.zeros(1))
     bound = bind(seen, Memory.observation_space, Memory.action_space)
     params, carry, actions = bound.init(seed_key(0)), bound.carry, []
     for _ in range(3):
@@ -279,14 +279,14 @@ class NNXBatchNorm(NNX):
         (lambda: NNXBatchNorm(rngs=nnx.Rngs(0)), r"NNXBatchNorm keeps state outside its parameters \(BatchStat\)"),
         (lambda: Linen(3), r"output has shape \(3,\), but action space Discrete\(2\) needs shape \(2,\)"),
         (lambda: NNX(5, rngs=nnx.Rngs(0)), r"output has shape \(5,\)"),
-        (lambda: policy(lambda p, x: {"a": p}, params=jnp.zeros(2)), "output has a dict"),
-        (lambda: policy(lambda p, x: p, params=jnp.zeros(2, jnp.int32)), "parameter of type int32"),
-        (lambda: policy(lambda p, x: jnp.zeros(2), params=()), "nothing to train"),
-        (lambda: policy(lambda p, x: p @ x, params=jnp.zeros((2, 9))), r"cannot take one observation float32\[1\]"),
-        (lambda: policy(lambda p, x, c: (p, c[:1]), params=jnp.zeros(2), carry=jnp.zeros(2)), "carry changes"),
+        (lambda: network(lambda p, x: {"a": p}, params=jnp.zeros(2)), "output has a dict"),
+        (lambda: network(lambda p, x: p, params=jnp.zeros(2, jnp.int32)), "parameter of type int32"),
+        (lambda: network(lambda p, x: jnp.zeros(2), params=()), "nothing to train"),
+        (lambda: network(lambda p, x: p @ x, params=jnp.zeros((2, 9))), r"cannot take one observation float32\[1\]"),
+        (lambda: network(lambda p, x, c: (p, c[:1]), params=jnp.zeros(2), carry=jnp.zeros(2)), "carry changes"),
         (lambda: Linen, "Linen is a Linen class; give an instance"),
         (lambda: linear, "needs its parameters"),
-        (lambda: policy(linear, params=LINEAR, init=lambda key: LINEAR), "both were given"),
+        (lambda: network(linear, params=LINEAR, init=lambda key: LINEAR), "both were given"),
         (lambda: 3, "a Flax module or a function, but got int"),
         (lambda: esrl.mlp((0,)), "every width must be at least 1"),
         (lambda: esrl.gru(0), "hidden is 0"),
@@ -333,11 +333,11 @@ def test_codes_and_pictures_are_normalised_for_networks_that_flatten_them():
     space = spaces.Dict(action_mask=mask, grid=box, kind=spaces.Discrete(3), number=spaces.Box(0, 9, (2,), np.int32))
     flat = {"action_mask": False, "grid": True, "kind": False, "number": True}
     for network in (esrl.mlp((8,)), esrl.gru(8)):
-        assert bind(network, space, spaces.Discrete(2)).normalized == flat
+        assert bind(network, space, spaces.Discrete(2)).normalizable == flat
     kept = dict.fromkeys(flat, False)
-    assert bind(esrl.cnn((2,), (4,)), space, spaces.Discrete(2)).normalized == kept
-    own = esrl.policy(lambda p, obs: p[obs["kind"]], params=jnp.zeros((3, 2)))
-    assert bind(own, space, spaces.Discrete(2)).normalized == kept
+    assert bind(esrl.cnn((2,), (4,)), space, spaces.Discrete(2)).normalizable == kept
+    own = esrl.network(lambda p, obs: p[obs["kind"]], params=jnp.zeros((3, 2)))
+    assert bind(own, space, spaces.Discrete(2)).normalizable == kept
 
 
 def test_normalised_codes_are_numbers_of_mean_0_and_deviation_1():

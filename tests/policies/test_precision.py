@@ -9,8 +9,6 @@ from probes import ActionDependsOnObservation, Memory, Target
 
 import esrl
 from esrl import EsrlError
-from esrl.algorithms.ppo_options import PPOOptions
-from esrl.algorithms.ppo_setup import prepare
 from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.perturbation import forward as perturb
@@ -22,7 +20,7 @@ ES = {"population": 16, "sigma": 1.0}
 PPO = {"num_envs": 8, "num_steps": 4, "num_minibatches": 2, "num_epochs": 1}
 AGENTS = {
     "eggroll": (esrl.eggroll, ES),
-    "signs": (esrl.eggroll, {**ES, "distribution": "rademacher", "noise_dtype": "int8", "rank": 2}),
+    "signs": (esrl.eggroll, {**ES, "noise_distribution": "rademacher", "noise_dtype": "int8", "rank": 2}),
     "open_es": (esrl.open_es, ES),
     "ppo": (esrl.ppo, PPO),
 }
@@ -103,7 +101,7 @@ def test_gradients_are_close_to_those_of_float32(network):
     env, net = NETWORKS[network]
 
     def gradient(precision):
-        nets = prepare(env(), net, PPOOptions(**PPO, precision=precision)).nets
+        nets = esrl.ppo(env(), net, **PPO, precision=precision).config.nets
         obs = random_like(nets.policy.observation, seed_key(3))
         value = lambda p: nets.apply(p, obs, nets.carry)[0].value  # noqa: E731
         out = lambda p: value(p) + jnp.sum(nets.apply(p, obs, nets.carry)[0].output ** 2)  # noqa: E731

@@ -96,7 +96,7 @@ def test_no_world_is_stepped_that_was_not_reset():
 
 def test_chunks_need_not_divide_the_pairs():
     def after(chunk):
-        agent = esrl.eggroll(Walk(), TINY, population=26, chunk=chunk, mesh=sharding.one_device())
+        agent = esrl.eggroll(Walk(), TINY, population=26, chunk_pairs=chunk, mesh=sharding.one_device())
         return agent.step(agent.init(seed_key(1)))[0].params
 
     for chunk in (4, 5, 12):

@@ -61,7 +61,7 @@ def test_a_trajectory_is_what_gymnasium_did():
     starts = number[time == 0]
     assert len(np.unique(starts)) == len(starts) > 12, "every episode is in another world"
     assert np.all(final[~truncated] == 0) and np.all(final[truncated] != 0)
-    assert int(first.ended.episodes) + int(second.ended.episodes) == over.sum()
+    assert int(first.stats.episodes) + int(second.stats.episodes) == over.sum()
 
 
 def test_a_run_that_is_resumed_begins_new_episodes_and_goes_on(tmp_path):
@@ -119,6 +119,6 @@ def test_cartpole_stepped_by_python_is_learnt():
         num_minibatches=4,
         learning_rate=3e-3,
     )
-    result = esrl.train(agent, env_steps=2e4, evaluations=1, evaluate_episodes=16).run()
+    result = esrl.train(agent, env_steps=2e4, num_evals=1, eval_episodes=16)
     assert result.metrics["eval_return_mean"] > 150
     assert jax.tree.all(jax.tree.map(lambda x: bool(np.isfinite(x).all()), result.state.params))

@@ -29,14 +29,16 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize(("name", "at_once"), [("eggroll", 1), ("eggroll", 2), ("open_es", 2), ("ppo", 1), ("ppo", 2)])
-def test_each_run_ends_as_it_would_alone(name, at_once):
+@pytest.mark.parametrize(
+    ("name", "batch_size"), [("eggroll", 1), ("eggroll", 2), ("open_es", 2), ("ppo", 1), ("ppo", 2)]
+)
+def test_each_run_ends_as_it_would_alone(name, batch_size):
     agent, faster = AGENTS[name](learning_rate=0.01), AGENTS[name](learning_rate=0.05)
     many = esrl.train_many(
-        agent, [7, 1], hyper={"learning_rate": [0.01, 0.05]}, env_steps=400, evaluations=2, at_once=at_once
+        agent, [7, 1], hyperparams={"learning_rate": [0.01, 0.05]}, env_steps=400, num_evals=2, batch_size=batch_size
     )
     for run, (single, seed, rate) in enumerate([(agent, 7, 0.01), (faster, 1, 0.05)]):
-        alone = esrl.train(single, env_steps=400, seed=seed, evaluations=2).run()
+        alone = esrl.train(single, env_steps=400, seed=seed, num_evals=2)
         row = [r for r in many.rows if r["run"] == run][-1]
         assert (row["seed"], row["learning_rate"]) == (seed, rate)
         assert (row["env_steps"], row["generation"]) == (alone.metrics["env_steps"], alone.metrics["generation"])
@@ -47,14 +49,14 @@ def test_each_run_ends_as_it_would_alone(name, at_once):
 
 
 def test_rows_are_of_the_start_and_of_each_evaluation():
-    many = esrl.train_many(AGENTS["eggroll"](), [3, 4], generations=4, evaluations=2)
+    many = esrl.train_many(AGENTS["eggroll"](), [3, 4], generations=4, num_evals=2)
     assert [(r["run"], r["generation"]) for r in many.rows] == [(0, 0), (1, 0), (0, 2), (1, 2), (0, 4), (1, 4)]
     assert all(np.isfinite(r["eval_return_mean"]) for r in many.rows)
 
 
 def test_progress_is_the_runs_mean_after_each_generation():
     said = []
-    esrl.train_many(AGENTS["eggroll"](), [3, 4], generations=4, evaluations=0, progress=said.append)
+    esrl.train_many(AGENTS["eggroll"](), [3, 4], generations=4, num_evals=0, progress=said.append)
     assert said == [0.25, 0.5, 0.75, 1.0]
 
 
@@ -66,10 +68,10 @@ def test_progress_is_the_runs_mean_after_each_generation():
         ([0], {"generations": 0}, "generations is 0"),
         (
             [0],
-            {"generations": 1, "hyper": {"sigmas": [1.0]}},
+            {"generations": 1, "hyperparams": {"sigmas": [1.0]}},
             "'sigmas' is no traced value of eggroll; did you mean sigma",
         ),
-        ([0, 1], {"generations": 1, "hyper": {"sigma": [1.0]}}, "sigma has 1 values for 2 runs"),
+        ([0, 1], {"generations": 1, "hyperparams": {"sigma": [1.0]}}, "sigma has 1 values for 2 runs"),
     ],
 )
 def test_bad_input_is_said_in_one_sentence(seeds, given, sentence):
