@@ -25,7 +25,7 @@ from esrl.core.jaxprs import call_body, scan_parts
 from esrl.core.types import Array, PyTree
 from esrl.perturbation.classify import matrix_rows
 from esrl.perturbation.noise import Dense, Leaf, LowRank
-from esrl.perturbation.rules import Batched, Lanes, Weight, densify, linear, plain, spread
+from esrl.perturbation.rules import Batched, Layout, Weight, apply_equation, densify, per_lane, perturbed_product
 
 
 def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., Any]:
@@ -44,12 +44,13 @@ def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., 
         flat, _ = jax.tree.flatten(params)
         flat_inputs = jax.tree.leaves(inputs)
         pairs = jax.tree.leaves(eps[0])[0].shape[0]
-        lanes = Lanes(pairs, scale.shape[0], flat_inputs[0].shape[0] // (pairs * scale.shape[0]), scale)
+        layout = Layout(pairs, scale.shape[0], flat_inputs[0].shape[0] // (pairs * scale.shape[0]), scale)
+        # The network is traced for one lane, as it was written. That costs nothing at run time.
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(params, *one)
         weights = [_weight(w, e, leaf) for w, e, leaf in zip(flat, eps, leaves, strict=True)]
-        out = _evaluate(closed.jaxpr, closed.consts, [*weights, *map(Batched, flat_inputs)], lanes)
-        return jax.tree.unflatten(jax.tree.structure(shape), [spread(x, lanes) for x in out])
+        out = _evaluate(closed.jaxpr, closed.consts, [*weights, *map(Batched, flat_inputs)], layout)
+        return jax.tree.unflatten(jax.tree.structure(shape), [per_lane(x, layout) for x in out])
 
     return apply
 
@@ -60,7 +61,7 @@ def _weight(value: Array, eps: LowRank | Dense, leaf: Leaf) -> Weight:
     return Weight(value, eps.a, eps.b, leaf.row_axes or (), leaf.column_axes, value.dtype)
 
 
-def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], lanes: Lanes) -> list[Any]:
+def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], layout: Layout) -> list[Any]:
     """Evaluates a one-lane jaxpr for all lanes; values are shared arrays, `Batched`, or `Weight`."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
@@ -71,36 +72,39 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], lanes: Lan
     for eqn in jaxpr.eqns:
         values = [read(v) for v in eqn.invars]
         body = call_body(eqn)
-        if body is not None:
-            out = _evaluate(body.jaxpr, body.consts, values, lanes)
+        if body is not None:  # jit, remat, custom_jvp and the like are entered: the product may be inside
+            out = _evaluate(body.jaxpr, body.consts, values, layout)
         elif any(isinstance(v, Weight) for v in values):
-            out = _consume(eqn, values, lanes)
+            out = _consume(eqn, values, layout)
         else:
-            out = plain(eqn, values)
+            out = apply_equation(eqn, values)
         env.update(zip(eqn.outvars, out, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 
-def _consume(eqn: Any, values: list[Any], lanes: Lanes) -> list[Any]:
+def _consume(eqn: Any, values: list[Any], layout: Layout) -> list[Any]:
     """An equation that consumes a perturbed parameter, by its rule; without one, only dense noise gets this far."""
     name = eqn.primitive.name
     held = [k for k, v in enumerate(values) if isinstance(v, Weight)]
     k = held[0]
     weight = values[k]
     if name == "convert_element_type":
+        # Noted, not done: value and noise are cast where they are used, lest a low dtype swallow a small perturbation.
         return [weight._replace(dtype=eqn.params["new_dtype"])]
     if name == "transpose":
         return [_transpose(weight, eqn.params["permutation"])]
     if name == "scan":
-        return _scan(eqn, values, lanes)
+        return _scan(eqn, values, layout)
+    # Dense noise of a matrix has a rule too, for matrix products alone: a batched product, not a weight for each lane.
     if len(held) == 1 and matrix_rows(eqn, k) is not None and (weight.b is not None or name == "dot_general"):
-        return [linear(eqn, values, k, lanes)]
+        return [perturbed_product(eqn, values, k, layout)]
     if any(values[i].b is not None for i in held):
         raise AssertionError(f"a parameter was classified as low-rank but is consumed by {name}")  # a defect of ours
-    return plain(eqn, [densify(v, lanes) if isinstance(v, Weight) else v for v in values])
+    return apply_equation(eqn, [densify(v, layout) if isinstance(v, Weight) else v for v in values])
 
 
 def _transpose(weight: Weight, permutation: Sequence[int]) -> Weight:
+    """The transposed parameter; factors stay as they lie, and only the names of their dimensions move."""
     value = weight.value.transpose(permutation)
     if weight.b is None:
         return weight._replace(value=value, a=weight.a.transpose(0, *(d + 1 for d in permutation)))
@@ -109,17 +113,18 @@ def _transpose(weight: Weight, permutation: Sequence[int]) -> Weight:
     return Weight(value, weight.a, weight.b, a_dims, b_dims, weight.dtype)
 
 
-def _scan(eqn: Any, values: Sequence[Any], lanes: Lanes) -> list[Any]:
+def _scan(eqn: Any, values: Sequence[Any], layout: Layout) -> list[Any]:
     """A scan inside the network whose constants hold perturbed parameters."""
     params = eqn.params
     n, m = scan_parts(eqn)
     consts, body = list(values[:n]), params["jaxpr"]
-    carry = [spread(v, lanes) for v in values[n : n + m]]
-    xs = [jnp.moveaxis(spread(v, lanes), 0, 1) for v in values[n + m :]]
+    # Carries must have one shape for all steps, so even shared ones get their lane axis before the first.
+    carry = [per_lane(v, layout) for v in values[n : n + m]]
+    xs = [jnp.moveaxis(per_lane(v, layout), 0, 1) for v in values[n + m :]]
 
     def step(carry: list[Array], x: list[Array]) -> tuple[list[Array], list[Array]]:
         args = [*consts, *map(Batched, carry), *map(Batched, x)]
-        out = [spread(v, lanes) for v in _evaluate(body.jaxpr, body.consts, args, lanes)]
+        out = [per_lane(v, layout) for v in _evaluate(body.jaxpr, body.consts, args, layout)]
         return out[:m], out[m:]
 
     carry, ys = jax.lax.scan(

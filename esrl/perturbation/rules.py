@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from esrl.core.types import Array
 
 
-class Lanes(NamedTuple):
+class Layout(NamedTuple):
     """How many pairs, signs and episodes the flat lane axis holds, and sigma times each sign [S]."""
 
     pairs: int
@@ -54,17 +54,17 @@ class Weight(NamedTuple):
     dtype: Any
 
 
-def linear(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Batched:
+def perturbed_product(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Batched:
     """A product with the shared parameter, and its correction: each summed in float32, together rounded once."""
     rule = {"dot_general": _dot, "conv_general_dilated": _conv, "gather": _gather}[eqn.primitive.name]
     dtype = eqn.outvars[0].aval.dtype
     wide = {"preferred_element_type": _wide(dtype)} if "preferred_element_type" in eqn.params else {}
     shared = values[k].value.astype(values[k].dtype)
     with jax.named_scope("shared"):
-        base = plain(eqn, [*values[:k], shared, *values[k + 1 :]], **wide)[0]
+        base = apply_equation(eqn, [*values[:k], shared, *values[k + 1 :]], **wide)[0]
     with jax.named_scope("correction"):
-        correction = rule(eqn, _in_place(values, k), k, lanes)
-    return Batched((spread(base, lanes).astype(correction.dtype) + correction).astype(dtype))
+        correction = rule(eqn, _in_place(values, k), k, layout)
+    return Batched((per_lane(base, layout).astype(correction.dtype) + correction).astype(dtype))
 
 
 def _in_place(values: Sequence[Any], k: int) -> list[Any]:
@@ -85,7 +85,7 @@ def _wide(dtype: Any) -> Any:
     return dtype if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
 
 
-def plain(eqn: Any, values: Sequence[Any], **changed: Any) -> list[Any]:
+def apply_equation(eqn: Any, values: Sequence[Any], **changed: Any) -> list[Any]:
     """An equation without parameters: once when its inputs are shared, else for every lane."""
     params = {**eqn.params, **changed}
 
@@ -95,29 +95,31 @@ def plain(eqn: Any, values: Sequence[Any], **changed: Any) -> list[Any]:
 
     axes = tuple(0 if isinstance(v, Batched) else None for v in values)
     arrays = [v.x if isinstance(v, Batched) else v for v in values]
-    if all(axis is None for axis in axes):
+    if all(axis is None for axis in axes):  # made of parameters and constants alone: computed once, for all lanes
         return list(bind(*arrays))
     return [Batched(x) for x in jax.vmap(bind, in_axes=axes)(*arrays)]
 
 
-def spread(value: Any, lanes: Lanes) -> Array:
+def per_lane(value: Any, layout: Layout) -> Array:
     """A value as [L, ...]."""
     if isinstance(value, Batched):
         return value.x
     if isinstance(value, Weight):
-        return densify(value, lanes).x
+        return densify(value, layout).x
     value = jnp.asarray(value)
-    return jnp.broadcast_to(value, (lanes.total, *value.shape))
+    return jnp.broadcast_to(value, (layout.total, *value.shape))
 
 
-def densify(weight: Weight, lanes: Lanes) -> Batched:
+def densify(weight: Weight, layout: Layout) -> Batched:
     """A densely perturbed parameter for every lane (biases and the like: XLA fuses this into their use)."""
     ones = (1,) * weight.value.ndim
-    scale = lanes.scale.astype(weight.value.dtype).reshape(1, lanes.signs, 1, *ones)
-    noise = weight.a.astype(weight.value.dtype).reshape(lanes.pairs, 1, 1, *weight.value.shape)
+    scale = layout.scale.astype(weight.value.dtype).reshape(1, layout.signs, 1, *ones)
+    noise = weight.a.astype(weight.value.dtype).reshape(layout.pairs, 1, 1, *weight.value.shape)
     full = weight.value[None, None, None] + scale * noise
-    full = jnp.broadcast_to(full.astype(weight.dtype), (lanes.pairs, lanes.signs, lanes.episodes, *weight.value.shape))
-    return Batched(full.reshape(lanes.total, *weight.value.shape))
+    full = jnp.broadcast_to(
+        full.astype(weight.dtype), (layout.pairs, layout.signs, layout.episodes, *weight.value.shape)
+    )
+    return Batched(full.reshape(layout.total, *weight.value.shape))
 
 
 def _factor(x: Array, dims: Sequence[int], order: Sequence[int]) -> Array:
@@ -126,67 +128,70 @@ def _factor(x: Array, dims: Sequence[int], order: Sequence[int]) -> Array:
     return x.transpose(0, 1, *axes).reshape(*x.shape[:2], -1)
 
 
-def _dot(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
+def _dot(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
     """Correction of a product x . W: `scale (x A) B^T` for every pair, or `scale x E` for dense noise."""
     weight, x = values[k], values[1 - k]
     contract, _ = eqn.params["dimension_numbers"]
     inner, w_inner = tuple(contract[1 - k]), tuple(contract[k])
     w_free = tuple(d for d in range(weight.value.ndim) if d not in w_inner)
-    x = spread(x, lanes)
+    x = per_lane(x, layout)
     x_free = tuple(d for d in range(x.ndim - 1) if d not in inner)
     size = math.prod(x.shape[1 + d] for d in inner)
     x_shape, w_shape = tuple(x.shape[1 + d] for d in x_free), tuple(weight.value.shape[d] for d in w_free)
+    # Rows of one pair side by side, [P, rows, inner]: each pair's factors then meet all its rows in one small product.
     x = x.transpose(0, *(1 + d for d in x_free), *(1 + d for d in inner))
-    x = x.reshape(lanes.pairs, lanes.signs * lanes.episodes * math.prod(x_shape), size)
+    x = x.reshape(layout.pairs, layout.signs * layout.episodes * math.prod(x_shape), size)
 
-    per_row = jnp.repeat(_scale(weight, lanes, x.dtype), lanes.episodes * math.prod(x_shape))[None, :, None]
+    per_row = jnp.repeat(_scale(weight, layout, x.dtype), layout.episodes * math.prod(x_shape))[None, :, None]
     if weight.b is None:
         noise = weight.a.astype(x.dtype).transpose(0, *(1 + d for d in w_inner), *(1 + d for d in w_free))
-        noise = noise.reshape(lanes.pairs, size, -1)
+        noise = noise.reshape(layout.pairs, size, -1)
         out = per_row * jnp.einsum("pqk,pkn->pqn", x, noise, preferred_element_type=_wide(x.dtype))
     else:
+        # The network may contract the m side (x W, through A first) or the n side (x W^T, through B first).
         forward = set(w_inner) == set(weight.a_dims)
         into, out_of = (weight.a, weight.b) if forward else (weight.b, weight.a)
         dims = (weight.a_dims, weight.b_dims) if forward else (weight.b_dims, weight.a_dims)
-        out = _thin(x, _factor(into, dims[0], w_inner), _factor(out_of, dims[1], w_free), per_row)
+        out = _factored_product(x, _factor(into, dims[0], w_inner), _factor(out_of, dims[1], w_free), per_row)
 
-    out = out.reshape(lanes.total, *x_shape, *w_shape)
+    out = out.reshape(layout.total, *x_shape, *w_shape)
     if k == 0:  # the weight is the left operand: its free dimensions come first
         order = [*range(len(x_shape), len(x_shape) + len(w_shape)), *range(len(x_shape))]
         out = out.transpose(0, *(1 + d for d in order))
     return out
 
 
-def _thin(x: Array, into: Array, out_of: Array, scale: Array) -> Array:
+def _factored_product(x: Array, into: Array, out_of: Array, scale: Array) -> Array:
     """`scale (x A) B^T`: x [P, Q, K], A [P, R, K], B [P, R, N], scale [1, Q, 1] -> [P, Q, N], in scale's type."""
+    # Two products of width R, never A B^T itself. The scale goes in between, where there are the fewest numbers.
     product = partial(jnp.einsum, preferred_element_type=scale.dtype)
     inner = product("pqk,prk->pqr", x, into.astype(x.dtype)) * scale
     return product("pqr,prn->pqn", inner.astype(x.dtype), out_of.astype(x.dtype))
 
 
-def _scale(weight: Weight, lanes: Lanes, dtype: Any) -> Array:
+def _scale(weight: Weight, layout: Layout, dtype: Any) -> Array:
     """What multiplies a perturbation's product of a type, for each sign [S]: sigma, over sqrt(R) for factors."""
-    scale = lanes.scale.astype(_wide(dtype))
+    scale = layout.scale.astype(_wide(dtype))
     return scale if weight.b is None else scale / math.sqrt(weight.a.shape[1])
 
 
-def _by_pair(fn: Callable[..., Array], shared: Sequence[Array], each: Sequence[Any], lanes: Lanes) -> Array:
+def _by_pair(fn: Callable[..., Array], shared: Sequence[Array], each: Sequence[Any], layout: Layout) -> Array:
     """`fn(*shared of the pair, *inputs of the lane)` for every lane."""
-    rows = lanes.signs * lanes.episodes
+    rows = layout.signs * layout.episodes
     batched = [isinstance(v, Batched) for v in each]
-    inputs = [v.x.reshape(lanes.pairs, rows, *v.x.shape[1:]) if isinstance(v, Batched) else v for v in each]
+    inputs = [v.x.reshape(layout.pairs, rows, *v.x.shape[1:]) if isinstance(v, Batched) else v for v in each]
     inner = jax.vmap(fn, in_axes=(*(None for _ in shared), *(0 if b else None for b in batched)), axis_size=rows)
     out = jax.vmap(inner, in_axes=(*(0 for _ in shared), *(0 if b else None for b in batched)))(*shared, *inputs)
-    return out.reshape(lanes.total, *out.shape[2:])
+    return out.reshape(layout.total, *out.shape[2:])
 
 
-def _scaled(out: Array, weight: Weight, lanes: Lanes) -> Array:
+def _scaled(out: Array, weight: Weight, layout: Layout) -> Array:
     """`out` [L, ...] times the scale of each lane."""
-    scale = jnp.tile(jnp.repeat(_scale(weight, lanes, out.dtype), lanes.episodes), lanes.pairs)
-    return scale.reshape(lanes.total, *(1,) * (out.ndim - 1)) * out
+    scale = jnp.tile(jnp.repeat(_scale(weight, layout, out.dtype), layout.episodes), layout.pairs)
+    return scale.reshape(layout.total, *(1,) * (out.ndim - 1)) * out
 
 
-def _conv(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
+def _conv(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
     """Correction of a convolution: convolve with the A side as an R-channel kernel, then mix channels with B."""
     weight = values[1]
     spec = eqn.params["dimension_numbers"]
@@ -198,7 +203,7 @@ def _conv(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
         thin = eqn.primitive.bind(x, kernel, **params).astype(x.dtype)
         return _mix(thin, channel, b)
 
-    return _scaled(_by_pair(correct, (weight.a, weight.b), (values[0],), lanes), weight, lanes)
+    return _scaled(_by_pair(correct, (weight.a, weight.b), (values[0],), layout), weight, layout)
 
 
 def _mix(x: Array, axis: int, b: Array) -> Array:
@@ -207,7 +212,7 @@ def _mix(x: Array, axis: int, b: Array) -> Array:
     return jnp.moveaxis(product, -1, axis)
 
 
-def _gather(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
+def _gather(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
     """Correction of an embedding lookup: look up rows of A, then multiply by B^T."""
     weight = values[0]
     numbers = eqn.params["dimension_numbers"]
@@ -219,4 +224,4 @@ def _gather(eqn: Any, values: Sequence[Any], k: int, lanes: Lanes) -> Array:
         looked_up = eqn.primitive.bind(rows, indices, slice_sizes=(1, a.shape[0]), **params)
         return _mix(looked_up, row, b)
 
-    return _scaled(_by_pair(correct, (weight.a, weight.b), (values[1],), lanes), weight, lanes)
+    return _scaled(_by_pair(correct, (weight.a, weight.b), (values[1],), layout), weight, layout)

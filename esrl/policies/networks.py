@@ -100,7 +100,7 @@ def mlp(
 
     Args:
       hidden: widths of the hidden layers; () is a linear policy.
-      activation: "layernorm_relu" (relu of a LayerNorm that has no parameters), "relu", "tanh", "silu", "gelu" or "elu".
+      activation: "layernorm_relu" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu", "elu".
       output_scale: standard deviation of the outputs at the start, relative to the usual initialization.
       bias: whether layers have biases.
 

@@ -332,8 +332,8 @@ def test_codes_and_pictures_are_normalised_for_networks_that_flatten_them():
     box, mask = spaces.Box(0, 255, (4, 4, 3), np.uint8), spaces.Box(0, 1, (2,), np.int8)
     space = spaces.Dict(action_mask=mask, grid=box, kind=spaces.Discrete(3), number=spaces.Box(0, 9, (2,), np.int32))
     flat = {"action_mask": False, "grid": True, "kind": False, "number": True}
-    for network in (esrl.mlp((8,)), esrl.gru(8)):
-        assert bind(network, space, spaces.Discrete(2)).normalizable == flat
+    for flattening in (esrl.mlp((8,)), esrl.gru(8)):
+        assert bind(flattening, space, spaces.Discrete(2)).normalizable == flat
     kept = dict.fromkeys(flat, False)
     assert bind(esrl.cnn((2,), (4,)), space, spaces.Discrete(2)).normalizable == kept
     own = esrl.network(lambda p, obs: p[obs["kind"]], params=jnp.zeros((3, 2)))

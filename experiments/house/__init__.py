@@ -1,0 +1,1 @@
+"""How large is each room of the library, and who imports whom?"""
