@@ -14,7 +14,7 @@ TRAIN  = $(BIN)/esrl train $(RECIPE) --out "$$out" $(ARGS)
 RENDER = $(BIN)/esrl render "$$out"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup suites train test lint format figures clean
+.PHONY: help setup suites train test lint format lines figures clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -43,18 +43,22 @@ train: setup  ## Train Hopper with EGGROLL and render it (RECIPE=... OUT=... ARG
 test: suites  ## Run the tests (WORKERS=2 ARGS=...)
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-lint: setup  ## Check style and types
+lint: setup  ## Check style, types, and that rooms import downwards
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: setup  ## Rewrite to the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+lines: setup  ## Print the lines of each room, and who imports whom
+	$(BIN)/python -m experiments.house.run
+
 figures: setup  ## Redraw plots/*.png and the report from the results that are there
-	$(BIN)/python plots/redraw.py
-	$(BIN)/python experiments/report.py
+	$(BIN)/python -m plots.redraw
+	$(BIN)/python -m experiments.report.build
 
 clean:  ## Remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
