@@ -53,7 +53,7 @@ def gae(
 
 
 def discounted_sums(start: Array, rewards: Array, ended: Array, gamma: Any) -> tuple[Array, Array]:
-    """Running sums `G_t = gamma G_t-1 + r_t` of each lane, begun anew with each episode.
+    """Running sums `G_t = gamma G_t-1 + r_t` of each lane, which start again with each episode.
 
     Returns the sums [L, T], and where each lane stands after the last step [L].
 

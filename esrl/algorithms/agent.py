@@ -1,4 +1,4 @@
-"""The agent: all that training, evaluation, checkpoints and logs ever see of an algorithm."""
+"""The agent: the only form in which training, evaluation, checkpoints and logs see an algorithm."""
 
 from __future__ import annotations
 

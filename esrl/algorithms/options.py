@@ -1,6 +1,6 @@
-"""Options of agents, read off their constructors: the signature has names, types and defaults, the docstring meanings.
+"""Options of agents, read off their constructors: signatures have names, types and defaults, docstrings meanings.
 
-So a constructor is the one place where an option is written down; recipes and the command line ask here.
+So an option is written down in one place. Recipes and the command line ask here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The agent that learns nothing: what every score is to be compared with."""
+"""The agent that learns nothing: the zero of every score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every other room may use: names and errors, devices, settings of JAX, seconds of compiling.
+"""Shared by every other room: names and errors, devices, settings of JAX, seconds of compiling.
 
 Imports nothing of esrl.
 """

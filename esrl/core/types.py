@@ -1,4 +1,4 @@
-"""Names that every other module may use: errors, aliases, and exact 64-bit counters."""
+"""Errors, type aliases, keys, and exact 64-bit counters."""
 
 from __future__ import annotations
 

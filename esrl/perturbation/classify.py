@@ -1,4 +1,4 @@
-"""What a network does with each parameter, read off its jaxpr: low-rank where a rule exists, else why not."""
+"""Classification of parameters by use: low-rank where the network's jaxpr has a rule for it, else why not."""
 
 from __future__ import annotations
 

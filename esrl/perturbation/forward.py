@@ -89,7 +89,7 @@ def _consume(eqn: Any, values: list[Any], layout: Layout) -> list[Any]:
     k = held[0]
     weight = values[k]
     if name == "convert_element_type":
-        # Noted, not done: value and noise are cast where they are used, lest a low dtype swallow a small perturbation.
+        # Only noted: value and noise are cast where they are used. A cast here would lose small perturbations.
         return [weight._replace(dtype=eqn.params["new_dtype"])]
     if name == "transpose":
         return [_transpose(weight, eqn.params["permutation"])]

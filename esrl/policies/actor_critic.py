@@ -19,7 +19,7 @@ CRITICS = ("separate", "shared")
 
 
 class Output(NamedTuple):
-    """What the networks say of one observation: the head's `output` and `log_std`, and the value (a scalar)."""
+    """The networks' outputs for one observation: the head's `output` and `log_std`, and the value (a scalar)."""
 
     output: Array
     log_std: Array | None
@@ -89,12 +89,12 @@ def _shared(policy: Policy) -> ActorCritic:
 def _separate(policy: Policy, critic: Bound) -> ActorCritic:
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Output, PyTree]:
         (out, log_std), actor = policy.apply(params["actor"], obs, carry[0])
-        value, judge = critic.apply(params["critic"], obs, carry[1])
-        return Output(out, log_std, value[0]), (actor, judge)
+        value, critic_carry = critic.apply(params["critic"], obs, carry[1])
+        return Output(out, log_std, value[0]), (actor, critic_carry)
 
     def init(key: Key) -> PyTree:
-        actor, judge = jax.random.split(key)
-        return {"actor": policy.init(actor), "critic": critic.init(judge)}
+        actor_key, critic_key = jax.random.split(key)
+        return {"actor": policy.init(actor_key), "critic": critic.init(critic_key)}
 
     carry = (policy.carry, critic.carry)
     return ActorCritic(policy, init, apply, carry, _any(carry))

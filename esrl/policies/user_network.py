@@ -2,7 +2,7 @@
 
 A network is for one lane, without a batch axis: it takes one observation as the observation space describes it (a Dict
 space gives a dict) and returns one array with as many numbers as the action space's head needs. A recurrent network
-takes and returns a carry as well; the carry starts anew with every episode. Feed-forward networks are the special case
+takes and returns a carry as well; the carry starts again with every episode. Feed-forward networks are the special case
 of an empty carry, so both share one path.
 """
 

@@ -1,4 +1,4 @@
-"""The runner of an environment: the one place where stepping on the device and stepping by Python part."""
+"""The runner of an environment: the one place that chooses between stepping on the device and by Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stepping gives, on the device and on the host alike: episodes, trajectories, and the two ways to play.
+"""Types of stepping, on the device and on the host alike: episodes, trajectories, and the two ways to play.
 
 Shapes: P pairs, S signs of a pair, E episodes of a member; L lanes (side by side), T steps.
 """

@@ -1,8 +1,8 @@
-"""A fixed number of steps in every lane, with whatever was decided on the way recorded.
+"""A fixed number of steps in every lane, and a record of every decision.
 
 Episodes go on from one unroll to the next, and a lane whose episode has ended begins another, in a new random world.
 Arrays of a trajectory are [L, T]: lanes, then steps. The final observation of an episode that was cut off by its time
-limit is valued before the lane begins anew: nothing else needs it, so it is not kept.
+limit is valued before the lane begins another episode: nothing else needs it, so it is not kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Progress of a run as a person sees it: one live line on a terminal or in a notebook, plain lines in a pipe."""
+"""Progress of a run for a person: one live line on a terminal or in a notebook, plain lines in a pipe."""
 
 from __future__ import annotations
 
