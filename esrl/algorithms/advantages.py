@@ -42,6 +42,7 @@ def gae(
       gamma: discount of one step. gae_lambda: lambda.
     """
     delta = rewards + gamma * jnp.where(terminated, 0.0, after) - values
+    # What comes after an end belongs to another episode; only the value of a truncated one's last observation counts.
     through = gamma * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
 
     def back(later: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -54,5 +54,6 @@ def make_optimizer(
     else:
         parts.append(optimizer)
     if weight_decay and not decays_itself:
+        # Behind the optimizer, so that the rate multiplies it too; minus, since its updates already point downhill.
         parts.append(optax.add_decayed_weights(-weight_decay))
     return optax.chain(*parts)

@@ -49,7 +49,7 @@ def map_chunks(
 
     def local(args: PyTree, xs: PyTree) -> tuple[PyTree, PyTree]:
         size = jax.tree.leaves(xs)[0].shape[0]
-        if size == chunk:
+        if size == chunk:  # without a loop, which would keep the compiler from fusing across its border
             return fn(args, xs)
         parts = jax.tree.map(lambda x: _in_parts(x, chunk), xs)
         shape = jax.eval_shape(fn, args, jax.tree.map(lambda x: x[0], parts))[1]
@@ -86,6 +86,7 @@ def map_devices(
         return gathered, jax.tree.map(lambda x: jax.lax.psum(x, AXIS), total)
 
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
+    # check_vma=False: what `fn` returns is made equal on all devices here, by gathering and summing.
     mapped = jax.shard_map(shard, mesh=mesh, in_specs=(everywhere, split), out_specs=everywhere, check_vma=False)
     return mapped(args, xs)
 

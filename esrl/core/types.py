@@ -75,6 +75,7 @@ class Count(NamedTuple):
 
 def _add(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
     lo = a[1] + b[1]
+    # Unsigned addition wraps round: the low words have carried exactly when their sum is below one of them.
     return a[0] + b[0] + (lo < a[1]).astype(jnp.uint32), lo
 
 

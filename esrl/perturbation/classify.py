@@ -44,6 +44,7 @@ def classify(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> tuple[L
 def _collect(jaxpr: Any, tracked: dict[Any, tuple[int, tuple[int, ...]]], uses: list[list[_Use]]) -> None:
     """Walks a jaxpr; `tracked` maps a variable to (parameter, which of its dimensions each dimension is)."""
     for eqn in jaxpr.eqns:
+        # Literals are not hashable, and are no parameters.
         held = [(k, tracked[v]) for k, v in enumerate(eqn.invars) if not isinstance(v, jex.Literal) and v in tracked]
         if not held:
             continue
@@ -53,7 +54,7 @@ def _collect(jaxpr: Any, tracked: dict[Any, tuple[int, tuple[int, ...]]], uses: 
             inner = eqn.params["jaxpr"].jaxpr
             _collect(inner, {inner.invars[k]: where for k, where in held if k < n}, uses)
             for k, (leaf, _) in held:
-                if k >= n:
+                if k >= n:  # a slice of the parameter in each step is another matrix in each step
                     uses[leaf].append(_Use(None, "scan, as a carry or a slice"))
         elif body is not None:
             inside = {body.jaxpr.invars[k]: where for k, where in held}
@@ -79,7 +80,7 @@ def matrix_rows(eqn: Any, k: int) -> tuple[int, ...] | None:
     """The m side's dimensions when operand k of this equation is a weight with a low-rank rule, else None."""
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
-        contract, batch = params["dimension_numbers"]
+        contract, batch = params["dimension_numbers"]  # a batched product has a matrix for each batch entry: no rule
         return None if batch[k] else tuple(contract[k])
     if name == "conv_general_dilated" and k == 1:
         if params["feature_group_count"] != 1 or params["batch_group_count"] != 1:
@@ -106,6 +107,7 @@ def _decide(path: str, shape: tuple[int, ...], uses: Sequence[_Use]) -> Leaf:
     others = tuple(d for d in range(len(shape)) if d not in rows)
     if not rows or not others:
         return Leaf(path, shape, None, "contracted whole, so not used as a matrix")
+    # Used as W in one place and as W^T in another is fine: the same factors serve both ways round.
     if any(use.rows not in (rows, others) for use in uses):
         return Leaf(path, shape, None, "used as matrices of different shapes")
     if any(use.rows != rows and use.operation != "dot_general" for use in uses):

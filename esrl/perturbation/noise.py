@@ -165,7 +165,7 @@ def low_rank(
         if leaf.row_axes is None:
             return leaf._replace(rank=0)
         m, n = leaf.matrix_shape
-        if rank * (m + n) >= m * n:
+        if rank * (m + n) >= m * n:  # dense noise then takes no more numbers, and has less variance
             return leaf._replace(rank=0, reason=f"{leaf.reason}; {m}x{n} is no larger than its rank-{rank} factors")
         excess = excess_variance(m, n, rank, distribution)
         if max_excess_variance is not None and excess > max_excess_variance:
@@ -193,6 +193,7 @@ def sample(
     A pair's numbers are one draw from its own key, and each leaf has its place in it. So a number depends on (key,
     pair, leaf) alone, neither chunks nor devices change it, and there is one generator to compile for all leaves.
     """
+    # A key for each pair, never one for a batch of them: batches differ between chunks and devices.
     keys = jax.vmap(lambda pair: jax.random.fold_in(key, pair))(pairs)
     draw = {"normal": _normal, "rademacher": _rademacher}[distribution]
     flat = jax.vmap(partial(draw, count=sum(leaf.num_random for leaf in leaves), dtype=dtype))(keys)
@@ -204,6 +205,7 @@ def sample(
         if not leaf.rank:
             eps.append(Dense(numbers.reshape(-1, *leaf.shape)))
             continue
+        # Both factors keep the dimensions of the parameter, so that convolutions and lookups can take them as they are.
         cut = leaf.matrix_shape[0] * leaf.rank
         m_side, n_side = (tuple(leaf.shape[d] for d in dims) for dims in (leaf.row_axes or (), leaf.column_axes))
         a, b = numbers[:, :cut], numbers[:, cut:]
@@ -217,6 +219,7 @@ def _normal(key: Key, count: int, dtype: str) -> Array:
 
 def _rademacher(key: Key, count: int, dtype: str) -> Array:
     """+1 or -1 [count], each from one random bit."""
+    # 32 entries from each random word; a draw from {-1, 1} would spend a whole word on each.
     words = jax.random.bits(key, (-(-count // 32), 1), jnp.uint32)
     ones = (words >> jnp.arange(32, dtype=jnp.uint32)[None]) & jnp.uint32(1)
     return 1 - 2 * ones.ravel()[:count].astype(dtype)
@@ -238,6 +241,7 @@ def weighted_sum(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequenc
         if isinstance(e, Dense):
             return jnp.einsum("p,p...->...", weights, e.e.astype(weights.dtype))
         a, b = _factors(e, leaf)
+        # One product over pairs and ranks together. The weight scales A alone: E is linear in each of its factors.
         total = jnp.einsum("prm,prn->mn", a * weights[:, None, None], b) / math.sqrt(leaf.rank)
         return _from_matrix(total, leaf)
 

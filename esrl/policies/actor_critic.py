@@ -105,6 +105,7 @@ def _critic(network: Any, own: Network | None, space: spaces.Space, carry: PyTre
     observation = observation_zeros(space)
     chosen = own or (mlp() if network is None else as_network(network))
     shape = ()
+    # A network of the user's may have a fixed number of outputs; then a ready-made critic takes its place.
     try:
         bound = chosen.bind(observation, 1, observation_space=space)
         params = jax.eval_shape(bound.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))

@@ -94,6 +94,7 @@ def _multi_discrete(nvec: np.ndarray, start: np.ndarray, dtype: np.dtype) -> Hea
 
     def entropy(_: int, part: Array) -> Array:
         logs = jax.nn.log_softmax(part)
+        # A masked choice has log probability -inf, and 0 * -inf would be NaN; its share of the entropy is 0.
         return -jnp.sum(jnp.exp(logs) * jnp.where(jnp.isfinite(logs), logs, 0.0))
 
     return Head(
@@ -136,6 +137,7 @@ def _box(space: spaces.Box, squash: str) -> Head:
         raise EsrlError(
             f"action space {space} is a Box of {space.dtype}; use a float Box, or MultiDiscrete for integers"
         )
+    # In float64: the width of float32's largest bounds would overflow.
     wide = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
     bounded = np.isfinite(wide[0]) & np.isfinite(wide[1])
     with np.errstate(invalid="ignore"):
@@ -154,6 +156,7 @@ def _box(space: spaces.Box, squash: str) -> Head:
 
     def log_prob(out: Array, log_std: Array | None, raw_action: Array) -> Array:
         log_std = spread(out, log_std)
+        # Of the raw action: the bounds are applied behind it, and their Jacobian cancels from every ratio.
         return -jnp.sum(0.5 * ((raw_action - out) * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi))
 
     return Head(

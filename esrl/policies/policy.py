@@ -82,6 +82,7 @@ def bind(
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
         output, carry = bound.apply(params["network"], obs, carry)
         if allowed is not None:
+            # Before sampling and before the mode, so that every agent obeys the mask without knowing of it.
             logits = masked(output[: actions.size], allowed(obs))
             output = jnp.concatenate([logits, output[actions.size :]])
         return (output, params.get("log_std")), carry

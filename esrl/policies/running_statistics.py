@@ -52,6 +52,7 @@ def accumulate(sums: Sums | None, moments: Moments | None, observations: PyTree,
     if sums is None or moments is None:
         return None
     picked = _picked(moments, observations)
+    # One NaN in the sums would make every later observation NaN, for good.
     for x in jax.tree.leaves(picked):
         live = live & jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
 
@@ -78,6 +79,7 @@ def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
         return old + first / safe
 
     def m2(old: Array, first: Array, second: Array) -> Array:
+        # A sum of squares; rounding may leave it just below 0.
         return old + jnp.maximum(second - first * first / safe, 0.0)
 
     return Moments(
@@ -98,6 +100,7 @@ def normalize(moments: Moments | None, observation: PyTree, clip: float = 10.0) 
             return x
         x, known = x.astype(jnp.float32), moments.seen > 0
         std = jnp.sqrt(m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
+        # An entry that never varied has deviation 0: at least 1e-4, so that its first change does not explode.
         return jnp.where(known, jnp.clip((x - mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
 
     return jax.tree.map(one, observation, _as(observation, moments.mean), _as(observation, moments.m2))

@@ -136,6 +136,7 @@ def _nnx(network: Any, carry: PyTree) -> Bound:
     module = network if make is None else make(rngs=nnx.Rngs(0))
     if jax.tree.leaves(nnx.state(module, nnx.BatchStat)):
         raise EsrlError(_KEEPS_STATE.format(type(module).__name__, "BatchStat"))
+    # Parameters leave the module, so that they can be perturbed and trained; all else of it stays in `rest`.
     parts: Any = nnx.split(module, nnx.Param, ...)
     graph, start, rest = parts
 
@@ -144,7 +145,7 @@ def _nnx(network: Any, carry: PyTree) -> Bound:
         return nnx.to_pure_dict(fresh)
 
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
-        state = jax.tree.map(lambda x: x, start)
+        state = jax.tree.map(lambda x: x, start)  # a copy: replacing writes into it
         nnx.replace_by_pure_dict(state, params)
         whole = nnx.merge(graph, state, rest)
         if not recurrent:

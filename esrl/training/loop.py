@@ -103,7 +103,7 @@ class Run:
         return self._generations()
 
     def _generations(self) -> Iterator[tuple[int, Any, Metrics]]:
-        compile_seconds()
+        compile_seconds()  # begins to listen: what compiles before the first call is not counted
         state = self.agent.init(self._key)
         state = state._replace(**{name: jnp.float32(value) for name, value in self.hyperparams.items()})
         rows: list[Row] = []
@@ -114,7 +114,7 @@ class Run:
         last = rows[-1] if rows else {}
         self._clock = Clock(last)
         try:
-            if rows and self.progress(state) >= 1:
+            if rows and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
                 yield int(state.generation), state, last
             while self.progress(state) < 1:
                 before = self.progress(state)
@@ -143,6 +143,7 @@ class Run:
             with self._clock.measure("step"):
                 after, metrics = jax.block_until_ready(self.agent.step(state))
         values = {name: _number(value) for name, value in jax.device_get(metrics).items()}
+        # Ranks of nothing but NaN would be a step of zero, for ever and without a word.
         if values.pop("all_nonfinite", False):
             raise EsrlError(
                 f"{name_of(self.agent.env)}: generation {int(after.generation)} has not one finite return; the"

@@ -102,6 +102,7 @@ def train_many(
     clock = Clock()
     keys = jnp.stack([seed_key(seed) for seed in seeds])
     states = start(keys, {name: jnp.asarray(v, jnp.float32) for name, v in values.items()})
+    # Each run has the held-out worlds that `esrl.train` gives its seed.
     worlds = jnp.stack([held_out_keys(seed, eval_episodes) for seed in seeds])
     known = [{"run": i, "seed": int(s), **{k: v[i] for k, v in values.items()}} for i, s in enumerate(seeds)]
     rows: list[Row] = []
