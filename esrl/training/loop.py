@@ -292,21 +292,8 @@ def train(
       >>> result.metrics["eval_return_mean"] > result.metrics["return_mean"] / 2
       True
     """
-    run = iterate(
-        agent,
-        env_steps=env_steps,
-        generations=generations,
-        seconds=seconds,
-        seed=seed,
-        out=out,
-        num_evals=num_evals,
-        early_evals=early_evals,
-        eval_episodes=eval_episodes,
-        eval_seed=eval_seed,
-        checkpoint_every=checkpoint_every,
-        hyperparams=hyperparams,
-        resume=resume,
-    )
+    given = {name: value for name, value in locals().items() if name not in ("progress", "on_generation")}
+    run = iterate(**given)
     shown = Progress() if (watched() if progress is None else progress) else None
     return finish(run, shown, on_generation)
 

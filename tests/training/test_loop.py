@@ -1,0 +1,97 @@
+"""The training loop: budgets, evaluations, what is returned and shown, and what a run leaves behind."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from probes import Walk
+
+import esrl
+from esrl import EsrlError
+from esrl.training.budget import Budget, Grid
+
+TINY = esrl.mlp((8,), "tanh")
+
+
+def agent(**options):
+    return esrl.eggroll(Walk(), TINY, population=16, **options)
+
+
+def params_of(state):
+    return np.concatenate([np.asarray(x).ravel() for x in jax.tree.leaves(state.params)])
+
+
+def test_train_trains_and_returns_where_it_ended(capsys):
+    seen = []
+    result = esrl.train(agent(), generations=3, num_evals=1, on_generation=lambda *now: seen.append(now[0]))
+    assert seen == [1, 2, 3] and int(result.state.generation) == 3 and result.out is None
+    assert result.metrics["eval_return_mean"] == esrl.evaluate(result.agent, result.state).return_mean
+    assert capsys.readouterr().out == ""  # nobody looks
+
+
+def test_progress_is_shown_when_it_is_asked_for(capsys):
+    esrl.train(agent(), generations=2, num_evals=1, progress=True)
+    said = capsys.readouterr().out
+    assert "16 episodes a generation" in said and "return at the start" in said and "done: return" in said
+
+
+def test_train_is_the_end_of_iterate():
+    *_, (generation, state, metrics) = esrl.iterate(agent(), generations=3, seed=5, num_evals=0)
+    result = esrl.train(agent(), generations=3, seed=5, num_evals=0)
+    assert generation == 3
+    np.testing.assert_array_equal(params_of(state), params_of(result.state))
+    assert metrics["env_steps"] == result.metrics["env_steps"]
+
+
+def test_the_first_budget_that_is_used_up_ends_a_run():
+    assert int(esrl.train(agent(), generations=9, seconds=1e-9, num_evals=0).state.generation) == 1
+    result = esrl.train(agent(), generations=9, env_steps=200, num_evals=0)
+    assert 1 < int(result.state.generation) < 9 and int(result.state.env_steps) >= 200
+    budget = Budget(env_steps=100, seconds=4.0)
+    assert budget.used(50, 1, 1.0) == 0.5 and budget.used(10, 1, 3.0) == 0.75 and budget.used(10, 1, 9.0) == 1.0
+
+
+def test_evaluations_are_spread_evenly_with_early_ones_at_halves():
+    grid = Grid(num_evals=4, early=2)
+    parts = np.arange(0, 129) / 128
+    due = [after for before, after in itertools.pairwise(parts) if grid.due(before, after)]
+    assert due == [1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1]
+    rows = [row for *_, row in esrl.iterate(agent(), generations=8, num_evals=2, early_evals=1, eval_episodes=4)]
+    assert [row["generation"] for row in rows if "eval_return_mean" in row] == [2, 4, 8]
+
+
+def test_hyperparams_are_those_of_the_constructor():
+    one = esrl.train(agent(sigma=0.3), generations=2, num_evals=0)
+    other = esrl.train(agent(), generations=2, num_evals=0, hyperparams={"sigma": 0.3})
+    np.testing.assert_array_equal(params_of(one.state), params_of(other.state))
+
+
+def test_breaking_off_leaves_everything_so_far(tmp_path):
+    for generation, state, _ in esrl.iterate(agent(), generations=9, out=tmp_path / "run", num_evals=0):  # noqa: B007
+        if generation == 3:
+            break
+    trained = esrl.load(tmp_path / "run", env=Walk())
+    np.testing.assert_array_equal(params_of(trained.state), params_of(state))
+    rest = esrl.train(agent(), generations=5, out=tmp_path / "run", num_evals=0, resume=True)
+    whole = esrl.train(agent(), generations=5, num_evals=0)
+    np.testing.assert_array_equal(params_of(rest.state), params_of(whole.state))
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "how long to train is not said"),
+        ({"generations": 0}, "generations is 0"),
+        ({"seconds": 0.0}, "seconds is 0.0, but must be above 0"),
+        ({"generations": 1, "num_evals": -1}, "num_evals is -1"),
+        ({"generations": 1, "eval_episodes": 0}, "eval_episodes is 0"),
+        ({"generations": 1, "resume": True}, "give the run's folder"),
+        ({"generations": 1, "hyperparams": {"sigmas": 1.0}}, "did you mean sigma"),
+    ],
+)
+def test_bad_arguments_are_said_before_anything_runs(given, sentence):
+    with pytest.raises(EsrlError, match=sentence):
+        esrl.iterate(agent(), **given)
+    with pytest.raises(EsrlError, match=sentence):
+        esrl.train(agent(), **given)
