@@ -19,7 +19,7 @@ EPISODES = 100
 def train_two_generations(name: str, agent: str, **options: Any) -> None:
     """Trains an agent for two steps on an environment; parameters must change and stay finite.
 
-    The horizon should be short (`name?horizon=20`), so that compiling is all that this costs.
+    The time limit should be short (`name?max_episode_steps=20`), so that compiling is all that this costs.
     """
     small = (
         {"num_envs": 4, "num_steps": 16, "num_minibatches": 2, "num_epochs": 1} if agent == "ppo" else {"population": 8}
@@ -101,21 +101,43 @@ def assert_same_episodes(
     compare(mine[0].sum(axis=1), own[0].sum(axis=1))
 
 
+class Playing:
+    """One episode in every lane of shape (P, S, E), of an environment that Python steps.
+
+    Attributes:
+      lanes: the `HostLanes`.
+    """
+
+    def __init__(self, env: Any, *shape: int) -> None:
+        self.lanes = env.make_lanes(shape, together=True)
+
+    def reset(self, seeds: Any) -> Any:
+        """Begins an episode in every lane; seeds [P, S, E]. Returns observations [L, ...]."""
+        self._live = np.ones(seeds.size, bool)
+        return self.lanes.begin(self._live, seeds.ravel())
+
+    def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+        """One step of the lanes that live: observations [L, ...], rewards [L], ended [L]."""
+        observations, rewards, terminated, truncated = self.lanes.step(actions, self._live)
+        ended = terminated | truncated
+        self._live = self._live & ~ended
+        return observations, rewards, ended
+
+
 def seeds_of_generations(env: Any, population: int, episodes: int) -> list[set[int]]:
     """Seeds of the worlds of two generations and of an evaluation, of an environment that Python steps."""
     given: list[Any] = []
-    make_vec = env.make_vec
 
-    def watched(*shape: int) -> Any:
-        lanes = make_vec(*shape)
-        if "reset" not in vars(lanes):
-            reset = lanes.reset
-            lanes.reset = lambda seeds: (given.append(seeds), reset(seeds))[1]
+    def watched(shape: tuple[int, ...], together: bool = False) -> Any:
+        lanes = env.make_lanes(shape, together)
+        if "begin" not in vars(lanes):
+            begin = lanes.begin
+            lanes.begin = lambda which, seeds: (given.append(seeds), begin(which, seeds))[1]
         return lanes
 
-    agent = esrl.eggroll(env._replace(make_vec=watched), esrl.mlp((4,)), population=population)
+    agent = esrl.eggroll(env._replace(make_lanes=watched), esrl.mlp((4,)), population=population)
     state = agent.init(seed_key(0))
     for _ in range(2):
         state, _ = agent.step(state)
     esrl.evaluate(agent, state, episodes=episodes)
-    return [set(seeds.ravel().tolist()) for seeds in given[:3]]
+    return [set(seeds.tolist()) for seeds in given[:3]]

@@ -1,7 +1,9 @@
-"""What an environment is: a world that JAX steps (`Env`), or one that Python steps (`HostEnv`)."""
+"""The two kinds of environments: those that JAX steps (`Env`), and those that Python steps (`HostEnv`)."""
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,8 +21,8 @@ class Env(Protocol):
 
     Attributes:
       observation_space, action_space: Gymnasium spaces.
-      max_episode_steps (optional): steps after which an episode is truncated; 1000 when left out. `horizon` is
-        another name for it.
+      max_episode_steps (optional): steps after which an episode is truncated; 1000 when left out. `horizon` is an old
+        name of it.
       name (optional): what `esrl.make` would call it.
       fixed_start (optional): True when every episode begins in the same state; `check_env` asks otherwise.
 
@@ -43,18 +45,16 @@ class HostEnv(NamedTuple):
     Attributes:
       name: what `esrl.make` calls it.
       observation_space, action_space: of one lane.
-      horizon: steps after which an episode is truncated.
-      make_vec: `make_vec(lanes, twins) -> VectorLanes`, see `esrl.envs.suites.gymnasium_host`.
-      make_stream: `make_stream(lanes) -> StreamLanes`, lanes that begin a new episode when they are told to.
-      make_one: `make_one(**kwargs) -> gymnasium.Env`, for rendering.
+      max_episode_steps: steps after which an episode is truncated.
+      make_lanes: `make_lanes(shape, together) -> HostLanes`, see `esrl.envs.host_lanes.lanes_maker`.
+      make_one: `make_one(**kwargs) -> gymnasium.Env`, for checks and for rendering.
     """
 
     name: str
     observation_space: spaces.Space
     action_space: spaces.Space
-    horizon: int
-    make_vec: Callable[..., Any]
-    make_stream: Callable[[int], Any]
+    max_episode_steps: int
+    make_lanes: Callable[..., Any]
     make_one: Callable[..., Any]
 
 
@@ -68,14 +68,51 @@ def name_of(env: Any) -> str:
     return str(getattr(env, "name", None) or type(env).__name__)
 
 
-def max_episode_steps_of(env: Any) -> int:
-    """Steps after which an episode of this environment is cut off: its `max_episode_steps`, or `horizon`.
+def max_episode_steps_of(env: Any, name: str = "") -> int:
+    """Steps after which an episode of this environment (an object or a class) is cut off.
 
     Raises:
       EsrlError: a limit that is not a positive whole number.
     """
-    own = "max_episode_steps" if hasattr(env, "max_episode_steps") else "horizon"
-    limit = getattr(env, own, MAX_EPISODE_STEPS)
-    if isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 1:
-        raise EsrlError(f"{name_of(env)}: {own} is {limit!r}, but must be a whole number of at least 1")
-    return int(limit)
+    name = name or name_of(env)
+    if hasattr(env, "max_episode_steps") or not hasattr(env, "horizon"):
+        return check_positive(f"{name}: max_episode_steps", getattr(env, "max_episode_steps", MAX_EPISODE_STEPS))
+    _notice(name)
+    return check_positive(f"{name}: horizon", env.horizon)
+
+
+def rename_horizon(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Options in which the time limit is called `max_episode_steps`, not by its old name `horizon`.
+
+    Raises:
+      EsrlError: both names are given.
+    """
+    if "horizon" not in options:
+        return options
+    if "max_episode_steps" in options:
+        raise EsrlError(f"{name}: max_episode_steps and horizon are the same time limit; give one of them")
+    _notice(name)
+    return {"max_episode_steps" if key == "horizon" else key: value for key, value in options.items()}
+
+
+@functools.cache  # once for each name
+def _notice(name: str) -> None:
+    print(f"{name}: horizon is now called max_episode_steps; the old name still works", file=sys.stderr)
+
+
+def check_positive(what: str, value: Any) -> int:
+    """The value, when it is a whole number of at least 1.
+
+    Raises:
+      EsrlError: it is something else.
+    """
+    # A bool is an int in Python, but True is no number of steps.
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise EsrlError(f"{what} is {value!r}, but must be a whole number of at least 1")
+    return int(value)
+
+
+def reason_of(error: Exception) -> str:
+    """An error's type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

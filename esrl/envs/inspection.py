@@ -1,4 +1,4 @@
-"""What one environment is: its spaces, how many weights a policy has, and how fast it steps here."""
+"""Inspect an environment: its spaces, how many weights a policy has, and how fast it steps here."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Inspection(NamedTuple):
     Attributes:
       name: what `esrl.make` calls it.
       observation_space, action_space: Gymnasium's spaces as text.
-      horizon: steps after which an episode is cut off.
+      max_episode_steps: steps after which an episode is cut off.
       action_mask: whether observations say which actions are allowed.
       stepped_by: "device" or "python".
       parameters: weights of `esrl.mlp()`, 3 x 256, as its policy.
@@ -40,7 +40,7 @@ class Inspection(NamedTuple):
     name: str
     observation_space: str
     action_space: str
-    horizon: int
+    max_episode_steps: int
     action_mask: bool
     stepped_by: str
     parameters: int
@@ -71,7 +71,7 @@ def inspect_env(env: Any, lanes: int | None = None, steps: int = 100) -> Inspect
         name=name_of(env),
         observation_space=_space_text(env.observation_space),
         action_space=_space_text(env.action_space),
-        horizon=max_episode_steps_of(env),
+        max_episode_steps=max_episode_steps_of(env),
         action_mask=action_mask(env.observation_space, env.action_space) is not None,
         stepped_by="python" if host else "device",
         parameters=sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)),
@@ -127,21 +127,21 @@ def _measure_host(env: HostEnv, lanes: int, steps: int) -> tuple[float, float, i
     """As `_measure_device`; lanes whose episode has ended begin another, which counts as time."""
     act = random_policy(env)
     choose = jax.jit(lambda observation, key: jax.vmap(act)(observation, jax.random.split(key, lanes)))
-    worlds = env.make_stream(lanes)
-    seeds = np.arange(lanes, dtype=np.uint32)
-    seen = to_32_bit(worlds.begin(np.ones(lanes, bool), seeds))
+    worlds = env.make_lanes((lanes,))
+    all_lanes, seeds = np.ones(lanes, bool), np.arange(lanes, dtype=np.uint32)
+    seen = to_32_bit(worlds.begin(all_lanes, seeds))
     key, begun = seed_key(0), time.perf_counter()
     jax.block_until_ready(choose(seen, key))
     seconds = time.perf_counter() - begun
 
     def measured(number: int) -> float:
-        observation = to_32_bit(worlds.begin(np.ones(lanes, bool), seeds))
+        observation = to_32_bit(worlds.begin(all_lanes, seeds))
         begun = time.perf_counter()
         for t in range(number):
             actions = jax.device_get(choose(observation, jax.random.fold_in(key, t)))
-            after, _, terminated, truncated = worlds.step(actions)
-            over = np.asarray(terminated | truncated)
-            observation = to_32_bit(worlds.begin(over, seeds + np.uint32(t + 1)) if over.any() else after)
+            after, _, terminated, truncated = worlds.step(actions, all_lanes)
+            done = terminated | truncated
+            observation = to_32_bit(worlds.begin(done, seeds + np.uint32(t + 1)) if done.any() else after)
         return time.perf_counter() - begun
 
     measured(1)

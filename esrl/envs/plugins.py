@@ -16,7 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from esrl.core.types import EsrlError
-from esrl.envs.suites._suite import check_known, construct, quiet
+from esrl.envs.base import reason_of
+from esrl.envs.suites._common import check_known, construct, quiet
 
 GROUP = "esrl.envs"
 
@@ -95,10 +96,9 @@ def load(point: EntryPoint) -> Any:
         with quiet():
             thing = point.load()
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise EsrlError(
             f"{point.name}, which the installed package {_distribution(point)} announces as {point.value}, cannot be"
-            f" imported: {type(error).__name__}: {reason}; repair that package or uninstall it"
+            f" imported: {reason_of(error)}; repair that package or uninstall it"
         ) from error
     if isinstance(thing, ModuleType) and not _is_suite(thing):
         raise EsrlError(

@@ -19,10 +19,10 @@ import gymnasium
 from esrl.core.runtime import configure
 from esrl.core.types import EsrlError, close_to, nearest
 from esrl.envs import plugins
-from esrl.envs.base import HostEnv, max_episode_steps_of
+from esrl.envs.base import max_episode_steps_of, on_device, reason_of, rename_horizon
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
-from esrl.envs.suites._names import with_options
+from esrl.envs.suites._common import with_options
 
 
 class Suite(NamedTuple):
@@ -30,7 +30,7 @@ class Suite(NamedTuple):
 
     Attributes:
       module: what is imported.
-      install: what `pip install` needs.
+      install: what stands behind `pip install`.
       note: a clause about that.
       distribution: what the package index calls it, where that is not `module`.
     """
@@ -42,17 +42,22 @@ class Suite(NamedTuple):
 
 
 SUITES = {
-    "brax": Suite("brax", "esrl[brax]"),
-    "gymnasium": Suite("gymnasium", "esrl[gymnasium]"),
-    "gymnax": Suite("gymnax", "esrl[gymnax]"),
-    "navix": Suite("navix", "esrl[navix]"),
-    "jumanji": Suite("jumanji", "esrl[jumanji]"),
-    "craftax": Suite("craftax", "esrl[craftax]"),
-    "playground": Suite("mujoco_playground", "esrl[playground]", distribution="playground"),
-    "envpool": Suite("envpool", "esrl[envpool]"),
-    "atari": Suite("ale_py", "esrl[atari]", "ale-py is under the GPL-2.0"),
+    "brax": Suite("brax", "'esrl[brax]'"),
+    "gymnasium": Suite("gymnasium", "'esrl[gymnasium]'"),
+    "gymnax": Suite("gymnax", "'esrl[gymnax]'"),
+    "navix": Suite("navix", "'esrl[navix]'"),
+    "jumanji": Suite("jumanji", "'esrl[jumanji]'"),
+    "craftax": Suite("craftax", "'esrl[craftax]'"),
+    "playground": Suite("mujoco_playground", "'esrl[playground]'", distribution="playground"),
+    "envpool": Suite("envpool", "'esrl[envpool]'"),
+    "atari": Suite("ale_py", "'esrl[atari]'", "ale-py is under the GPL-2.0"),
+}
+# Suites in packages of their own, which announce themselves once they are installed.
+PLUGINS = {
     "kinetix": Suite(
-        "kinetix", "esrl[kinetix]", "in an environment of its own: Kinetix 3 needs jax 0.9.0", "kinetix-env"
+        "esrl_kinetix",
+        "./envs/kinetix",
+        "in the folder of esrl's repository and in an environment of its own: Kinetix 3 needs jax 0.9.0",
     ),
 }
 _ATARI = "ALE/"  # Gymnasium's own names of Atari games begin so
@@ -60,14 +65,14 @@ _OLD_MUJOCO = {"Pusher-v4"}  # needs a MuJoCo below 3
 
 
 def make(env: Any, **options: Any) -> Any:
-    """An environment.
+    """An environment from its name, a file, a class or an object.
 
     Args:
-      env: a name (`brax/hopper`, `brax/ant?backend=positional`, `gymnasium/CartPole-v1`,
-        `gymnasium/phys2d/CartPole-v1`, or one that an installed package announces, see `esrl.envs.plugins`), a file
-        and a class (`path/to/file.py:Class`), or an object or class: the two methods of `esrl.Env`, a Gymnasium
-        `FuncEnv`, or a `gymnasium.Env` class.
-      **options: the environment's own options; they can also stand behind the name, as `?key=value&key=value`.
+      env: a name (`brax/hopper`, `gymnasium/CartPole-v1`, or one that an installed package announces, see
+        `esrl.envs.plugins`), a file and a class (`path/to/file.py:Class`), or an object or class: the two methods of
+        `esrl.Env`, a Gymnasium `FuncEnv`, or a `gymnasium.Env` class.
+      **options: the environment's own options, or arguments of its class; behind a name they can also stand as
+        `?key=value&key=value`. Every suite takes `max_episode_steps` (int): steps after which an episode is cut off.
 
     Returns:
       An `esrl.Env` (stepped on the device), or a `HostEnv` (stepped by Python).
@@ -75,6 +80,14 @@ def make(env: Any, **options: Any) -> Any:
     Raises:
       EsrlError: an unknown name (near ones are offered), a suite that is not installed (the command is named), options
         that do not fit, or an environment that breaks the contract (what to change is said).
+
+    Example:
+      >>> env = esrl.make("gymnasium/phys2d/CartPole-v1?max_episode_steps=200")
+      >>> env.action_space
+      Discrete(2)
+      >>> state, observation = env.reset(jax.random.key(0))
+      >>> observation.shape
+      (4,)
     """
     configure()
     if not isinstance(env, str):
@@ -92,20 +105,28 @@ def make(env: Any, **options: Any) -> Any:
         raise EsrlError(f"{name} names a file; say which class as well: {name}:ClassName")
     suite, _, rest = name.partition("/")
     if suite in SUITES and rest:
-        made = _gymnasium(rest, options) if suite == "gymnasium" else _named(suite, rest, options)
+        adapter = partial(_gymnasium, rest) if suite == "gymnasium" else partial(_suite(suite).make, rest)
+        made = _with_options(name, adapter, options)
     elif suite in plugins.suites(SUITES):
         made = _announced(name, options)
         check_contract(made)
+    elif suite in PLUGINS:
+        raise EsrlError(missing(suite))
     else:
         raise EsrlError(f"unknown environment {name!r}{_near_names(name)}")
-    if isinstance(made, HostEnv):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
+    if not on_device(made):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
         check_env(made)
     return made
 
 
 def suites() -> list[str]:
-    """Every suite that `make` knows: esrl's own, installed or not, and those that installed packages announce."""
-    return [*SUITES, *plugins.suites(SUITES)]
+    """Every suite that `make` knows: esrl's own, installed or not, and those that installed packages announce.
+
+    Example:
+      >>> "gymnasium" in suites()
+      True
+    """
+    return list(dict.fromkeys([*SUITES, *PLUGINS, *plugins.suites(SUITES)]))
 
 
 def names_of(suite: str) -> list[str]:
@@ -113,10 +134,16 @@ def names_of(suite: str) -> list[str]:
 
     Raises:
       EsrlError: it is not installed (the command is named), or cannot be imported.
+
+    Example:
+      >>> "gymnasium/phys2d/CartPole-v1" in names_of("gymnasium")
+      True
     """
-    if suite not in SUITES:
-        return plugins.names(suite)
-    return _gymnasium_names() if suite == "gymnasium" else _suite(suite).names()
+    if suite in SUITES:
+        return _gymnasium_names() if suite == "gymnasium" else _suite(suite).names()
+    if not installed(suite):
+        raise EsrlError(missing(suite))
+    return plugins.names(suite)
 
 
 def names() -> dict[str, list[str] | str]:
@@ -162,8 +189,7 @@ def _load(path: Path) -> ModuleType:
 
 def _suite(suite: str) -> ModuleType:
     """The adapter of a suite, whose package is there."""
-    module, install, *_ = SUITES[suite]
-    if importlib.util.find_spec(module) is None:
+    if not installed(suite):
         raise EsrlError(missing(suite))
     try:
         adapter = importlib.import_module(f"esrl.envs.suites.{suite}")
@@ -171,17 +197,24 @@ def _suite(suite: str) -> ModuleType:
     except EsrlError:
         raise
     except ImportError as error:
-        raise EsrlError(f"{suite} cannot be imported ({error}); install it with: pip install '{install}'") from error
+        install = f"pip install {SUITES[suite].install}"
+        raise EsrlError(f"{suite} cannot be imported ({error}); install it with: {install}") from error
     except Exception as error:  # versions that do not fit together fail in every way
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise EsrlError(f"{suite} cannot be imported: {type(error).__name__}: {reason}") from error
+        raise EsrlError(f"{suite} cannot be imported: {reason_of(error)}") from error
     return adapter
+
+
+def installed(suite: str) -> bool:
+    """Whether a suite's package is there; nothing is imported."""
+    if suite in PLUGINS:
+        return suite in plugins.suites()
+    return suite not in SUITES or importlib.util.find_spec(SUITES[suite].module) is not None
 
 
 def missing(suite: str) -> str:
     """What to do about a suite that is not installed, in one sentence."""
-    _, install, note, _ = SUITES[suite]
-    return f"{suite} is not installed; install it with: pip install '{install}'" + (f" ({note})" if note else "")
+    _, install, note, _ = {**SUITES, **PLUGINS}[suite]
+    return f"{suite} is not installed; install it with: pip install {install}" + (f" ({note})" if note else "")
 
 
 def _gymnasium_names() -> list[str]:
@@ -214,7 +247,7 @@ def near_by_last_part(name: str, known: list[str]) -> str:
     return f"; did you mean {' or '.join(bare[guess] for guess in guesses)}?"
 
 
-def _gymnasium(identifier: str, options: dict[str, Any]) -> Any:
+def _gymnasium(identifier: str, **options: Any) -> Any:
     from esrl.envs.suites import gymnasium_functional as functional
     from esrl.envs.suites import gymnasium_host
 
@@ -227,16 +260,12 @@ def _gymnasium(identifier: str, options: dict[str, Any]) -> Any:
         hint = nearest(identifier, known)
         hint = hint if hint.startswith("; did") else f" ({error})"
         raise EsrlError(f"gymnasium has no environment {identifier!r}{hint}") from error
-    if identifier.startswith(("phys2d/", "tabular/")):
-        return _with_options(f"gymnasium/{identifier}", partial(functional.make, identifier, spec), options)
-    return _with_options(f"gymnasium/{identifier}", partial(gymnasium_host.make, identifier, spec), options)
-
-
-def _named(suite: str, name: str, options: dict[str, Any]) -> Any:
-    return _with_options(f"{suite}/{name}", partial(_suite(suite).make, name), options)
+    adapter = functional if identifier.startswith(("phys2d/", "tabular/")) else gymnasium_host
+    return adapter.make(identifier, spec, **options)
 
 
 def _with_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    options = rename_horizon(name, options)
     try:
         return make(**options)
     except TypeError as error:
@@ -248,7 +277,7 @@ def _announced(name: str, options: dict[str, Any]) -> Any:
     full = with_options(name, options)
     found, left = plugins.make(name, options)
     made = _from_object(found, full, left)
-    if isinstance(made, HostEnv):
+    if not on_device(made):
         return made._replace(name=full)
     with contextlib.suppress(AttributeError):
         made.name = full
@@ -261,10 +290,10 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
     from esrl.envs.suites import gymnasium_functional as functional
     from esrl.envs.suites import gymnasium_host
 
-    if isinstance(env, HostEnv) and not options:
+    if not on_device(env) and not options:
         return env
     if inspect.isclass(env) and issubclass(env, gymnasium.Env):
-        return gymnasium_host.from_class(env, name, **options)
+        return gymnasium_host.from_class(env, name, **rename_horizon(name, options))
     if isinstance(env, gymnasium.Env):
         kind = type(env).__name__
         raise EsrlError(

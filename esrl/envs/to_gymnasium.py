@@ -1,4 +1,4 @@
-"""Out again: environments of esrl as Gymnasium's, for every library that steps those."""
+"""Export environments to Gymnasium, for every library that steps its environments."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gymnasium.vector.utils import batch_space
 
 from esrl.core.lanes import reset_lanes, reset_worlds
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
-from esrl.envs.base import HostEnv, max_episode_steps_of, name_of
+from esrl.envs.base import check_positive, max_episode_steps_of, name_of, on_device
 from esrl.envs.registry import make
-from esrl.envs.suites._lenient import lenient
+from esrl.envs.suites._common import lenient, map_space
 
 
 class World(NamedTuple):
@@ -32,7 +32,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """A JAX environment as a `gymnasium.vector.VectorEnv`; see `as_vector_env`.
 
     Attributes:
-      over: lanes [L] whose episode ended with the last step and has not begun again.
+      done: lanes [L] whose episode ended with the last step and has not begun again.
     """
 
     def __init__(self, env: Any, num_envs: int, autoreset_mode: AutoresetMode) -> None:
@@ -48,7 +48,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         self._mode = autoreset_mode
         self._start, self._some, self._step = (jax.jit(lenient(f)) for f in _functions(env, autoreset_mode))
         self._world: World | None = None
-        self.over = np.zeros(num_envs, bool)
+        self.done = np.zeros(num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -69,7 +69,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             self._world = self._start(keys)
         else:
             self._world = self._some(self._world, keys, jnp.asarray(mask))
-        self.over = self.over & ~mask
+        self.done = self.done & ~mask
         return self._seen(self._world.observation), {}
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -80,23 +80,23 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         if self._world is None:
             raise EsrlError(f"{name_of(self.env)}: call reset before step")
-        if self._mode == AutoresetMode.DISABLED and self.over.any():
-            lanes = np.flatnonzero(self.over).tolist()
+        if self._mode == AutoresetMode.DISABLED and self.done.any():
+            lanes = np.flatnonzero(self.done).tolist()
             raise EsrlError(
                 f"{name_of(self.env)}: lanes {lanes} have ended; reset them by options={{'reset_mask': ...}}"
             )
         if np.shape(actions) != self.action_space.shape:
             needed = f"shape {self.action_space.shape} for {self.num_envs} lanes of {self.single_action_space}"
             raise EsrlError(f"{name_of(self.env)}: actions have shape {np.shape(actions)}, but need {needed}")
-        given = _on_device(actions, self.env.action_space)
-        self._world, final, reward, terminated, truncated = self._step(self._world, given, jnp.asarray(self.over))
+        given = jnp.asarray(np.asarray(actions), jax.dtypes.canonicalize_dtype(self.env.action_space.dtype))
+        self._world, final, reward, terminated, truncated = self._step(self._world, given, jnp.asarray(self.done))
         reward, terminated, truncated = (np.array(x) for x in (reward, terminated, truncated))
-        self.over = terminated | truncated
+        self.done = terminated | truncated
         infos: dict[str, Any] = {}
         if self._mode == AutoresetMode.SAME_STEP:
-            if self.over.any():
-                infos = {"final_obs": self._seen(final), "_final_obs": self.over.copy()}
-            self.over = np.zeros(self.num_envs, bool)
+            if self.done.any():
+                infos = {"final_obs": self._seen(final), "_final_obs": self.done.copy()}
+            self.done = np.zeros(self.num_envs, bool)
         return self._seen(self._world.observation), reward.astype(np.float64), terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:
@@ -123,12 +123,13 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         return _pick(keys, self._world.keys, jnp.asarray([s is not None for s in seeds]))
 
     def _seen(self, observation: PyTree) -> Any:
-        return _on_host(observation, self.single_observation_space)
+        """Device arrays as NumPy ones (copies that may be written to), in the dtypes of their space."""
+        return map_space(lambda sub, x: np.array(x, dtype=sub.dtype), self.single_observation_space, observation)
 
 
 def _functions(env: Any, mode: AutoresetMode) -> tuple[Callable[..., Any], ...]:
-    """`start(keys)`, `some(world, keys, mask)` and `step(world, actions, over)`, for all lanes."""
-    horizon = max_episode_steps_of(env)
+    """`start(keys)`, `some(world, keys, mask)` and `step(world, actions, done)`, for all lanes."""
+    limit = max_episode_steps_of(env)
 
     def start(keys: Key) -> World:
         keys, first = _next(keys, 2)
@@ -140,23 +141,23 @@ def _functions(env: Any, mode: AutoresetMode) -> tuple[Callable[..., Any], ...]:
         state, observation = reset_worlds(env, (world.state, world.observation), mask, first)
         return World(state, observation, _pick(keys, world.keys, mask), jnp.where(mask, 0, world.time))
 
-    def step(world: World, actions: PyTree, over: Array) -> tuple[World, PyTree, Array, Array, Array]:
+    def step(world: World, actions: PyTree, done: Array) -> tuple[World, PyTree, Array, Array, Array]:
         keys, noise, first = _next(world.keys, 3)
         state, observation, reward, terminated = jax.vmap(env.step)(world.state, actions, noise)
         time = world.time + 1
-        truncated = (time >= horizon) & ~terminated
+        truncated = (time >= limit) & ~terminated
         final = observation
-        anew = jnp.zeros_like(over)
+        is_first = jnp.zeros_like(done)
         if mode == AutoresetMode.SAME_STEP:
-            anew = terminated | truncated
-        elif mode == AutoresetMode.NEXT_STEP:  # this step only begins the next episode in lanes that were over
-            anew = over
+            is_first = terminated | truncated
+        elif mode == AutoresetMode.NEXT_STEP:  # this step only begins the next episode in lanes that were done
+            is_first = done
             reward, terminated, truncated = (
-                jnp.where(over, jnp.zeros_like(x), x) for x in (reward, terminated, truncated)
+                jnp.where(done, jnp.zeros_like(x), x) for x in (reward, terminated, truncated)
             )
         if mode != AutoresetMode.DISABLED:
-            state, observation = reset_worlds(env, (state, observation), anew, first)
-        return World(state, observation, keys, jnp.where(anew, 0, time)), final, reward, terminated, truncated
+            state, observation = reset_worlds(env, (state, observation), is_first, first)
+        return World(state, observation, keys, jnp.where(is_first, 0, time)), final, reward, terminated, truncated
 
     return start, some, step
 
@@ -170,19 +171,6 @@ def _next(keys: Key, number: int) -> tuple[Key, ...]:
 def _pick(new: Key, old: Key, mask: Array) -> Key:
     data = reset_lanes(jax.random.key_data(old), jax.random.key_data(new), mask)
     return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
-
-
-def _on_device(action: Any, space: gymnasium.Space) -> PyTree:
-    return jnp.asarray(np.asarray(action), jax.dtypes.canonicalize_dtype(space.dtype))
-
-
-def _on_host(observation: PyTree, space: gymnasium.Space) -> Any:
-    """Device arrays as NumPy ones (copies that may be written to), in the dtypes of their space."""
-    if isinstance(space, gymnasium.spaces.Dict):
-        return {name: _on_host(observation[name], sub) for name, sub in space.spaces.items()}
-    if isinstance(space, gymnasium.spaces.Tuple):
-        return tuple(_on_host(part, sub) for part, sub in zip(observation, space.spaces, strict=True))
-    return np.array(observation, dtype=space.dtype)
 
 
 class SingleEnv(gymnasium.Env):
@@ -209,7 +197,7 @@ class SingleEnv(gymnasium.Env):
         Raises:
           EsrlError: before the first reset, after an episode's end, or an action of another shape.
         """
-        if self._lanes.over.any():
+        if self._lanes.done.any():
             raise EsrlError(f"{name_of(self.env)}: the episode has ended; call reset before the next step")
         observation, reward, terminated, truncated, info = self._lanes.step(np.asarray(action)[None])
         return _lane(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
@@ -220,19 +208,15 @@ class SingleEnv(gymnasium.Env):
         return None if frames is None else frames[0]
 
 
-def _lane(observation: Any) -> Any:
+def _lane(observations: Any) -> Any:
     """The only lane's observation."""
-    if isinstance(observation, dict):
-        return {name: _lane(part) for name, part in observation.items()}
-    if isinstance(observation, tuple):
-        return tuple(_lane(part) for part in observation)
-    return observation[0] if observation.ndim > 1 else observation.dtype.type(observation[0])
+    return jax.tree.map(lambda x: x[0] if x.ndim > 1 else x.dtype.type(x[0]), observations)
 
 
 def as_vector_env(env: Any, num_envs: int, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP) -> VectorEnv:
     """Any JAX environment of esrl as a `gymnasium.vector.VectorEnv`: all lanes in one compiled step.
 
-    The environment's horizon truncates. Observations and rewards are NumPy arrays, in the dtypes of the spaces.
+    The environment's time limit truncates. Observations and rewards are NumPy arrays, in the dtypes of the spaces.
 
     Args:
       env: a name or object, as `esrl.make` takes it.
@@ -242,15 +226,24 @@ def as_vector_env(env: Any, num_envs: int, autoreset_mode: AutoresetMode | str =
 
     Raises:
       EsrlError: an environment that Python steps (Gymnasium has it already), fewer than one lane, or another mode.
+
+    Example:
+      >>> lanes = esrl.as_vector_env("gymnasium/phys2d/CartPole-v1", 4)
+      >>> observations, _ = lanes.reset(seed=0)
+      >>> observations, rewards, terminated, truncated, _ = lanes.step([0, 1, 0, 1])
+      >>> observations.shape, rewards.tolist()
+      ((4, 4), [1.0, 1.0, 1.0, 1.0])
     """
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise EsrlError(f"num_envs is {num_envs!r}, but must be a whole number of at least 1")
+    check_positive("num_envs", num_envs)
     try:
         mode = AutoresetMode(autoreset_mode)
     except ValueError as error:
         known = ", ".join(repr(m.value) for m in AutoresetMode)
         raise EsrlError(f"autoreset_mode is {autoreset_mode!r}, but must be one of {known}") from error
-    return VectorEnv(_jax(env), num_envs, mode)
+    made = make(env)
+    if not on_device(made):
+        raise EsrlError(f"{made.name} is stepped by Python; make its lanes with gymnasium.make_vec")
+    return VectorEnv(made, num_envs, mode)
 
 
 def as_gymnasium(env: Any) -> gymnasium.Env:
@@ -258,13 +251,13 @@ def as_gymnasium(env: Any) -> gymnasium.Env:
 
     Args:
       env: a name or object, as `esrl.make` takes it.
+
+    Example:
+      >>> env = esrl.as_gymnasium("gymnasium/phys2d/CartPole-v1")
+      >>> observation, _ = env.reset(seed=0)
+      >>> observation, reward, terminated, truncated, _ = env.step(1)
+      >>> observation.shape, reward
+      ((4,), 1.0)
     """
     made = make(env)
-    return made.make_one() if isinstance(made, HostEnv) else SingleEnv(made)
-
-
-def _jax(env: Any) -> Any:
-    made = make(env)
-    if isinstance(made, HostEnv):
-        raise EsrlError(f"{made.name} is stepped by Python; make its lanes with gymnasium.make_vec")
-    return made
+    return SingleEnv(made) if on_device(made) else made.make_one()

@@ -57,40 +57,39 @@ def _decide(act: Act) -> Callable[..., Any]:
 
 
 @jax.jit
-def _draw_seeds(keys: Key) -> Array:
+def _seeds(keys: Key) -> Array:
+    """A reset seed for every lane [L]; lanes with equal keys get equal seeds."""
     return jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0)))(keys)
 
 
-def _seeds(keys: Key) -> np.ndarray:
-    """A reset seed for every lane; lanes with equal keys get equal seeds."""
-    return np.asarray(_draw_seeds(keys.reshape(-1))).reshape(keys.shape)
-
-
 def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, StreamEpisodes]:
-    """`episodes` and `stream` of a `Runner`; Python steps all pairs at once, however many slots."""
+    """`episodes` and `stream` of a `Runner`, for an environment that Python steps.
+
+    Python steps all pairs at once, however many slots there are.
+    """
 
     def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
-        seeds = _seeds(keys)
-        lanes = env.make_vec(*keys.shape)
         flat = keys.reshape(-1)
+        seeds = np.asarray(_seeds(flat))
+        lanes = env.make_lanes(keys.shape, together=True)
         decide = _decide(act)
-        observation = lanes.reset(seeds)
         live = np.ones(flat.shape[0], bool)
+        observation = lanes.begin(live, seeds)
         returns = np.zeros(live.shape, np.float64)
         shaped = np.zeros(live.shape, np.float64)
         lengths = np.zeros(live.shape, np.int32)
         carries = broadcast_lanes(carry, flat.shape[0])
         sums = running_statistics.zero_sums(moments)
         time = 0
-        while time < env.horizon and live.any():
+        while time < env.max_episode_steps and live.any():
             observation = to_32_bit(observation)
             actions, carries, sums = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
-            observation, reward, ended = lanes.step(jax.device_get(actions))
-            returns += np.where(live, reward, 0.0)
+            observation, reward, terminated, truncated = lanes.step(jax.device_get(actions), live)
+            returns += reward  # 0 in lanes that do not live
             if transform is not None:
                 shaped += np.where(live, np.asarray(transform(jnp.asarray(reward, jnp.float32))), 0.0)
             lengths += live
-            live = live & ~ended
+            live = live & ~(terminated | truncated)
             time += 1
         total = returns if transform is None else shaped
         arrays = (x.astype(np.float32).reshape(keys.shape) for x in (returns, total))
@@ -116,7 +115,7 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
     Python's worlds are not part of a state: `Lanes.state` is a mark that says whether they are still where it left
     them. When they are not (a resumed run, an older state), every lane begins a new episode.
     """
-    held: dict[str, Any] = {"mark": None, "worlds": None}
+    held: dict[str, Any] = {"mark": None, "worlds": None, "number": 0}
     compiled: dict[Any, Any] = {}
 
     def start(keys: Key, carry: PyTree) -> Lanes:
@@ -132,24 +131,24 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
         decide, evaluate, draw = compiled[act, value]
         number = lanes.ids.shape[0]
         seeds = np.asarray(draw(key, lanes.ids, jnp.arange(length + 1)))
-        if held["worlds"] is None or held["worlds"].lanes != number or held["worlds"].failed:
-            held.update(worlds=env.make_stream(number), mark=None)
-        worlds = held["worlds"]
+        if held["number"] != number or held["worlds"].failed:
+            held.update(worlds=env.make_lanes((number,)), number=number, mark=None)
+        worlds, all_lanes = held["worlds"], np.ones(number, bool)
         observation, carries = jax.device_get(lanes.observation), lanes.carry
         time, total = np.array(lanes.time), np.array(lanes.total)
         done = np.zeros(number, bool)
         # Cleared first: a call that is interrupted leaves worlds that belong to no state.
         mark, held["mark"] = held["mark"], None
         if mark is None or tuple(np.asarray(lanes.state)) != mark:
-            observation = to_32_bit(worlds.begin(np.ones(number, bool), seeds[length]))
-            time, total, done = np.zeros_like(time), np.zeros_like(total), np.ones(number, bool)
+            observation = to_32_bit(worlds.begin(all_lanes, seeds[length]))
+            time, total, done = np.zeros_like(time), np.zeros_like(total), all_lanes
             mark = (np.uint32(random.SystemRandom().getrandbits(32)), np.uint32(0))
         steps, stats = [], [0, 0.0, 0.0]
         for t in range(length):
             actions, carries, record = decide(context, observation, carries, done, key, lanes.ids, np.int32(t))
             actions, record = jax.device_get((actions, record))
-            after, reward, terminated, truncated = worlds.step(actions)
-            after, reward, truncated = to_32_bit(after), reward.astype(np.float32), truncated & ~terminated
+            after, reward, terminated, truncated = worlds.step(actions, all_lanes)
+            after, reward = to_32_bit(after), reward.astype(np.float32)
             time, total = time + 1, total + reward
             done = terminated | truncated
             bootstrap = np.zeros_like(reward)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapter_laws import Playing
 from gymnasium import spaces
 from gymnasium.experimental.functional import FuncEnv
 
@@ -15,6 +16,7 @@ import esrl
 from esrl import EsrlError
 from esrl.core.sharding import one_device
 from esrl.core.types import seed_key
+from esrl.envs.base import max_episode_steps_of
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import load_attribute, names
@@ -26,7 +28,7 @@ class Line:
 
     observation_space = spaces.Box(-2.0, 2.0, (1,))
     action_space = spaces.Box(-1.0, 1.0, (1,))
-    horizon = 20
+    max_episode_steps = 20
 
     def reset(self, key):
         place = jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5)
@@ -54,8 +56,9 @@ def resetting(change):
 DEFECTS = [
     (lambda: instead(observation_space=None), "observation_space is missing"),
     (lambda: instead(action_space=3), "action_space is missing"),
-    (lambda: instead(horizon=0), "horizon is 0, but must be a whole number"),
-    (lambda: instead(horizon=2.5), "horizon is 2.5"),
+    (lambda: instead(max_episode_steps=0), "max_episode_steps is 0, but must be a whole number"),
+    (lambda: instead(max_episode_steps=2.5), "max_episode_steps is 2.5"),
+    (lambda: instead(max_episode_steps=True), "max_episode_steps is True"),
     (lambda: instead(reset=None), "it has no method reset"),
     (lambda: instead(step=None), "it has no method step"),
     (lambda: resetting(lambda s, o: o), r"reset\(key\) returns a .*, but must return \(state, observation\)"),
@@ -215,7 +218,7 @@ IMPURE = [
     (lambda: instead(step=_callback), "jax.vmap cannot run several lanes of it: .* needs vmap_method"),
     (
         lambda: stepping(lambda s, o, r, t: (s, o, r, jnp.bool_(True))),
-        "every episode ends at its first step; .*horizon = 1",
+        "every episode ends at its first step; .*max_episode_steps = 1",
     ),
     (lambda: _self_reset(lambda key: key), "step begins the next episode by itself where one ends; leave that to esrl"),
     (lambda: _self_reset(lambda key: jax.random.fold_in(key, 99)), "step begins the next episode by itself"),
@@ -345,7 +348,7 @@ class Countdown(gymnasium.Env):
 
     observation_space = spaces.Dict(left=spaces.Box(0.0, 10.0, (1,)), side=spaces.Discrete(2))
     action_space = spaces.Discrete(3)
-    horizon = 8
+    max_episode_steps = 8
 
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
@@ -368,7 +371,7 @@ class Countdown(gymnasium.Env):
 class Fuse(Countdown):
     """Raises on the fiftieth step."""
 
-    horizon = 200
+    max_episode_steps = 200
     lasts = 50
 
     def reset(self, *, seed=None, options=None):
@@ -452,7 +455,7 @@ def test_lanes_are_gymnasiums_own_episodes(name):
     seeds = np.repeat(np.array([[[3, 4]], [[5, 2**32 - 1]]]), 2, axis=1)
     env.action_space.seed(0)
     actions = np.array([[env.action_space.sample() for _ in range(8)] for _ in range(steps)])
-    lanes = env.make_vec(*shape)
+    lanes = Playing(env, *shape)
     seen, results = [lanes.reset(seeds)], []
     for t in range(steps):
         results.append(lanes.step(actions[t]))
@@ -468,7 +471,7 @@ def test_lanes_are_gymnasiums_own_episodes(name):
 @pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1"])
 def test_both_signs_see_the_same_worlds(name):
     env = esrl.make(f"gymnasium/{name}")
-    lanes = env.make_vec(3, 2, 2)
+    lanes = Playing(env, 3, 2, 2)
     seeds = np.broadcast_to(np.arange(6).reshape(3, 1, 2), (3, 2, 2))
     env.action_space.seed(0)
     actions = np.array([env.action_space.sample() for _ in range(6)]).reshape(3, 1, 2).repeat(2, 1).ravel()
@@ -483,9 +486,9 @@ def test_both_signs_see_the_same_worlds(name):
 
 
 def test_finished_lanes_are_not_stepped():
-    """Countdown raises when it is stepped after its end; its horizon also cuts episodes off."""
+    """Countdown raises when it is stepped after its end; its time limit also cuts episodes off."""
     env = esrl.make(Countdown)
-    lanes = env.make_vec(8, 1, 1)
+    lanes = Playing(env, 8, 1, 1)
     for _ in range(2):
         lanes.reset(np.arange(8).reshape(8, 1, 1))
         ended = np.zeros(8, bool)
@@ -500,8 +503,8 @@ def test_finished_lanes_are_not_stepped():
 def test_returns_of_the_runner_are_those_of_the_episodes():
     env = esrl.make(Countdown)
     keys = jnp.broadcast_to(jax.random.split(seed_key(0), 4).reshape(2, 1, 2), (2, 2, 2))
-    made, seeds = env.make_vec(2, 2, 2), []
-    reset, made.reset = made.reset, lambda given: (seeds.append(given), reset(given))[1]
+    made, seeds = Playing(env, 2, 2, 2).lanes, []
+    begin, made.begin = made.begin, lambda which, given: (seeds.append(given.reshape(2, 2, 2)), begin(which, given))[1]
 
     def act(context, observations, carries, keys):
         return observations["side"] + 1, carries
@@ -521,12 +524,12 @@ def test_returns_of_the_runner_are_those_of_the_episodes():
 def test_an_error_inside_names_step_and_environment():
     env = esrl.make(LateFuse)
     check_env(env)
-    lanes = env.make_vec(1, 2, 1)
+    lanes = Playing(env, 1, 2, 1)
     lanes.reset(np.zeros((1, 2, 1), int))
     with pytest.raises(EsrlError, match=r"^LateFuse: step 120 of an episode raised RuntimeError: the fuse blew$"):
         for _ in range(200):
             lanes.step(np.zeros(2, np.int32))
-    assert lanes.failed and env.make_vec(1, 2, 1) is not lanes
+    assert lanes.lanes.failed and Playing(env, 1, 2, 1).lanes is not lanes.lanes
 
 
 def test_async_lanes_are_sync_lanes():
@@ -534,7 +537,7 @@ def test_async_lanes_are_sync_lanes():
     try:
         seeds = np.arange(2).reshape(2, 1, 1)
         kinds = [
-            esrl.make(f"gymnasium/LateFuse-v0?vectorization={kind}").make_vec(2, 1, 1) for kind in ("sync", "async")
+            Playing(esrl.make(f"gymnasium/LateFuse-v0?vectorization={kind}"), 2, 1, 1) for kind in ("sync", "async")
         ]
         sync, processes = ([lanes.reset(seeds)] for lanes in kinds)
         for lanes, seen in zip(kinds, (sync, processes), strict=True):
@@ -548,7 +551,7 @@ def test_async_lanes_are_sync_lanes():
             np.testing.assert_array_equal(mine, other)
     finally:
         for lanes in kinds:
-            lanes.close()
+            lanes.lanes.close()
         del gymnasium.registry["LateFuse-v0"]
 
 
@@ -564,12 +567,31 @@ def test_registered_environments_are_checked_when_made():
         del gymnasium.registry["Crooked-v0"]
 
 
-@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1?horizon=7", "CartPole-v1?vectorization=sync"])
-def test_horizon_and_name_are_kept(name):
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1?max_episode_steps=7", "CartPole-v1?vectorization=sync"])
+def test_time_limit_and_name_are_kept(name):
     env = esrl.make(f"gymnasium/{name}")
     assert env.name == f"gymnasium/{name}"
-    assert env.horizon == (7 if "horizon" in name else 500)
-    assert esrl.make(env.name).horizon == env.horizon
+    assert env.max_episode_steps == (7 if "max" in name else 500)
+    assert esrl.make(env.name).max_episode_steps == env.max_episode_steps
+
+
+def test_the_old_name_of_the_time_limit_still_works(capsys):
+    """Of a class and as an option; it is said once for each name, on standard error."""
+
+    for cls, name in ((Line, "OldLine"), (Countdown, "OldCountdown")):
+        own = {key: x for key, x in vars(cls).items() if key not in ("max_episode_steps", "__dict__", "__weakref__")}
+        old = type(name, cls.__bases__, {**own, "horizon": 3})
+        for _ in range(2):
+            made = esrl.make(old)
+            assert max_episode_steps_of(made) == 3
+        said = capsys.readouterr()
+        assert said.err.count(f"{name}: horizon is now called max_episode_steps") == 1 and said.out == ""
+    for _ in range(2):
+        assert esrl.make("gymnasium/Acrobot-v1?horizon=7").name == "gymnasium/Acrobot-v1?max_episode_steps=7"
+    with pytest.raises(EsrlError, match="are the same time limit; give one of them"):
+        esrl.make("gymnasium/Acrobot-v1?horizon=7&max_episode_steps=7")
+    said = capsys.readouterr()
+    assert said.err.count("gymnasium/Acrobot-v1: horizon is now called max_episode_steps") == 1 and said.out == ""
 
 
 # ---- Gymnasium's functional environments ----------------------------------------------------------------------------
@@ -629,7 +651,7 @@ class Jump(FuncEnv):
 
     observation_space = spaces.Box(0.0, 1.0, (1,))
     action_space = spaces.Discrete(2)
-    horizon = 5
+    max_episode_steps = 5
 
     def initial(self, rng, params=None):
         return {"light": jax.random.bernoulli(rng), "time": 0}
@@ -650,7 +672,7 @@ class Jump(FuncEnv):
 def test_a_functional_environment_of_ones_own():
     env = esrl.make(Jump)
     check_env(env)
-    assert (env.name, env.horizon) == ("Jump", 5)
+    assert (env.name, env.max_episode_steps) == ("Jump", 5)
     agent = esrl.eggroll(env, esrl.mlp(()), population=32, mesh=one_device())
     played = agent.rollout(agent.init(seed_key(0)))
     assert (played.lengths == 3).all() and (played.returns <= 3).all() and (played.returns >= 0).all()
@@ -683,9 +705,9 @@ def test_brax_names_and_backends():
     made = [esrl.make(f"brax/inverted_pendulum?backend={backend}") for backend in ("spring", "positional")]
     assert [env.backend for env in made] == ["spring", "positional"]
     assert [env.name for env in made] == ["brax/inverted_pendulum", "brax/inverted_pendulum?backend=positional"]
-    short = esrl.make("brax/inverted_pendulum", horizon=50, backend="generalized")
-    assert (short.horizon, short.backend) == (50, "generalized")
-    assert short.name == "brax/inverted_pendulum?backend=generalized&horizon=50"
+    short = esrl.make("brax/inverted_pendulum", max_episode_steps=50, backend="generalized")
+    assert (short.max_episode_steps, short.backend) == (50, "generalized")
+    assert short.name == "brax/inverted_pendulum?backend=generalized&max_episode_steps=50"
 
 
 @pytest.mark.slow
@@ -711,7 +733,7 @@ def test_every_brax_backend_steps(backend, lenient):
         ("gymnasium/phys2d/CartPol-v1", "did you mean phys2d/CartPole-v1"),
         ("gymnasium/CartPole-v1?vectorization=parallel", "must be one of auto, sync, async"),
         ("gymnasium/Acrobot-v1?vectorization=vector", "has no vector entry point"),
-        ("gymnasium/Acrobot-v1?horizon=-3", "horizon is -3, but must be a whole number of at least 1"),
+        ("gymnasium/Acrobot-v1?horizon=-3", "max_episode_steps is -3, but must be a whole number of at least 1"),
         ("gymnasium/Acrobot-v1?colour=red", "cannot be made: TypeError"),
         ("gymnasium/ALE/Breakout-v5", "Atari is a suite of its own: use atari/Breakout-v5"),
         ("hopper", "unknown environment 'hopper'; did you mean brax/hopper"),

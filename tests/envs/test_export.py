@@ -20,7 +20,7 @@ class Counter(Probe):
     """Observes (the world's number, steps so far); terminates at step 3 in worlds above 0.5, and never in others."""
 
     observation_space = spaces.Box(0.0, 10.0, (2,), np.float32)
-    horizon = 5
+    max_episode_steps = 5
 
     def reset(self, key):
         state = jax.numpy.stack([jax.random.uniform(key), jax.numpy.float32(0)])
@@ -39,7 +39,7 @@ def test_every_mode_of_resets_is_gymnasiums(mode):
     np.testing.assert_array_equal(first, again)
     assert first.shape == (6, 2) and len(np.unique(first[:, 0])) == 6
     world, time = first[:, 0].copy(), np.zeros(6, int)
-    waiting = np.zeros(6, bool)  # NEXT_STEP: over, and not begun again
+    waiting = np.zeros(6, bool)  # NEXT_STEP: done, and not begun again
     for _ in range(17):
         observation, reward, terminated, truncated, infos = env.step(env.action_space.sample())
         expected = np.where(waiting, 0, time + 1)
@@ -154,10 +154,10 @@ def test_a_players_return_is_the_evaluations():
     while live.any():
         observation, reward, terminated, truncated, _ = env.step(act(observation))
         total += reward * live
-        over = terminated | truncated
-        live &= ~over
-        if over.any():
-            observation, _ = env.reset(options={"reset_mask": over})
+        done = terminated | truncated
+        live &= ~done
+        if done.any():
+            observation, _ = env.reset(options={"reset_mask": done})
     scored = esrl.evaluate(agent, state, 256)
     error = np.hypot(total.std(), scored.return_std) / np.sqrt(256)
     assert abs(total.mean() - scored.return_mean) < 5 * error

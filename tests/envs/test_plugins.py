@@ -13,7 +13,7 @@ from esrl.envs import plugins
 from esrl.envs.base import HostEnv
 from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import _value, names, names_of, suites
-from esrl.envs.suites._names import with_options
+from esrl.envs.suites._common import with_options
 
 CODE = """
 import gymnasium
@@ -28,7 +28,7 @@ print("what a package says when it is imported")
 class Line:
     observation_space = spaces.Box(-9.0, 9.0, (1,))
     action_space = spaces.Discrete(2)
-    horizon = 10
+    max_episode_steps = 10
 
     def __init__(self, stride=1.0):
         self.stride = stride
@@ -45,7 +45,7 @@ class Line:
 class Functional(FuncEnv):
     observation_space = spaces.Box(0.0, 1.0, (1,))
     action_space = spaces.Discrete(2)
-    horizon = 10
+    max_episode_steps = 10
 
     def initial(self, rng, params=None):
         return jax.random.uniform(rng, (1,))
@@ -66,7 +66,7 @@ class Functional(FuncEnv):
 class Stateful(gymnasium.Env):
     observation_space = spaces.Discrete(3)
     action_space = spaces.Discrete(2)
-    horizon = 10
+    max_episode_steps = 10
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -126,7 +126,7 @@ def installed(tmp_path, monkeypatch):
 )
 def test_announced_environments_are_made_and_sound(name, capsys):
     env = esrl.make(name)
-    assert env.name == name and env.horizon == 10
+    assert env.name == name and env.max_episode_steps == 10
     check_env(env)
     assert esrl.make(env.name).name == name
     assert isinstance(env, HostEnv) == ("Stateful" in name)

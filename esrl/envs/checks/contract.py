@@ -1,4 +1,4 @@
-"""The contract of an environment, checked without running a step: spaces, signatures, shapes and types."""
+"""Check the contract of an environment without running a step: spaces, signatures, shapes and types."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from gymnasium import spaces
 
 from esrl.core.types import EsrlError, PyTree, seed_key
-from esrl.envs.base import max_episode_steps_of, name_of, on_device
+from esrl.envs.base import max_episode_steps_of, name_of, on_device, reason_of
 from esrl.envs.checks.purity import check_traced
 from esrl.policies.heads import head
 from esrl.policies.policy import action_mask
@@ -53,12 +53,6 @@ def check_contract(env: Any) -> None:
         raise EsrlError(f"{name}: step returns a reward {_say(reward)}, but it must be one number, as float32[]")
     if getattr(terminated, "shape", None) != () or terminated.dtype != jnp.bool_:
         raise EsrlError(f"{name}: step returns terminated as {_say(terminated)}, but it must be bool[]")
-
-
-def reason_of(error: Exception) -> str:
-    """An error's type and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _is_real(dtype: Any) -> bool:

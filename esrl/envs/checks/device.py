@@ -1,4 +1,4 @@
-"""What `check_env` sees by running an environment; every sentence says what to change."""
+"""Check an environment that JAX steps, by running it; every sentence says what to change."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
-from esrl.envs.base import max_episode_steps_of, name_of
-from esrl.envs.checks import purity as memory
-from esrl.envs.checks.contract import reason_of
+from esrl.envs.base import max_episode_steps_of, name_of, reason_of
+from esrl.envs.checks import purity
 from esrl.policies.policy import MASK
 from esrl.policies.random_policy import random_policy
 from esrl.policies.spaces import outside
@@ -50,7 +49,7 @@ def check_device(env: Any, steps: int, seed: int) -> None:
       EsrlError: the first thing that is wrong, in one sentence.
     """
     name, act = name_of(env), random_policy(env)
-    operations = memory.check(env, name)
+    operations = purity.check_pure(env, name)
     keys = [jax.random.fold_in(seed_key(seed), i) for i in range(_EPISODES)]
     play = jax.jit(partial(_play, env, act, min(steps, max_episode_steps_of(env))))
     played = [jax.device_get(play(key)) for key in keys]
@@ -64,7 +63,8 @@ def check_device(env: Any, steps: int, seed: int) -> None:
         advice = "let reset(key) use its key, or set fixed_start = True"
         raise EsrlError(f"{name}: eight keys gave the same first state; {advice}")
     if max_episode_steps_of(env) > 1 and all(one.ended[0] for one in played):
-        advice = "terminated must be true only where an episode ends (set horizon = 1 where one step is all there is)"
+        limit = "where one step is all there is, set max_episode_steps = 1"
+        advice = f"terminated must be true only where an episode ends ({limit})"
         raise EsrlError(f"{name}: every episode ends at its first step; {advice}")
     _check_own_reset(env, name, keys, played)
     if operations <= _CHEAP:
@@ -155,8 +155,8 @@ def _check_own_reset(env: Any, name: str, keys: list[Key], played: list[_Played]
         at = jax.random.fold_in(key, np.uint32(t))
         candidates = [at, *jax.random.split(at), *jax.random.split(at, 3)]
         seen, before = _at(one.seen, t), one.first if t == 0 else _at(one.seen, t - 1)
-        anew = _same(seen, one.first) and not _same(before, one.first)
-        return anew or any(_same(seen, jax.device_get(reset(key))) for key in candidates)
+        is_first = _same(seen, one.first) and not _same(before, one.first)
+        return is_first or any(_same(seen, jax.device_get(reset(key))) for key in candidates)
 
     if len(ends) > 1 and all(fresh(*end) for end in ends[:3]):
         raise EsrlError(words)

@@ -1,4 +1,4 @@
-"""What `check_env` sees by playing in an environment that Python steps."""
+"""Check an environment that Python steps, by playing in it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import EsrlError, PyTree
-from esrl.envs.base import HostEnv
-from esrl.envs.checks.contract import reason_of
+from esrl.envs.base import HostEnv, reason_of
 from esrl.envs.checks.device import alike, check_step, mask_parts
 from esrl.policies.policy import MASK
 from esrl.policies.spaces import outside
@@ -30,7 +29,7 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
         if not _repeats(env.observation_space, earlier, observation):
             advice = "begin reset with super().reset(seed=seed) and draw from self.np_random alone"
             raise EsrlError(f"{env.name}: reset with the same seed gave two different observations; {advice}")
-        for t in range(min(steps, env.horizon)):
+        for t in range(min(steps, env.max_episode_steps)):
             seen, call = observation, f"step {t + 1}"
             problem = outside(env.observation_space, seen)
             action = env.action_space.sample() if problem else _action(env, seen, draw)

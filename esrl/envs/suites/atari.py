@@ -13,17 +13,17 @@ from gymnasium import spaces
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, PyTree
 from esrl.envs.base import HostEnv
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._pools import Outcome, pool_env
-from esrl.envs.suites._suite import check_horizon, check_known, construct, quiet
+from esrl.envs.host_lanes import Outcome
+from esrl.envs.suites._common import check_reserved, checked_name, construct, quiet
+from esrl.envs.suites._pools import pool_env
 
 _RESERVED = ("game", "num_envs", "batch_size", "num_threads", "autoreset_mode", "thread_affinity_offset")
 _WHOLE = 210, 160  # rows and columns of the screen
 _SEEDS = 2**31 - 1  # ale-py takes seeds of 31 bits
 
 
-class AtariLanes:
-    """Lanes, each one of ale-py's vector environments of one lane with a thread of its own.
+class AtariPool:
+    """Lanes of ale-py: each is a vector environment of one lane, with a thread of its own.
 
     So the operating system spreads the lanes over the cores, each lane is seeded when it begins, and a lane that is
     done is not stepped (ale-py steps a vector environment's lanes all together, or none).
@@ -39,25 +39,25 @@ class AtariLanes:
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         given = seeds.astype(np.int64) & _SEEDS
-        begun = self._each(lambda x: self._lanes[x[0]].reset(seed=x[1])[0], zip(ids, given[:, None], strict=True))
-        return np.concatenate(begun)
+        return np.concatenate(self._each(lambda i: self._lanes[i].reset(seed=given[i : i + 1])[0], ids))
 
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
         chosen = np.asarray(actions)
         chosen = chosen.astype(np.float32 if chosen.dtype.kind == "f" else np.int32)
-        for lane, action in zip(ids, chosen, strict=True):
-            self._lanes[lane].send(action[None])
-        results = [self._lanes[lane].recv() for lane in ids]
-        observation, reward, terminated, truncated = (
-            np.concatenate(column) for column in list(zip(*results, strict=True))[:4]
-        )
-        return observation, reward, terminated, truncated & ~terminated
+        for lane in ids:  # all lanes get their actions before the first is waited for
+            self._lanes[lane].send(chosen[lane : lane + 1])
+        results = [self._lanes[lane].recv()[:4] for lane in ids]
+        observation, reward, terminated, truncated = (np.concatenate(column) for column in zip(*results, strict=True))
+        return observation, reward, terminated, truncated
+
+    def close(self) -> None:
+        self._lanes = []  # which ends their threads
 
 
-class Shown:
+class ShownPool:
     """Lanes with a second set of them that gets the same seeds and actions, and sees the whole screen in colour."""
 
-    def __init__(self, played: AtariLanes, seen: AtariLanes) -> None:
+    def __init__(self, played: AtariPool, seen: AtariPool) -> None:
         self._played, self._seen = played, seen
         self._frame: np.ndarray | None = None
 
@@ -68,6 +68,10 @@ class Shown:
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
         self._frame = self._seen.step(ids, actions)[0][0, -1]
         return self._played.step(ids, actions)
+
+    def close(self) -> None:
+        self._played.close()
+        self._seen.close()
 
     def draw(self) -> np.ndarray:
         """The frame [210, 160, 3] of the first lane."""
@@ -90,7 +94,7 @@ def names() -> list[str]:
     return sorted(f"atari/{name}" for name in _games())
 
 
-def make(name: str, horizon: int | None = None, **options: Any) -> HostEnv:
+def make(name: str, max_episode_steps: int | None = None, **options: Any) -> HostEnv:
     """An Atari game, Gymnasium's `ALE/` and the name, stepped on the host by C++ threads.
 
     Observations are uint8 [4, 84, 84], the last frame last; rewards are the game's own, not clipped; an action is
@@ -98,21 +102,16 @@ def make(name: str, horizon: int | None = None, **options: Any) -> HostEnv:
 
     Args:
       name: without the suite, as `Breakout-v5`.
-      horizon: steps of an episode; 27000 (108000 frames, four a step) when left out.
+      max_episode_steps: steps of an episode; 27000 (108000 frames, four a step) when left out.
       **options: arguments of `ale_py.AtariVectorEnv` (`stack_num`, `frameskip`, `reward_clipping`, `episodic_life`,
         `repeat_action_probability`, `full_action_space`, `img_height`, ...).
 
     Raises:
-      EsrlError: unknown game, a horizon below 1, or options that it does not take.
+      EsrlError: unknown game, a time limit below 1, or options that it does not take.
     """
     games = _games()
-    check_known("atari", name, games)
-    full = with_options(f"atari/{name}", {"horizon": horizon, **options})
-    check_horizon(full, horizon)
-    if taken := sorted(set(options) & set(_RESERVED)):
-        raise EsrlError(f"{full}: {taken[0]} is set by esrl; leave it out")
-    if "max_num_frames_per_episode" in options:
-        raise EsrlError(f"{full}: set the time limit as horizon (in steps), not as max_num_frames_per_episode")
+    full = checked_name("atari", name, games, options, max_episode_steps, "max_num_frames_per_episode")
+    check_reserved(full, options, _RESERVED)
     arguments = {"reward_clipping": False, **games[name], **options}
 
     def lane(**kwargs: Any) -> Any:
@@ -120,21 +119,21 @@ def make(name: str, horizon: int | None = None, **options: Any) -> HostEnv:
 
         return AtariVectorEnv(num_envs=1, num_threads=1, **{**arguments, **kwargs})
 
-    def lanes(number: int, render_mode: str | None = None) -> Any:
-        played = AtariLanes(number, lane, cores())
+    def pool(lanes: int, render_mode: str | None = None) -> Any:
+        played = AtariPool(lanes, lane, cores())
         if render_mode is None:
             return played
         rows, columns = _WHOLE
         whole = {"grayscale": False, "stack_num": 1, "img_height": rows, "img_width": columns}
-        return Shown(played, AtariLanes(number, lambda: lane(**whole), cores()))
+        return ShownPool(played, AtariPool(lanes, lambda: lane(**whole), cores()))
 
     one = construct(full, lane)
     frames, skip = int(arguments["max_num_frames_per_episode"]), int(arguments["frameskip"])
-    steps = horizon or max(1, frames // skip)
-    # The game's own limit also counts the frames in which nothing is done at the beginning: it comes after the horizon.
+    steps = max_episode_steps or max(1, frames // skip)
+    # The game's own limit also counts the frames in which nothing is done at the beginning, so it must come later.
     arguments["max_num_frames_per_episode"] = frames + steps * skip
     observations, actions = one.single_observation_space, one.single_action_space
-    return pool_env(full, observations, _plain(actions), steps, lanes)
+    return pool_env(full, observations, _plain(actions), steps, pool)
 
 
 def _plain(space: spaces.Space) -> spaces.Space:

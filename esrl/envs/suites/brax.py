@@ -12,9 +12,8 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import check_known, quiet
+from esrl.envs.base import MAX_EPISODE_STEPS, check_positive
+from esrl.envs.suites._common import check_known, lenient, quiet, with_options
 
 BACKENDS = ("spring", "positional", "generalized", "mjx")
 
@@ -22,10 +21,10 @@ BACKENDS = ("spring", "positional", "generalized", "mjx")
 class BraxEnv:
     """A Brax environment for one lane. Actions lie in [-1, 1]; the time limit is esrl's, not a wrapper's."""
 
-    def __init__(self, name: str, env: Any, horizon: int, backend: str) -> None:
+    def __init__(self, name: str, env: Any, max_episode_steps: int, backend: str) -> None:
         self.name = name
         self.env = env
-        self.horizon = horizon
+        self.max_episode_steps = max_episode_steps
         self.backend = backend
         self.observation_space = spaces.Box(-np.inf, np.inf, (env.observation_size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (env.action_size,), np.float32)
@@ -56,13 +55,13 @@ def names() -> list[str]:
 
 
 @lenient
-def make(name: str, backend: str = "spring", horizon: int = 1000, **options: Any) -> BraxEnv:
+def make(name: str, backend: str = "spring", max_episode_steps: int = MAX_EPISODE_STEPS, **options: Any) -> BraxEnv:
     """A Brax environment.
 
     Args:
       name: without the suite, as `hopper`.
       backend: "spring", "positional", "generalized" or "mjx".
-      horizon: steps of an episode; Brax's own default is 1000.
+      max_episode_steps: steps of an episode; Brax's own default is 1000.
       **options: the environment's own constructor arguments.
 
     Raises:
@@ -78,5 +77,7 @@ def make(name: str, backend: str = "spring", horizon: int = 1000, **options: Any
             env = envs.get_environment(name, backend=backend, **options)
     except (TypeError, ValueError, AttributeError) as error:
         raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
-    given = {"backend": None if backend == "spring" else backend, "horizon": None if horizon == 1000 else horizon}
-    return BraxEnv(with_options(f"brax/{name}", given | options), env, horizon, backend)
+    limit = None if max_episode_steps == MAX_EPISODE_STEPS else max_episode_steps
+    given = {"backend": None if backend == "spring" else backend, "max_episode_steps": limit, **options}
+    full = with_options(f"brax/{name}", given)
+    return BraxEnv(full, env, check_positive(f"{full}: max_episode_steps", max_episode_steps), backend)

@@ -11,11 +11,19 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, nearest
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import as_before, check_horizon, check_known, construct, fitted, gymnax_space, quiet
+from esrl.envs.suites._common import (
+    NEVER,
+    as_before,
+    checked_name,
+    construct,
+    fitted,
+    gymnax_space,
+    lenient,
+    quiet,
+    raw_key,
+    scalar,
+)
 
-_NEVER = 2**30  # steps; Craftax's own time limit, which its `done` would mix with death and victory
 _WORLDS = ("Craftax-Classic-Symbolic", "Craftax-Classic-Pixels", "Craftax-Symbolic", "Craftax-Pixels")
 _NAMES = [f"{world}{form}-v1" for world in _WORLDS for form in ("", "-AutoReset")]
 
@@ -27,17 +35,17 @@ class CraftaxEnv:
     it lies in 0 .. 1; mana, health or enchantments can exceed that, so its space here has no bounds.
     """
 
-    def __init__(self, name: str, env: Any, params: Any, horizon: int) -> None:
+    def __init__(self, name: str, env: Any, params: Any, max_episode_steps: int) -> None:
         self.name = name
         self.env = env
-        self.horizon = horizon
-        self.params = params.replace(max_timesteps=_NEVER)
+        self.max_episode_steps = max_episode_steps
+        self.params = params.replace(max_timesteps=NEVER)
         said = env.observation_space(params)
         vector = len(said.shape) == 1
         self.observation_space = spaces.Box(-np.inf, np.inf, said.shape, np.float32) if vector else gymnax_space(said)
         self.action_space = gymnax_space(env.action_space(params))
         self._reset, self._step = jax.jit(env.reset_env), jax.jit(env.step_env)  # traced once, whoever calls them
-        self._like = jax.eval_shape(self._reset, jax.ShapeDtypeStruct((2,), np.uint32), self.params)[1]
+        self._like = jax.eval_shape(self._reset, raw_key(), self.params)[1]
         self._renderer: Any = None
 
     @lenient
@@ -50,7 +58,7 @@ class CraftaxEnv:
         out = self._step(jax.random.key_data(key), state, action, self.params)
         observation, state, reward, ended = out[:4]
         state, observation = as_before(state, self._like), fitted(observation, self.observation_space)
-        return state, observation, jnp.asarray(reward, jnp.float32).reshape(()), jnp.asarray(ended, bool).reshape(())
+        return state, observation, scalar(reward, jnp.float32), scalar(ended, bool)
 
     @lenient
     def render(self, state: PyTree) -> np.ndarray:
@@ -94,7 +102,7 @@ def names() -> list[str]:
 
 
 @lenient
-def make(name: str, horizon: int | None = None, **options: Any) -> CraftaxEnv:
+def make(name: str, max_episode_steps: int | None = None, **options: Any) -> CraftaxEnv:
     """A Craftax environment.
 
     A name with AutoReset is the same world with the same rewards, and both forms are stepped without automatic reset
@@ -104,18 +112,15 @@ def make(name: str, horizon: int | None = None, **options: Any) -> CraftaxEnv:
 
     Args:
       name: as `Craftax-Classic-Symbolic-AutoReset-v1` or `Craftax-Pixels-v1`.
-      horizon: steps of an episode; Craftax's own limit, `max_timesteps`, when left out: 10000 in Classic, else 100000.
+      max_episode_steps: steps of an episode; Craftax's own limit, `max_timesteps`, when left out: 10000 in Classic,
+        else 100000.
       **options: fields of Craftax's `EnvParams` that are numbers or truth values (`day_length`, `god_mode`).
 
     Raises:
-      EsrlError: unknown environment, a horizon below 1, options that the environment does not take, or textures that
+      EsrlError: unknown environment, a time limit below 1, options that the environment does not take, or textures that
         cannot be kept.
     """
-    check_known("craftax", name, _NAMES)
-    full = with_options(f"craftax/{name}", {"horizon": horizon, **options})
-    check_horizon(full, horizon)
-    if "max_timesteps" in options:
-        raise EsrlError(f"{full}: set the time limit as horizon, not as max_timesteps")
+    full = checked_name("craftax", name, _NAMES, options, max_episode_steps, "max_timesteps")
 
     def build() -> CraftaxEnv:
         maker = _craftax().make_craftax_env_from_name
@@ -130,6 +135,6 @@ def make(name: str, horizon: int | None = None, **options: Any) -> CraftaxEnv:
             if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(known[option], bool):
                 raise EsrlError(f"{full}: {option} is {value!r}, but must be like its default, {known[option]!r}")
         params = defaults.replace(**options)
-        return CraftaxEnv(full, env, params, int(params.max_timesteps) if horizon is None else horizon)
+        return CraftaxEnv(full, env, params, max_episode_steps or int(params.max_timesteps))
 
     return construct(full, build)

@@ -9,19 +9,19 @@ from gymnasium import spaces
 
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, PyTree
-from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._pools import Outcome, pool_env
-from esrl.envs.suites._suite import check_horizon, check_known, construct, quiet
+from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive
+from esrl.envs.host_lanes import Outcome
+from esrl.envs.suites._common import check_reserved, checked_name, construct, quiet
+from esrl.envs.suites._pools import pool_env
 
 # Families in which EnvPool's own limit does nothing but end the episode. There the pool's limit lies one step behind
-# the horizon, so that an episode that ends by itself on its last step is not called cut off, as EnvPool would say.
+# esrl's, so that an episode that ends by itself on its last step is not called cut off, as EnvPool would say.
 _ONLY_CUTS = ("envpool.atari", "envpool.box2d", "envpool.classic_control", "envpool.mujoco", "envpool.toy_text")
 _NO_LIMIT = 2**31 - 1  # steps; what EnvPool says of an environment without a limit
 _RESERVED = ("num_envs", "batch_size", "seed", "env_seed", "base_path", "gym_reset_return_info")
 
 
-class EnvPoolLanes:
+class EnvPoolPool:
     """Lanes in one EnvPool pool.
 
     EnvPool takes seeds at construction only, one for each lane. So a begin of every lane (a generation's) makes a new
@@ -35,14 +35,17 @@ class EnvPoolLanes:
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         if len(ids) == self._lanes:
             self.pool = None  # its threads end before the next pool's begin
-            given = np.asarray(seeds).astype(np.uint32).view(np.int32)
+            given = seeds.astype(np.uint32).view(np.int32)  # EnvPool takes seeds of 32 bits with a sign
             self.pool = _pool(self._name, num_envs=self._lanes, seed=given, **self._arguments)
             return self.pool.reset()[0]
         return self.pool.reset(ids.astype(np.int32))[0]
 
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
-        observation, reward, terminated, truncated, _ = self.pool.step(np.asarray(actions), ids.astype(np.int32))
+        observation, reward, terminated, truncated, _ = self.pool.step(np.asarray(actions)[ids], ids.astype(np.int32))
         return observation, reward, terminated, truncated
+
+    def close(self) -> None:
+        self.pool = None  # which ends its threads
 
     def draw(self) -> np.ndarray:
         """A frame [H, W, 3] of the first lane."""
@@ -68,51 +71,45 @@ def names() -> list[str]:
     return sorted(f"envpool/{name}" for name in _envpool().list_all_envs())
 
 
-def make(name: str, horizon: int | None = None, num_threads: int | None = None, **options: Any) -> HostEnv:
+def make(name: str, max_episode_steps: int | None = None, num_threads: int | None = None, **options: Any) -> HostEnv:
     """An EnvPool environment, stepped on the host by C++ threads.
 
     Args:
       name: without the suite, as `CartPole-v1`.
-      horizon: steps of an episode; EnvPool's own limit when left out.
+      max_episode_steps: steps of an episode; EnvPool's own limit when left out.
       num_threads: threads that step the lanes; as many as there are cores when left out.
       **options: arguments of `envpool.make` (`repeat_action_probability`).
 
     Raises:
-      EsrlError: unknown environment, a horizon or a number of threads below 1, options that the environment does not
+      EsrlError: unknown environment, a time limit or a number of threads below 1, options that the environment does not
         take, an environment of several players, or one whose files or libraries are missing.
     """
-    check_known("envpool", name, _envpool().list_all_envs())
-    full = with_options(f"envpool/{name}", {"horizon": horizon, "num_threads": num_threads, **options})
-    check_horizon(full, horizon)
-    if num_threads is not None and (
-        isinstance(num_threads, bool) or not isinstance(num_threads, int) or num_threads < 1
-    ):
-        raise EsrlError(f"{full}: num_threads is {num_threads!r}, but must be a whole number of at least 1")
-    if "max_episode_steps" in options:
-        raise EsrlError(f"{full}: set the time limit as horizon, not as max_episode_steps")
-    if taken := sorted(set(options) & set(_RESERVED)):
-        raise EsrlError(f"{full}: {taken[0]} is set by esrl; leave it out")
+    given = {"num_threads": num_threads, **options}
+    full = checked_name("envpool", name, _envpool().list_all_envs(), given, max_episode_steps)
+    if num_threads is not None:
+        check_positive(f"{full}: num_threads", num_threads)
+    check_reserved(full, options, _RESERVED)
     spec = construct(full, lambda: _envpool().make_spec(name, **options))
     if spec.config.max_num_players > 1:
         raise EsrlError(f"{full} is for several players; esrl trains one policy in one lane")
     own = int(spec.config.max_episode_steps)
-    steps = horizon or (own if 0 < own < _NO_LIMIT else MAX_EPISODE_STEPS)
+    steps = max_episode_steps or (own if 0 < own < _NO_LIMIT else MAX_EPISODE_STEPS)
     module = _envpool().registration.registry.specs[name][0]
     arguments = {**options, "num_threads": num_threads or cores()}
-    if horizon or own > 0:  # else the world has a limit of its own
+    if max_episode_steps or own > 0:  # else the world has a limit of its own
         arguments["max_episode_steps"] = steps + 1 if module.startswith(_ONLY_CUTS) else steps
 
-    def lanes(number: int, **kwargs: Any) -> EnvPoolLanes:
-        return EnvPoolLanes(name, {**arguments, **kwargs}, number)
+    def pool(lanes: int, **kwargs: Any) -> EnvPoolPool:
+        return EnvPoolPool(name, {**arguments, **kwargs}, lanes)
 
     with quiet():
         observations, actions = _widened(spec.observation_space), _widened(spec.action_space)
-    return pool_env(full, observations, actions, steps, lanes)
+    return pool_env(full, observations, actions, steps, pool)
 
 
 def _widened(space: spaces.Space) -> spaces.Space:
     """A space whose Boxes have no bounds where EnvPool says none: there its lowest is the least positive number."""
-    if isinstance(space, spaces.Dict):
+    if isinstance(space, spaces.Dict):  # EnvPool has no Tuples
         return spaces.Dict({name: _widened(part) for name, part in space.spaces.items()})
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
         return space

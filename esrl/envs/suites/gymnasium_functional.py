@@ -13,9 +13,7 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import fitted
+from esrl.envs.suites._common import fitted, lenient, scalar, with_options
 
 
 class FunctionalEnv:
@@ -25,10 +23,10 @@ class FunctionalEnv:
     `fixed_start` is whether all episodes may begin in the same state.
     """
 
-    def __init__(self, env: Any, name: str, horizon: int, fixed_start: bool = False) -> None:
+    def __init__(self, env: Any, name: str, max_episode_steps: int, fixed_start: bool = False) -> None:
         self.env = env
         self.name = name
-        self.horizon = horizon
+        self.max_episode_steps = max_episode_steps
         self.fixed_start = fixed_start
         self.observation_space = env.observation_space
         self.action_space, self._offset = _discrete(env.action_space)
@@ -56,8 +54,8 @@ class FunctionalEnv:
         action = action if self._offset is None else jnp.reshape(action + self._offset, self.env.action_space.shape)
         after = self._call("transition", state, action, rng=rng)
         after = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), after, state)
-        reward = jnp.asarray(self._call("reward", state, action, after, rng=rng), jnp.float32).reshape(())
-        ended = jnp.asarray(self._call("terminal", after, rng=rng), bool).reshape(())
+        reward = scalar(self._call("reward", state, action, after, rng=rng), jnp.float32)
+        ended = scalar(self._call("terminal", after, rng=rng), bool)
         return after, self._observe(after, key), reward, ended
 
     def _observe(self, state: PyTree, key: Key) -> PyTree:
@@ -96,13 +94,13 @@ def functional_class(entry_point: str | Callable[..., Any]) -> type | None:
     return found[0] if found else None
 
 
-def make(identifier: str, spec: Any, horizon: int | None = None, **options: Any) -> FunctionalEnv:
+def make(identifier: str, spec: Any, max_episode_steps: int | None = None, **options: Any) -> FunctionalEnv:
     """A registered functional environment, stepped on the device.
 
     Args:
       identifier: as Gymnasium registers it, `phys2d/CartPole-v1`.
       spec: its `EnvSpec`.
-      horizon: steps of an episode; the spec's own limit when left out.
+      max_episode_steps: steps of an episode; the spec's own limit when left out.
       **options: the functional class's constructor arguments.
 
     Raises:
@@ -111,6 +109,6 @@ def make(identifier: str, spec: Any, horizon: int | None = None, **options: Any)
     cls = functional_class(spec.entry_point)
     if cls is None:
         raise EsrlError(f"gymnasium/{identifier} has no functional (JAX) class behind it")
-    name = with_options(f"gymnasium/{identifier}", {"horizon": horizon, **options})
-    limit = horizon if horizon is not None else spec.max_episode_steps or MAX_EPISODE_STEPS
+    name = with_options(f"gymnasium/{identifier}", {"max_episode_steps": max_episode_steps, **options})
+    limit = max_episode_steps if max_episode_steps is not None else spec.max_episode_steps or MAX_EPISODE_STEPS
     return FunctionalEnv(cls(**options), name, limit, fixed_start=True)

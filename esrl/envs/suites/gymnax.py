@@ -8,12 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from esrl.core.types import Array, EsrlError, Key, PyTree
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import as_before, check_horizon, check_known, construct, fitted, gymnax_space, quiet
+from esrl.core.types import Array, Key, PyTree
+from esrl.envs.suites._common import (
+    NEVER,
+    as_before,
+    checked_name,
+    construct,
+    fitted,
+    gymnax_space,
+    lenient,
+    quiet,
+    raw_key,
+    scalar,
+)
 
-_NEVER = 2**30  # steps; gymnax's own time limit, which its `done` would mix with termination
 _SHOWS_LIMIT = ("DiscountingChain-bsuite",)  # the observation is the time as a part of the limit, so the limit stays
 
 
@@ -22,18 +30,17 @@ class GymnaxEnv:
 
     fixed_start = True
 
-    def __init__(self, name: str, env: Any, params: Any, horizon: int, limit: int) -> None:
+    def __init__(self, name: str, env: Any, params: Any, max_episode_steps: int, limit: int) -> None:
         self.name = name
         self.env = env
         number = type(params.max_steps_in_episode)  # an int, or a float in some
         self.params = params.replace(max_steps_in_episode=number(limit))
-        self.horizon = horizon
-        known = params.replace(max_steps_in_episode=number(horizon))  # some spaces have the limit as a bound
+        self.max_episode_steps = max_episode_steps
+        known = params.replace(max_steps_in_episode=number(max_episode_steps))  # some spaces have the limit as a bound
         self.observation_space = gymnax_space(env.observation_space(known))
         self.action_space = gymnax_space(env.action_space(known))
         self._reset, self._step = jax.jit(env.reset_env), jax.jit(env.step_env)  # parameters traced, as gymnax has them
-        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl="threefry2x32")))
-        self._like = jax.eval_shape(self._first_step, key)
+        self._like = jax.eval_shape(self._first_step, raw_key())
 
     def _first_step(self, key: Array) -> PyTree:
         """The state after a step: resets leave Python numbers in it, whose types a step decides."""
@@ -50,8 +57,8 @@ class GymnaxEnv:
         # 0.x says `done` fourth, 1.x `terminated` and in its six-value form `truncated` fifth; here there is no limit.
         out = self._step(jax.random.key_data(key), state, action, self.params)
         observation, state, reward, terminated = out[:4]
-        ended = jnp.asarray(terminated, bool).reshape(())
-        return self._state(state), self._observation(observation), jnp.asarray(reward, jnp.float32).reshape(()), ended
+        state, observation = self._state(state), self._observation(observation)
+        return state, observation, scalar(reward, jnp.float32), scalar(terminated, bool)
 
     def _state(self, state: PyTree) -> PyTree:
         return as_before(state, self._like)
@@ -73,30 +80,27 @@ def names() -> list[str]:
 
 
 @lenient
-def make(name: str, horizon: int | None = None, **options: Any) -> GymnaxEnv:
+def make(name: str, max_episode_steps: int | None = None, **options: Any) -> GymnaxEnv:
     """A gymnax environment.
 
     Args:
       name: without the suite, as `CartPole-v1`.
-      horizon: steps of an episode; gymnax's own limit, `max_steps_in_episode`, when left out.
+      max_episode_steps: steps of an episode; gymnax's own limit, `max_steps_in_episode`, when left out.
       **options: fields of the environment's parameters (`masscart`), or arguments of its constructor.
 
     Raises:
-      EsrlError: unknown environment, a horizon below 1, or options that the environment does not take.
+      EsrlError: unknown environment, a time limit below 1, or options that the environment does not take.
     """
     gymnax = _gymnax()
-    check_known("gymnax", name, gymnax.registered_envs)
-    full = with_options(f"gymnax/{name}", {"horizon": horizon, **options})
-    check_horizon(full, horizon)
-    if "max_steps_in_episode" in options:
-        raise EsrlError(f"{full}: set the time limit as horizon, not as max_steps_in_episode")
+    known = gymnax.registered_envs
+    full = checked_name("gymnax", name, known, options, max_episode_steps, "max_steps_in_episode")
     defaults = gymnax.make(name)[1] if options else None
     fields = {field.name for field in dataclasses.fields(defaults)} if defaults is not None else set()
 
     def build() -> GymnaxEnv:
         env, params = gymnax.make(name, **{key: value for key, value in options.items() if key not in fields})
         params = params.replace(**{key: value for key, value in options.items() if key in fields})
-        steps = int(params.max_steps_in_episode) if horizon is None else horizon
-        return GymnaxEnv(full, env, params, steps, steps if name in _SHOWS_LIMIT else _NEVER)
+        steps = max_episode_steps or int(params.max_steps_in_episode)
+        return GymnaxEnv(full, env, params, steps, steps if name in _SHOWS_LIMIT else NEVER)
 
     return construct(full, build)

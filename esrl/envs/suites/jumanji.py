@@ -11,12 +11,9 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import as_before, check_horizon, check_known, construct, fitted, quiet
+from esrl.envs.suites._common import NEVER, as_before, checked_name, construct, fitted, lenient, quiet, raw_key
 
-_NEVER = 2**30  # steps; Jumanji's own time limit, which ends most of its episodes with a discount of 0
-_HORIZONS = {"Game2048-v1": 5000}  # games that end by themselves, but may take longer than MAX_EPISODE_STEPS
+_LIMITS = {"Game2048-v1": 5000}  # games that end by themselves, but may take longer than MAX_EPISODE_STEPS
 _DOWNLOADS = ("Sokoban-v0",)  # at construction
 _STEPS = ("step_count", "step")  # entries that count steps
 _MASK = "action_mask"
@@ -26,19 +23,19 @@ class JumanjiEnv:
     """A Jumanji environment for one lane.
 
     Observations are Dicts with the names of the package's fields; a field with fields of its own is a Dict again. Truth
-    values are MultiBinary, counts of steps are floats in `0 .. horizon` (so that they are normalised like other
-    floats), and anything else is what the package's specification says. Rewards of several agents are summed, and an
-    episode terminates when it ends for all of them.
+    values are MultiBinary, counts of steps are floats in `0 .. max_episode_steps` (so that they are normalised like
+    other floats), and anything else is what the package's specification says. Rewards of several agents are summed, and
+    an episode terminates when it ends for all of them.
 
     A mask with an entry for each joint action (Minesweeper's, of shape [10, 10]) makes the action one Discrete of all
     of them; a mask for each agent or machine (shape [A, N]) leaves it a MultiDiscrete. Either way `action_mask` is a
     MultiBinary vector with an entry for each logit of the action, which is how a policy takes it.
     """
 
-    def __init__(self, name: str, env: Any, horizon: int) -> None:
+    def __init__(self, name: str, env: Any, max_episode_steps: int) -> None:
         self.name = name
         self.env = env
-        self.horizon = horizon
+        self.max_episode_steps = max_episode_steps
         specification = env.observation_spec
         self._fields = _fields(specification)
         mask = self._fields.get(_MASK)
@@ -46,21 +43,23 @@ class JumanjiEnv:
         self._sizes = _joint_sizes(env.action_spec, shape)
         joint = spaces.Discrete(int(np.prod(self._sizes)))
         self.action_space = joint if self._sizes else _actions(env.action_spec, shape)
-        self.observation_space = _observations(specification, horizon)
+        self.observation_space = _observations(specification, max_episode_steps)
         if isinstance(self.observation_space, spaces.Dict):
             self.observation_space.spaces.update(_other_parts(env, shape))
         self._remove_time_limit()
-        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl="threefry2x32")))
-        self._like = jax.eval_shape(self._first_step, key)
+        self._like = jax.eval_shape(self._first_step, raw_key())
 
     def _remove_time_limit(self) -> None:
-        """The observation's bounds and the state's shapes know the horizon; steps do not."""
+        """Jumanji ends most episodes at its limit with a discount of 0, as if they had terminated.
+
+        The observation's bounds and the state's shapes were made with the limit, and keep it.
+        """
         if not hasattr(self.env, "time_limit"):
             return
-        self.env.time_limit = _NEVER
+        self.env.time_limit = NEVER
         if type(self.env).__name__ == "SearchAndRescue":  # what a target is worth falls to 0 at the time limit
             rewards = self.env._reward_fn
-            self.env._reward_fn = lambda found, step, _: rewards(found, step, self.horizon)
+            self.env._reward_fn = lambda found, step, _: rewards(found, step, self.max_episode_steps)
 
     def _first_step(self, key: Array) -> PyTree:
         """The state after a step: resets leave Python numbers in it, whose types a step decides."""
@@ -101,13 +100,13 @@ def _named(observation: Any, fields: dict[str, Any]) -> dict[str, Any]:
     return {name: _named(parts[name], _fields(spec)) if _fields(spec) else parts[name] for name, spec in fields.items()}
 
 
-def _observations(specification: Any, horizon: int = MAX_EPISODE_STEPS, name: str = "") -> spaces.Space:
+def _observations(specification: Any, limit: int = MAX_EPISODE_STEPS, name: str = "") -> spaces.Space:
     """The space of a specification."""
     fields = _fields(specification)
     if fields:
-        return spaces.Dict({name: _observations(part, horizon, name) for name, part in fields.items()})
+        return spaces.Dict({name: _observations(part, limit, name) for name, part in fields.items()})
     if name in _STEPS:
-        return spaces.Box(0, horizon, specification.shape, np.float32)
+        return spaces.Box(0, limit, specification.shape, np.float32)
     kind, shape, dtype = type(specification).__name__, specification.shape, np.dtype(specification.dtype)
     if dtype == np.bool_:
         return spaces.MultiBinary(shape) if shape else spaces.Box(0, 1, (), np.int8)
@@ -163,32 +162,29 @@ def names() -> list[str]:
 
 
 @lenient
-def make(name: str, horizon: int | None = None, **options: Any) -> JumanjiEnv:
+def make(name: str, max_episode_steps: int | None = None, **options: Any) -> JumanjiEnv:
     """A Jumanji environment.
 
     Args:
       name: without the suite, as `Snake-v1`.
-      horizon: steps of an episode; Jumanji's own time limit when left out, and where it has none 1000, which is more
-        than an episode of a registered instance can take. Game2048, which has no such bound, has 5000.
+      max_episode_steps: steps of an episode; Jumanji's own time limit when left out, and where it has none 1000, which
+        is more than an episode of a registered instance can take. Game2048, which has no such bound, has 5000.
       **options: arguments of the environment's constructor.
 
     Raises:
-      EsrlError: unknown environment, one that has to be downloaded, a horizon below 1, or options that the environment
-        does not take.
+      EsrlError: unknown environment, one that has to be downloaded, a time limit below 1, or options that the
+        environment does not take.
     """
     jumanji = _jumanji()
-    check_known("jumanji", name, jumanji.registered_environments())
-    full = with_options(f"jumanji/{name}", {"horizon": horizon, **options})
-    check_horizon(full, horizon)
+    known = jumanji.registered_environments()
+    full = checked_name("jumanji", name, known, options, max_episode_steps, "time_limit")
     if name in _DOWNLOADS:
         raise EsrlError(f"{full} cannot be made: Jumanji downloads its levels, and esrl does not use the network")
-    if "time_limit" in options:
-        raise EsrlError(f"{full}: set the time limit as horizon, not as time_limit")
 
     def build() -> JumanjiEnv:
         env = jumanji.make(name, **options)
         own = getattr(env, "time_limit", None)
-        steps = horizon or own or _HORIZONS.get(name, MAX_EPISODE_STEPS)
+        steps = max_episode_steps or own or _LIMITS.get(name, MAX_EPISODE_STEPS)
         if own not in (None, steps):
             env = jumanji.make(name, time_limit=steps, **options)
         return JumanjiEnv(full, env, int(steps))

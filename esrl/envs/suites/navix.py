@@ -10,9 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, nearest
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import as_before, check_horizon, check_known, construct, fitted, quiet
+from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, quiet, raw_key, scalar
 
 _OBSERVATIONS = (
     "symbolic",
@@ -40,14 +38,13 @@ class NavixEnv:
     Where things move by themselves, Navix draws from a key in its state, which the reset's key decides.
     """
 
-    def __init__(self, name: str, env: Any, observation: str, horizon: int) -> None:
+    def __init__(self, name: str, env: Any, observation: str, max_episode_steps: int) -> None:
         self.name = name
         self.env = env
         self.observation = observation
-        self.horizon = horizon
+        self.max_episode_steps = max_episode_steps
         self.action_space = spaces.Discrete(int(env.action_space.n))
-        key = jax.ShapeDtypeStruct((2,), np.uint32)
-        first = jax.eval_shape(env.reset, key)
+        first = jax.eval_shape(env.reset, raw_key())
         self.observation_space = _space(first.observation)
         # a step reads the state and the time alone
         self._before = first.replace(observation=None, action=None, reward=None, step_type=None, info={})
@@ -61,10 +58,8 @@ class NavixEnv:
     def step(self, state: NavixState, action: Array, key: Key) -> tuple[NavixState, Array, Array, Array]:
         world = self._drawn(state.world) if self.observation.startswith("rgb") else state.world
         after = self.env._step(self._before.replace(state=world, t=state.t), action)
-        reward = jnp.asarray(after.reward, jnp.float32).reshape(())
         # at the time limit a step that also ends the episode is a termination, so the limit hides none
-        terminated = jnp.asarray(after.is_termination(), bool).reshape(())
-        return *self._split(after), reward, terminated
+        return *self._split(after), scalar(after.reward, jnp.float32), scalar(after.is_termination(), bool)
 
     @lenient
     def render(self, state: NavixState) -> np.ndarray:
@@ -104,38 +99,36 @@ def names() -> list[str]:
 
 
 @lenient
-def make(name: str, horizon: int | None = None, observation: Any = "symbolic", **options: Any) -> NavixEnv:
+def make(name: str, max_episode_steps: int | None = None, observation: Any = "symbolic", **options: Any) -> NavixEnv:
     """A Navix environment.
 
     Episodes have 100 steps, the limit of `navix.make(name)`, which is how most people make one. (Constructed without
-    it, Navix's classes take 4 x height x width: 256 for `DoorKey-8x8`, 1444 for `FourRooms`; `horizon=256` asks for
-    that.) Rewards are the package's: 1 on reaching the goal, or on facing the right door, else 0; time is free.
+    it, Navix's classes take 4 x height x width: 256 for `DoorKey-8x8`, 1444 for `FourRooms`; `max_episode_steps=256`
+    asks for that.) Rewards are the package's: 1 on reaching the goal, or on facing the right door, else 0; time is
+    free.
 
     Args:
       name: as Navix registers it, as `Navix-DoorKey-8x8-v0`.
-      horizon: steps of an episode; 100 when left out.
+      max_episode_steps: steps of an episode; 100 when left out.
       observation: `symbolic` (uint8 [H, W, 3]: tag at most 10, colour, state), `categorical` (int32 [H, W] tags, wall
         -1), `rgb` (uint8 [8 H, 8 W, 3]), or one of these with `_first_person` behind it: the 7 x 7 cells before the
         player, not all of the grid. Values are left as they are, not scaled.
       **options: numbers that Navix's environment takes, such as `penality_coeff`: what the last step's reward loses
-        when an episode terminates, times the part of the horizon that has gone by.
+        when an episode terminates, times the part of the time limit that has gone by.
 
     Raises:
-      EsrlError: unknown environment or observation, a horizon below 1, or options that the environment does not take.
+      EsrlError: unknown environment or observation, a time limit below 1, or options that the environment does not
+        take.
     """
     navix = _navix()
-    check_known("navix", name, navix.registry())
-    seen = None if observation == "symbolic" else observation
-    full = with_options(f"navix/{name}", {"horizon": horizon, "observation": seen, **options})
-    check_horizon(full, horizon)
+    given = {"observation": None if observation == "symbolic" else observation, **options}
+    full = checked_name("navix", name, navix.registry(), given, max_episode_steps, "max_steps")
     if observation not in _OBSERVATIONS:
         raise EsrlError(f"{full}: there is no observation {observation!r}{nearest(str(observation), _OBSERVATIONS)}")
     for option, value in options.items():
-        if option == "max_steps":
-            raise EsrlError(f"{full}: set the time limit as horizon, not as max_steps")
         if not isinstance(value, (bool, int, float)):
             raise EsrlError(f"{full}: {option} is {value!r}, but options of Navix other than observation are numbers")
-    limit = {} if horizon is None else {"max_steps": horizon}
+    limit = {} if max_episode_steps is None else {"max_steps": max_episode_steps}
 
     def build() -> NavixEnv:
         env = navix.make(name, observation_fn=getattr(navix.observations, observation), **limit, **options)

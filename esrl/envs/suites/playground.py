@@ -11,22 +11,19 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, nearest
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import as_before, check_horizon, check_known, construct, fitted, quiet
+from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, quiet, raw_key
 
 
 class PlaygroundEnv:
     """A Playground environment for one lane. Actions lie in -1 .. 1; rewards are summed over an action's repeats."""
 
-    def __init__(self, name: str, env: Any, horizon: int, repeat: int) -> None:
+    def __init__(self, name: str, env: Any, max_episode_steps: int, repeat: int) -> None:
         self.name = name
         self.env = env
-        self.horizon = horizon
+        self.max_episode_steps = max_episode_steps
         self.repeat = repeat
         self.action_space = spaces.Box(-1.0, 1.0, (int(env.action_size),), np.float32)
-        key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl="threefry2x32")))
-        self._like = jax.eval_shape(self._first_step, key)
+        self._like = jax.eval_shape(self._first_step, raw_key())
         self.observation_space = _observations(self._like.obs)
 
     def _first_step(self, key: Array) -> PyTree:
@@ -86,31 +83,29 @@ def names() -> list[str]:
 
 
 @lenient
-def make(name: str, horizon: int | None = None, **options: Any) -> PlaygroundEnv:
+def make(name: str, max_episode_steps: int | None = None, **options: Any) -> PlaygroundEnv:
     """A Playground environment.
 
     Args:
       name: without the suite, as `CartpoleBalance`.
-      horizon: steps of an episode; the configuration's `episode_length` in steps of the policy when left out.
+      max_episode_steps: steps of an episode; the configuration's `episode_length`, in steps of the policy, when left
+        out.
       **options: entries of the environment's configuration (`ctrl_dt`, `action_repeat`), nested ones with dots. `impl`
         is `jax` when left out. The package's own default `warp` runs on CUDA alone, with limits on the contacts of all
         lanes together.
 
     Raises:
-      EsrlError: unknown environment, one whose models have to be downloaded, a horizon below 1, or entries that the
+      EsrlError: unknown environment, one whose models have to be downloaded, a time limit below 1, or entries that the
         configuration does not have.
     """
     playground = _playground()
-    check_known("playground", name, playground.registry.ALL_ENVS)
-    full = with_options(f"playground/{name}", {"horizon": horizon, **options})
-    check_horizon(full, horizon)
+    known = playground.registry.ALL_ENVS
+    full = checked_name("playground", name, known, options, max_episode_steps, "episode_length")
     if name not in _known(playground):
         needs = (
             "its models come from the MuJoCo Menagerie, which Playground downloads, and esrl does not use the network"
         )
         raise EsrlError(f"{full} cannot be made: {needs}")
-    if "episode_length" in options:
-        raise EsrlError(f"{full}: set the time limit as horizon, not as episode_length")
     if options.get("impl") == "warp" and jax.default_backend() != "gpu":
         raise EsrlError(f"{full}: impl=warp needs a CUDA device, and there is none; leave it out, or give impl=jax")
 
@@ -123,6 +118,6 @@ def make(name: str, horizon: int | None = None, **options: Any) -> PlaygroundEnv
         env = playground.registry.load(name, config=config, config_overrides=overrides)  # config has them afterwards
         repeat = int(config.get("action_repeat", 1))
         steps = -(-int(config.episode_length) // repeat)
-        return PlaygroundEnv(full, env, horizon or steps, repeat)
+        return PlaygroundEnv(full, env, max_episode_steps or steps, repeat)
 
     return construct(full, build)

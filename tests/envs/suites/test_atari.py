@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from adapter_laws import AGENTS, seeds_of_generations, train_two_generations
+from adapter_laws import AGENTS, Playing, seeds_of_generations, train_two_generations
 
 import esrl
 from esrl import EsrlError
@@ -28,11 +28,11 @@ def own_episodes(seeds, actions, horizon):
 def test_a_hundred_random_episodes_are_ale_pys_own():
     """Observations, rewards and ends; with another limit the same steps are cut off."""
     horizon = 30
-    env = esrl.make("atari/Boxing-v5", horizon=horizon)
+    env = esrl.make("atari/Boxing-v5", max_episode_steps=horizon)
     seeds = np.arange(1000, 1000 + EPISODES)
     env.action_space.seed(0)
     actions = np.array([[env.action_space.sample() for _ in seeds] for _ in range(horizon)])
-    lanes = env.make_vec(AT_ONCE, 1, 1)
+    lanes = Playing(env, AT_ONCE, 1, 1)
     points = 0
     for start, (first, results) in zip(range(0, EPISODES, AT_ONCE), own_episodes(seeds, actions, horizon), strict=True):
         now = slice(start, start + AT_ONCE)
@@ -50,7 +50,7 @@ def test_an_episode_ends_where_ale_pys_does():
     env = esrl.make("atari/Breakout-v5")
     own = AtariVectorEnv("breakout", 2, reward_clipping=False, repeat_action_probability=STICKY)
     seeds = np.array([3, 3])
-    lanes = env.make_vec(1, 2, 1)
+    lanes = Playing(env, 1, 2, 1)
     np.testing.assert_array_equal(lanes.reset(seeds.reshape(1, 2, 1)), own.reset(seed=seeds)[0])
     env.action_space.seed(1)
     for _ in range(2000):
@@ -71,7 +71,7 @@ def test_an_episode_ends_where_ale_pys_does():
 def test_both_signs_see_the_same_worlds():
     """Sticky actions too; and another generation has other worlds in the same lanes."""
     env = esrl.make("atari/Breakout-v5")
-    lanes = env.make_vec(2, 2, 1)
+    lanes = Playing(env, 2, 2, 1)
     worlds = []
     for generation in range(2):
         seeds = np.broadcast_to(np.array([[[1]], [[2]]]) + 10 * generation, (2, 2, 1))
@@ -86,22 +86,23 @@ def test_both_signs_see_the_same_worlds():
 
 
 def test_generations_and_held_out_episodes_have_worlds_of_their_own():
-    one, two, held_out = seeds_of_generations(esrl.make("atari/Pong-v5?horizon=2"), 4, 2)
+    one, two, held_out = seeds_of_generations(esrl.make("atari/Pong-v5?max_episode_steps=2"), 4, 2)
     assert len(one) == len(two) == 2 and not one & two and not held_out & (one | two)
 
 
 def test_the_time_limit_is_no_termination():
-    env = esrl.make("atari/Pong-v5?horizon=6")
-    assert (env.horizon, esrl.make(env.name).horizon, esrl.make("atari/Pong-v5").horizon) == (6, 6, 27000)
-    lanes = env.make_stream(2)
+    env = esrl.make("atari/Pong-v5?max_episode_steps=6")
+    limits = [made.max_episode_steps for made in (env, esrl.make(env.name), esrl.make("atari/Pong-v5"))]
+    assert limits == [6, 6, 27000]
+    lanes = env.make_lanes((2,))
     first = lanes.begin(np.ones(2, bool), np.array([1, 2**32 - 1], np.uint32))
     for t in range(6):
-        last, _, terminated, truncated = lanes.step(np.zeros(2, np.int32))
+        last, _, terminated, truncated = lanes.step(np.zeros(2, np.int32), np.ones(2, bool))
         assert not terminated.any() and (truncated == (t == 5)).all()
     begun = lanes.begin(np.array([True, False]), np.array([1, 0], np.uint32))
     np.testing.assert_array_equal(begun[0], first[0])
     np.testing.assert_array_equal(begun[1], last[1])
-    _, _, _, truncated = lanes.step(np.zeros(2, np.int32))
+    _, _, _, truncated = lanes.step(np.zeros(2, np.int32), np.ones(2, bool))
     np.testing.assert_array_equal(truncated, [False, True])
 
 
@@ -128,10 +129,10 @@ def test_frames_are_the_whole_screen_in_colour():
     [
         ("atari/Breakot-v5", "atari has no environment 'Breakot-v5'; did you mean Breakout-v5"),
         ("atari/Pong-v5?colour=red", "atari/Pong-v5.colour=red cannot be made: TypeError"),
-        ("atari/Pong-v5?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
+        ("atari/Pong-v5?max_episode_steps=0", "max_episode_steps is 0, but must be a whole number of at least 1"),
         ("atari/Pong-v5?num_threads=9", "num_threads is set by esrl; leave it out"),
         ("atari/Pong-v5?frameskip=0", "cannot be made: Error: Invalid frameskip of 0"),
-        ("atari/Pong-v5?max_num_frames_per_episode=9", "set the time limit as horizon"),
+        ("atari/Pong-v5?max_num_frames_per_episode=9", "set the time limit as max_episode_steps"),
     ],
 )
 def test_what_does_not_fit_is_said(name, words):
@@ -143,14 +144,14 @@ def test_what_does_not_fit_is_said(name, words):
 def test_games_are_listed_and_an_error_is_one_sentence():
     assert {"atari/Breakout-v5", "atari/Pong-v5", "atari/MsPacman-v5"} <= set(names())
     env = esrl.make("atari/Pong-v5")
-    lanes = env.make_vec(1, 1, 1)
+    lanes = Playing(env, 1, 1, 1)
     lanes.reset(np.zeros((1, 1, 1)))
     with pytest.raises(EsrlError, match=r"^atari/Pong-v5: step of its lanes raised AssertionError"):
         lanes.step(np.zeros((1, 2), np.int32))
-    assert lanes.failed and env.make_vec(1, 1, 1) is not lanes
+    assert lanes.lanes.failed and Playing(env, 1, 1, 1).lanes is not lanes.lanes
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_trains(agent):
     small = {"population": 4} if agent != "ppo" else {"num_envs": 2, "num_steps": 8}
-    train_two_generations("atari/Pong-v5?horizon=3&img_height=8&img_width=8", agent, **small)
+    train_two_generations("atari/Pong-v5?max_episode_steps=3&img_height=8&img_width=8", agent, **small)

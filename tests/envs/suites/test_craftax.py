@@ -23,7 +23,7 @@ CLASSIC = "craftax/Craftax-Classic-Symbolic-AutoReset-v1"
 
 @pytest.fixture(scope="module")
 def classic():
-    return esrl.make(f"{CLASSIC}?horizon=20")
+    return esrl.make(f"{CLASSIC}?max_episode_steps=20")
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_a_hundred_random_episodes_are_craftaxs_own(classic):
 
 def test_the_time_limit_is_no_termination(one_step, classic):
     """Craftax says `done` at its limit of 10000 steps; here the state goes on, until the player is dead."""
-    assert esrl.make(CLASSIC).horizon == 10_000
-    assert (classic.name, classic.horizon) == (f"{CLASSIC}?horizon=20", 20)
+    assert esrl.make(CLASSIC).max_episode_steps == 10_000
+    assert (classic.name, classic.max_episode_steps) == (f"{CLASSIC}?max_episode_steps=20", 20)
     reset, step = one_step
     state, _ = reset(seed_key(0))
     late = state.replace(timestep=jnp.asarray(9_999, state.timestep.dtype))
@@ -77,23 +77,23 @@ def test_classic_is_sound(classic):
 
 @pytest.mark.parametrize("agent", [AGENTS[0], *(pytest.param(agent, marks=pytest.mark.heavy) for agent in AGENTS[1:])])
 def test_every_agent_trains(agent):
-    train_two_generations(f"{CLASSIC}?horizon=20", agent)
+    train_two_generations(f"{CLASSIC}?max_episode_steps=20", agent)
 
 
 def test_full_craftax_keeps_the_contract():
     env = esrl.make("craftax/Craftax-Symbolic-AutoReset-v1")
-    assert (env.horizon, env.action_space.n, env.observation_space.shape) == (100_000, 43, (8268,))
+    assert (env.max_episode_steps, env.action_space.n, env.observation_space.shape) == (100_000, 43, (8268,))
     check_contract(env)
 
 
 @pytest.mark.heavy
 def test_full_craftax_is_sound():
-    check_env(esrl.make("craftax/Craftax-Symbolic-AutoReset-v1?horizon=20"), steps=20)
+    check_env(esrl.make("craftax/Craftax-Symbolic-AutoReset-v1?max_episode_steps=20"), steps=20)
 
 
 @pytest.mark.heavy
 def test_pixels_are_sound_and_render():
-    env = esrl.make("craftax/Craftax-Classic-Pixels-v1?horizon=5")
+    env = esrl.make("craftax/Craftax-Classic-Pixels-v1?max_episode_steps=5")
     check_env(env, steps=5)
     picture = env.render(env.reset(seed_key(0))[0])
     assert env.observation_space.shape == (63, 63, 3) and picture.ndim == 3 and picture.shape[2] == 3
@@ -109,8 +109,8 @@ def test_textures_that_cannot_be_kept_are_said():
 
 
 def test_options_are_parameters():
-    env = esrl.make("craftax/Craftax-Classic-Symbolic-v1?zombie_health=1&always_diamond=false&horizon=30")
-    assert (env.params.zombie_health, env.params.always_diamond, env.horizon) == (1, False, 30)
+    env = esrl.make("craftax/Craftax-Classic-Symbolic-v1?zombie_health=1&always_diamond=false&max_episode_steps=30")
+    assert (env.params.zombie_health, env.params.always_diamond, env.max_episode_steps) == (1, False, 30)
     assert esrl.make(env.name).params == env.params
 
 
@@ -118,8 +118,8 @@ def test_options_are_parameters():
     ("name", "words"),
     [
         ("craftax/Craftax-Symbolc-v1", "craftax has no environment 'Craftax-Symbolc-v1'; did you mean Craftax-Symb"),
-        ("craftax/Craftax-Classic-Symbolic-v1?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
-        ("craftax/Craftax-Classic-Symbolic-v1?max_timesteps=9", "set the time limit as horizon, not as max_timesteps"),
+        (f"{CLASSIC}?max_episode_steps=0", "max_episode_steps is 0, but must be a whole number of at least 1"),
+        (f"{CLASSIC}?max_timesteps=9", "set the time limit as max_episode_steps, not as max_timesteps"),
         ("craftax/Craftax-Classic-Symbolic-v1?zombi_health=9", "no parameter 'zombi_health'; did you mean zombie_heal"),
         (
             "craftax/Craftax-Classic-Symbolic-v1?day_length=soon",

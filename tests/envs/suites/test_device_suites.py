@@ -17,7 +17,7 @@ FUNCTIONAL = {"phys2d/CartPole-v1": CartPoleFunctional, "phys2d/Pendulum-v0": Pe
 def test_every_agent_trains(name, agent):
     if name.startswith("brax/"):
         pytest.importorskip("brax")
-    train_two_generations(f"{name}?horizon=20", agent)
+    train_two_generations(f"{name}?max_episode_steps=20", agent)
 
 
 @pytest.mark.parametrize("name", FUNCTIONAL)
@@ -36,7 +36,7 @@ def test_a_hundred_random_episodes_are_gymnasiums_own(name):
         reward = raw.reward(state, action, after, rng, params)
         return after, raw.observation(after, rng, params), reward, raw.terminal(after, rng, params)
 
-    assert_same_episodes(env, reset, step, min(env.horizon, 200))
+    assert_same_episodes(env, reset, step, min(env.max_episode_steps, 200))
 
 
 def test_a_hundred_random_episodes_are_braxs_own():

@@ -28,7 +28,7 @@ def own_episode(name, seed, env):
     """States, observations, actions, step keys, rewards and ends of gymnax's own `reset` and `step` to its `done`."""
     raw, params = gymnax.make(name)
     observation, state = raw.reset(jax.random.key_data(seed_key(seed)), params)
-    for t in range(env.horizon):
+    for t in range(env.max_episode_steps):
         key, action = jax.random.fold_in(seed_key(seed), t), jnp.asarray(env.action_space.sample())
         after = raw.step(jax.random.key_data(key), state, action, params)
         end = any(bool(x) for x in after[3:-1])
@@ -53,21 +53,22 @@ def test_episodes_are_gymnaxs_own(name, lenient):
             first = jax.random.split(jax.random.key_data(key))[0]
             _, mine, my_reward, terminated = step(state, action, jax.random.wrap_key_data(first, impl="threefry2x32"))
             np.testing.assert_allclose(my_reward, reward, rtol=1e-5)
-            assert bool(terminated) == end or (t + 1 == env.horizon and end)  # gymnax's end is also the time limit
-        assert end or len(steps) == env.horizon
+            # gymnax's end is also the time limit
+            assert bool(terminated) == end or (t + 1 == env.max_episode_steps and end)
+        assert end or len(steps) == env.max_episode_steps
 
 
 def test_the_time_limit_is_no_termination():
-    """An episode of Pendulum has the horizon's length, and stepping goes on after it."""
+    """An episode of Pendulum has the time limit's length, and stepping goes on after it."""
     env = esrl.make("gymnax/Pendulum-v1")
-    assert env.horizon == 200
+    assert env.max_episode_steps == 200
     played = runner(env).episodes(lambda c, o, s, k: (jnp.zeros((4, 1)), s), None, keys(4), (), None)
     assert (played.lengths == 200).all()
     state, _ = env.reset(seed_key(0))
     state = state.replace(time=jnp.asarray(199, state.time.dtype))
     assert not env.step(state, jnp.zeros(1), seed_key(0))[3]
-    short = esrl.make("gymnax/Pendulum-v1?horizon=7")
-    assert short.name == "gymnax/Pendulum-v1?horizon=7" and esrl.make(short.name).horizon == 7
+    short = esrl.make("gymnax/Pendulum-v1?max_episode_steps=7")
+    assert short.name == "gymnax/Pendulum-v1?max_episode_steps=7" and esrl.make(short.name).max_episode_steps == 7
 
 
 def keys(number):
@@ -103,8 +104,8 @@ def test_both_forms_of_a_step_are_taken(lenient):
     [
         ("gymnax/CartPol-v1", "gymnax has no environment 'CartPol-v1'; did you mean CartPole-v1"),
         ("gymnax/CartPole-v1?colour=red", "gymnax/CartPole-v1.colour=red cannot be made: TypeError"),
-        ("gymnax/CartPole-v1?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
-        ("gymnax/CartPole-v1?max_steps_in_episode=9", "set the time limit as horizon"),
+        ("gymnax/CartPole-v1?max_episode_steps=0", "max_episode_steps is 0, but must be a whole number of at least 1"),
+        ("gymnax/CartPole-v1?max_steps_in_episode=9", "set the time limit as max_episode_steps"),
         ("gymnax/SimpleBandit-bsuite", "cannot be made: "),
     ],
 )
@@ -124,7 +125,7 @@ def test_it_trains_and_is_listed():
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_trains(agent):
-    train_two_generations("gymnax/CartPole-v1?horizon=20", agent)
+    train_two_generations("gymnax/CartPole-v1?max_episode_steps=20", agent)
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1", "Breakout-MinAtar"])
@@ -141,4 +142,4 @@ def test_a_hundred_random_episodes_are_gymnaxs_own(name):
         observation, state, reward, done, *_ = raw.step_env(jax.random.key_data(key), state, action, params)
         return env._state(state), observation, reward, done
 
-    assert_same_episodes(env, reset, step, min(env.horizon, 300))
+    assert_same_episodes(env, reset, step, min(env.max_episode_steps, 300))

@@ -31,7 +31,7 @@ def keys(number):
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_trains(agent):
-    train_two_generations("jumanji/Snake-v1?num_rows=5&num_cols=5&horizon=20", agent)
+    train_two_generations("jumanji/Snake-v1?num_rows=5&num_cols=5&max_episode_steps=20", agent)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -110,10 +110,10 @@ def test_masks_have_an_entry_for_each_logit(name, size, mask):
 
 def test_the_time_limit_is_no_termination(lenient):
     """Jumanji ends SlidingTilePuzzle with a discount of 0 at its time limit; esrl truncates there, and steps on."""
-    env = esrl.make("jumanji/SlidingTilePuzzle-v0?horizon=5")
+    env = esrl.make("jumanji/SlidingTilePuzzle-v0?max_episode_steps=5")
     raw = jumanji.make("SlidingTilePuzzle-v0", time_limit=5)
-    assert env.name == "jumanji/SlidingTilePuzzle-v0?horizon=5" and esrl.make(env.name).horizon == 5
-    assert esrl.make("jumanji/SlidingTilePuzzle-v0").horizon == 500
+    assert env.name == "jumanji/SlidingTilePuzzle-v0?max_episode_steps=5" and esrl.make(env.name).max_episode_steps == 5
+    assert esrl.make("jumanji/SlidingTilePuzzle-v0").max_episode_steps == 500
     (state, seen), (own, _) = env.reset(seed_key(0)), raw.reset(jax.random.key_data(seed_key(0)))
     assert env.observation_space["step_count"] == spaces.Box(0, 5, (), np.float32)
     step, own_step = jax.jit(env.step), jax.jit(raw.step)
@@ -127,9 +127,10 @@ def test_the_time_limit_is_no_termination(lenient):
     assert (played.lengths == 5).all()
 
 
-def test_rewards_of_agents_are_summed_and_know_the_horizon(lenient):
+def test_rewards_of_agents_are_summed_and_know_the_time_limit(lenient):
     """A target of SearchAndRescue is worth less the later it is found, and nothing at the time limit."""
-    env, raw = esrl.make("jumanji/SearchAndRescue-v0?horizon=20"), jumanji.make("SearchAndRescue-v0", time_limit=20)
+    env = esrl.make("jumanji/SearchAndRescue-v0?max_episode_steps=20")
+    raw = jumanji.make("SearchAndRescue-v0", time_limit=20)
     found = jnp.ones((2, raw.generator.num_targets), bool)
     for step in (0, 7, 19):
         own = raw._reward_fn(found, step, raw.time_limit)
@@ -156,8 +157,8 @@ def test_names_are_listed():
     [
         ("jumanji/Snake-v2", "jumanji has no environment 'Snake-v2'; did you mean Snake-v1"),
         ("jumanji/Snake-v1?colour=red", "jumanji/Snake-v1.colour=red cannot be made: TypeError"),
-        ("jumanji/Snake-v1?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
-        ("jumanji/Snake-v1?time_limit=9", "set the time limit as horizon"),
+        ("jumanji/Snake-v1?max_episode_steps=0", "max_episode_steps is 0, but must be a whole number of at least 1"),
+        ("jumanji/Snake-v1?time_limit=9", "set the time limit as max_episode_steps"),
         ("jumanji/Sokoban-v0", "Jumanji downloads its levels"),
     ],
 )

@@ -43,8 +43,8 @@ def own(name, **options):
 def test_a_hundred_random_episodes_are_navixs_own(name):
     env = esrl.make(f"navix/{name}")
     raw, reset, step = own(name)
-    assert env.horizon == raw.max_steps == 100  # as `navix.make(name)` has it
-    assert_same_episodes(env, reset, step, env.horizon)
+    assert env.max_episode_steps == raw.max_steps == 100  # as `navix.make(name)` has it
+    assert_same_episodes(env, reset, step, env.max_episode_steps)
 
 
 def test_episodes_end_and_pay_as_navixs_do():
@@ -57,9 +57,9 @@ def test_episodes_end_and_pay_as_navixs_do():
 
 
 def test_the_time_limit_is_navixs_and_no_termination(lenient):
-    """With `?horizon=6`, Navix's own step says truncation where esrl's runner cuts off, and termination nowhere."""
-    env = esrl.make("navix/Navix-Empty-5x5-v0?horizon=6")
-    assert (env.horizon, esrl.make(env.name).horizon) == (6, 6)
+    """At the sixth step Navix's own step says truncation where esrl's runner cuts off, and termination nowhere."""
+    env = esrl.make("navix/Navix-Empty-5x5-v0?max_episode_steps=6")
+    assert (env.max_episode_steps, esrl.make(env.name).max_episode_steps) == (6, 6)
     played = runner(env).episodes(
         lambda c, o, s, k: (jnp.zeros(4, jnp.int32), s), None, keys(4).reshape(4, 1, 1), (), None
     )
@@ -77,12 +77,12 @@ def test_the_time_limit_is_navixs_and_no_termination(lenient):
 
 def test_the_last_step_may_terminate(lenient):
     """At the time limit itself, reaching the goal is a termination: forward, forward, right, forward, forward."""
-    env = esrl.make("navix/Navix-Empty-5x5-v0?horizon=5&penality_coeff=0.5")
+    env = esrl.make("navix/Navix-Empty-5x5-v0?max_episode_steps=5&penality_coeff=0.5")
     state, _ = env.reset(seed_key(0))
     step = jax.jit(env.step)
     for action in (2, 2, 1, 2, 2):
         state, _, reward, terminated = step(state, jnp.int32(action), seed_key(0))
-    assert terminated and float(reward) == 0.5  # 1, less 0.5 times all of the horizon
+    assert terminated and float(reward) == 0.5  # 1, less 0.5 times all of the time limit
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,11 @@ def test_worlds_differ_between_keys(lenient):
     ("name", "words"),
     [
         ("navix/Navix-DoorKey-8x8", "navix has no environment 'Navix-DoorKey-8x8'; did you mean Navix-DoorKey-8x8-v0"),
-        ("navix/Navix-DoorKey-5x5-v0?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
-        ("navix/Navix-DoorKey-5x5-v0?max_steps=9", "set the time limit as horizon, not as max_steps"),
+        (
+            "navix/Navix-Empty-5x5-v0?max_episode_steps=0",
+            "max_episode_steps is 0, but must be a whole number of at least 1",
+        ),
+        ("navix/Navix-Empty-5x5-v0?max_steps=9", "set the time limit as max_episode_steps, not as max_steps"),
         ("navix/Navix-DoorKey-5x5-v0?observation=rbg", "there is no observation 'rbg'; did you mean rgb"),
         ("navix/Navix-DoorKey-5x5-v0?colour=3", "cannot be made: TypeError: .*unexpected keyword argument 'colour'"),
         ("navix/Navix-DoorKey-5x5-v0?reward_fn=free", "reward_fn is 'free', but options of Navix .* are numbers"),
@@ -151,11 +154,11 @@ def test_what_does_not_fit_is_said(name, words):
 
 def test_it_is_listed_under_its_registered_names():
     assert adapter.names() == sorted(f"navix/{name}" for name in navix.registry())
-    made = esrl.make("navix/Navix-FourRooms-v0?observation=rgb&horizon=30")
-    assert made.name == "navix/Navix-FourRooms-v0?horizon=30&observation=rgb"
+    made = esrl.make("navix/Navix-FourRooms-v0?observation=rgb&max_episode_steps=30")
+    assert made.name == "navix/Navix-FourRooms-v0?max_episode_steps=30&observation=rgb"
     assert esrl.make(made.name).observation_space == made.observation_space
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_trains(agent):
-    train_two_generations("navix/Navix-Empty-Random-5x5-v0?horizon=20", agent)
+    train_two_generations("navix/Navix-Empty-Random-5x5-v0?max_episode_steps=20", agent)

@@ -28,13 +28,13 @@ def own(**overrides):
 
 @pytest.fixture(scope="module")
 def env():
-    return esrl.make(f"{NAME}?horizon=5")
+    return esrl.make(f"{NAME}?max_episode_steps=5")
 
 
 @pytest.mark.parametrize("agent", [AGENTS[0], *(pytest.param(agent, marks=pytest.mark.heavy) for agent in AGENTS[1:])])
 def test_every_agent_trains(agent):
     """A control step is shortened to one step of the simulation."""
-    train_two_generations(f"{NAME}?horizon=20&ctrl_dt=0.01", agent)
+    train_two_generations(f"{NAME}?max_episode_steps=20&ctrl_dt=0.01", agent)
 
 
 def test_a_hundred_random_episodes_are_playgrounds_own():
@@ -53,8 +53,9 @@ def test_repeats_and_the_time_limit_are_those_of_playgrounds_wrapper(lenient):
     """Its training wrapper repeats an action, sums the rewards, and calls an episode of 6 simulated steps truncated."""
     from brax.envs.wrappers.training import EpisodeWrapper
 
-    env, wrapped = esrl.make(f"{NAME}?action_repeat=2&horizon=3"), EpisodeWrapper(own(), 6, 2)
-    assert env.name == f"{NAME}?horizon=3&action_repeat=2" and esrl.make(f"{NAME}?action_repeat=3").horizon == 334
+    env, wrapped = esrl.make(f"{NAME}?action_repeat=2&max_episode_steps=3"), EpisodeWrapper(own(), 6, 2)
+    assert env.name == f"{NAME}?max_episode_steps=3&action_repeat=2"
+    assert esrl.make(f"{NAME}?action_repeat=3").max_episode_steps == 334
     state, _ = jax.jit(env.reset)(seed_key(0))
     other = jax.jit(wrapped.reset)(jax.random.key_data(seed_key(0)))
     step, own_step = jax.jit(env.step), jax.jit(wrapped.step)
@@ -71,7 +72,7 @@ def test_the_time_limit_is_no_termination(env):
     keys = jax.random.split(seed_key(0), 4).reshape(4, 1, 1)
     played = runner(env).episodes(lambda c, o, s, k: (jnp.zeros((4, 1)), s), None, keys, (), None)
     assert (played.lengths == 5).all()
-    assert (env.horizon, esrl.make(NAME).horizon) == (5, 1000)
+    assert (env.max_episode_steps, esrl.make(NAME).max_episode_steps) == (5, 1000)
 
 
 def test_an_environment_is_sound(env):
@@ -96,8 +97,8 @@ def test_names_are_the_control_suites():
         ("playground/Cartpole", "playground has no environment 'Cartpole'; did you mean Cartpole"),
         ("playground/CartpoleBalance?action_repeats=1", "has no entry 'action_repeats'; did you mean action_repeat"),
         ("playground/CartpoleBalance?ctrl_dt=slow", "cannot be made: TypeError: Could not override field 'ctrl_dt'"),
-        ("playground/CartpoleBalance?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
-        ("playground/CartpoleBalance?episode_length=9", "set the time limit as horizon"),
+        (f"{NAME}?max_episode_steps=0", "max_episode_steps is 0, but must be a whole number of at least 1"),
+        ("playground/CartpoleBalance?episode_length=9", "set the time limit as max_episode_steps"),
         ("playground/CartpoleBalance?impl=warp", "impl=warp needs a CUDA device"),
         ("playground/Go1Handstand", "models come from the MuJoCo Menagerie, which Playground downloads"),
     ],

@@ -13,17 +13,17 @@ from esrl.core.types import seed_key
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
 from esrl.envs.registry import names_of
-from esrl.envs.suites.kinetix import _moving
 from esrl.rollouts.runner import runner
 
-kinetix = pytest.importorskip("kinetix")
+pytest.importorskip("kinetix")
+esrl_kinetix = pytest.importorskip("esrl_kinetix")
 
 # Kinetix's physics calls jnp.clip by its older names
 pytestmark = pytest.mark.filterwarnings("ignore:Passing arguments 'a', 'a_min' or 'a_max':DeprecationWarning")
 
 PAPER = ["s/h1_thrust_over_ball", "m/h17_thrustcontrol_left", "l/hard_pinball"]
 SMALL = f"kinetix/{PAPER[0]}"
-SHORT = f"{SMALL}?horizon=10"
+SHORT = f"{SMALL}?max_episode_steps=10"
 
 
 def package(env):
@@ -64,13 +64,13 @@ def test_whole_episodes_are_kinetixs_own(name, lenient):
     @jax.vmap
     def play(actions):
         def both(world, action):
-            mine = env.step(_moving(world), action, seed_key(0))
+            mine = env.step(esrl_kinetix.moving(world), action, seed_key(0))
             world, *own = step(world, action, seed_key(0))
             return world, (mine[1:], tuple(own))
 
         return jax.lax.scan(both, reset(seed_key(0))[0], actions)[1]
 
-    lanes, steps = 8, env.horizon - 1
+    lanes, steps = 8, env.max_episode_steps - 1
     flat = random_actions(env, 0, lanes * steps)
     mine, own = play(np.stack(flat).reshape(lanes, steps, -1))
     for x, y in zip(mine[:2], own[:2], strict=True):
@@ -103,9 +103,9 @@ def test_observations_and_states_are_kinetixs_own(lenient):
 
 def test_the_time_limit_is_no_termination():
     env = esrl.make(SMALL)
-    assert env.horizon == 256
+    assert env.max_episode_steps == 256
     short = esrl.make(SHORT)
-    assert short.name == SHORT and esrl.make(short.name).horizon == 10
+    assert short.name == SHORT and esrl.make(short.name).max_episode_steps == 10
     noop = jnp.zeros((2, 6), jnp.int32)
     played = runner(short).episodes(lambda c, o, s, k: (noop, s), None, keys(2), (), None)
     assert (played.lengths == 10).all()
@@ -125,7 +125,7 @@ def test_a_level_is_sound():
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"kinetix/{name}?horizon=10" for name in PAPER[1:]),
+        *(f"kinetix/{name}?max_episode_steps=10" for name in PAPER[1:]),
         f"{SHORT}&observation=symbolic_entity",
         f"{SHORT}&observation=pixels",
         f"{SHORT}&actions=discrete",
@@ -175,8 +175,8 @@ def test_a_level_can_be_drawn():
         ("kinetix/l/hard_pinbal", "kinetix has no environment 'l/hard_pinbal'; did you mean l/hard_pinball"),
         (f"{SMALL}?colour=red", "colour is 'red', but options other than observation and actions are numbers"),
         (f"{SMALL}?colour=1", "kinetix/s/h1_thrust_over_ball.colour=1 cannot be made: TypeError"),
-        (f"{SMALL}?horizon=0", "horizon is 0, but must be a whole number of at least 1"),
-        (f"{SMALL}?max_timesteps=9", "set the time limit as horizon"),
+        (f"{SMALL}?max_episode_steps=0", "max_episode_steps is 0, but must be a whole number of at least 1"),
+        (f"{SMALL}?max_timesteps=9", "set the time limit as max_episode_steps"),
         (f"{SMALL}?actions=multi", "actions is 'multi'; did you mean multi_discrete"),
         (f"{SMALL}?observation=3", "observation is 3; known: pixels, symbolic_entity, symbolic_flat"),
     ],

@@ -1,4 +1,4 @@
-"""Kinetix: the levels that the package ships, one environment each, without its automatic reset and time limit."""
+"""A suite of esrl: the levels that Kinetix ships, one environment each, without its automatic reset and time limit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, nearest
-from esrl.envs.suites._lenient import lenient
-from esrl.envs.suites._names import with_options
-from esrl.envs.suites._suite import check_horizon, check_known, construct, fitted, gymnax_space, quiet
+from esrl.envs.base import rename_horizon
+from esrl.envs.suites._common import NEVER, checked_name, construct, fitted, gymnax_space, lenient, quiet, scalar
 
-_NEVER = 2**30  # steps; Kinetix's own time limit, which its `done` would mix with termination
 _OBSERVATIONS = ("symbolic_flat", "symbolic_entity", "pixels")
 _ACTIONS = ("multi_discrete", "continuous", "discrete")
 
@@ -49,25 +47,25 @@ class KinetixEnv:
 
     fixed_start = True
 
-    def __init__(self, name: str, env: Any, params: Any, level: Any, horizon: int) -> None:
+    def __init__(self, name: str, env: Any, params: Any, level: Any, max_episode_steps: int) -> None:
         self.name = name
         self.env = env
-        self.params = params.replace(max_timesteps=_NEVER)
-        self.horizon = horizon
+        self.params = params.replace(max_timesteps=NEVER)
+        self.max_episode_steps = max_episode_steps
         self.level = level
         self.action_space = _action_space(env.action_space(params))
         self.observation_space = gymnax_space(env.observation_space(params))
         self._first = jax.device_get(fitted(_entries(jax.jit(env.get_obs)(level)), self.observation_space))
 
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(jnp.asarray, (_moving(self.level), self._first))
+        return jax.tree.map(jnp.asarray, (moving(self.level), self._first))
 
     @lenient
     def step(self, state: PyTree, action: Array, key: Key) -> tuple[PyTree, PyTree, Array, Array]:
         world = self._world(state)
         observation, after, reward, ended, _ = self.env.step_env(jax.random.key_data(key), world, action, self.params)
         observation = fitted(_entries(observation), self.observation_space)
-        return _moving(after), observation, jnp.asarray(reward, jnp.float32), jnp.asarray(ended, bool)
+        return moving(after), observation, scalar(reward, jnp.float32), scalar(ended, bool)
 
     @lenient
     def render(self, state: PyTree) -> np.ndarray:
@@ -84,7 +82,7 @@ class KinetixEnv:
         return self.level.replace(**moved, last_distance=state["last_distance"])
 
 
-def _moving(world: Any) -> PyTree:
+def moving(world: Any) -> PyTree:
     """A lane's state: of Kinetix's, what a step reads and changes."""
     parts = {part: {field: getattr(getattr(world, part), field) for field in _MOVING[part]} for part in _MOVING}
     return {**parts, "last_distance": jnp.asarray(world.last_distance, jnp.float32)}
@@ -117,7 +115,7 @@ def _check_jax() -> None:
         if requirement.name == "jax" and not requirement.specifier.contains(jax.__version__, prereleases=True):
             raise EsrlError(
                 f"Kinetix {importlib.metadata.version('kinetix-env')} needs jax{requirement.specifier}, but jax "
-                f"{jax.__version__} is installed; give it an environment of its own, with: pip install 'esrl[kinetix]'"
+                f"{jax.__version__} is installed; give it an environment of its own, with: pip install ./envs/kinetix"
             )
 
 
@@ -137,7 +135,7 @@ def names() -> list[str]:
 @lenient
 def make(
     name: str,
-    horizon: int | None = None,
+    max_episode_steps: int | None = None,
     observation: Any = "symbolic_flat",
     actions: Any = "multi_discrete",
     **options: Any,
@@ -146,7 +144,7 @@ def make(
 
     Args:
       name: size and level, as `l/hard_pinball`.
-      horizon: steps of an episode; Kinetix's own limit, `max_timesteps` (256), when left out.
+      max_episode_steps: steps of an episode; Kinetix's own limit, `max_timesteps` (256), when left out.
       observation: `symbolic_flat` (float32 [F], between -10 and 10), `symbolic_entity` (a Dict of shapes, joints and
         thrusters with their masks and indices), or `pixels` (float32 [125, 125, 3], between 0 and 1).
       actions: `multi_discrete` (4 motors of 3, 2 thrusters of 2), `continuous` (float32 [6], between -1 and 1) or
@@ -154,20 +152,18 @@ def make(
       **options: numbers in Kinetix's `EnvParams`. `dense_reward_scale=0.0` leaves the reward of the end alone.
 
     Raises:
-      EsrlError: unknown level, observation or actions, a horizon below 1, options that Kinetix does not take, or a jax
-        that the installed Kinetix does not work with.
+      EsrlError: unknown level, observation or actions, a time limit below 1, options that Kinetix does not take, or a
+        jax that the installed Kinetix does not work with.
     """
-    check_known("kinetix", name, _levels())
+    if "horizon" in options:  # the old name of the time limit
+        return make(name, **rename_horizon(f"kinetix/{name}", options), observation=observation, actions=actions)
     defaults = {"observation": "symbolic_flat", "actions": "multi_discrete"}
     chosen = {"observation": observation, "actions": actions}
     said = {key: value for key, value in chosen.items() if value != defaults[key]}
-    full = with_options(f"kinetix/{name}", {"horizon": horizon, **said, **options})
-    check_horizon(full, horizon)
+    full = checked_name("kinetix", name, _levels(), {**said, **options}, max_episode_steps, "max_timesteps")
     for option, known in (("observation", _OBSERVATIONS), ("actions", _ACTIONS)):
         if chosen[option] not in known:
             raise EsrlError(f"{full}: {option} is {chosen[option]!r}{nearest(str(chosen[option]), known)}")
-    if "max_timesteps" in options:
-        raise EsrlError(f"{full}: set the time limit as horizon, not as max_timesteps")
     for option, value in options.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise EsrlError(
@@ -176,7 +172,7 @@ def make(
 
     def build() -> KinetixEnv:
         env, params, level = _kinetix(name, observation, actions, tuple(sorted(options.items())))
-        return KinetixEnv(full, env, params, level, int(params.max_timesteps) if horizon is None else horizon)
+        return KinetixEnv(full, env, params, level, max_episode_steps or int(params.max_timesteps))
 
     return construct(full, build)
 

@@ -1,0 +1,123 @@
+"""Lanes of environments that Python steps: one protocol, whichever package steps the worlds.
+
+A `Pool` is what a package brings: worlds, of which those with the numbers `ids` are begun or stepped. `HostLanes` adds
+what all packages need: the last observation of each lane, the time limit, errors as one sentence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+
+from esrl.core.types import EsrlError, PyTree
+
+Outcome = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray]  # observations, rewards, terminated, truncated
+
+KEPT = 2  # sets of lanes that an environment keeps: the population's, and an evaluation's
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """Worlds of L lanes. What is returned has new arrays with K rows, one for each lane of `ids` [K], in their order.
+
+    `ids` ascend. `seeds` and `actions` have a row for every lane.
+    """
+
+    def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
+        """Begins an episode in the lanes `ids` with their seeds [L] (uint32); returns observations [K, ...]."""
+
+    def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
+        """Steps the lanes `ids` by actions [L, ...]: observations [K, ...], rewards, terminated, truncated [K]."""
+
+    def close(self) -> None:
+        """Ends processes and threads, and frees what the worlds hold."""
+
+
+class HostLanes:
+    """Lanes [L] of one environment; each plays an episode from `begin` until it ends.
+
+    Attributes:
+      failed: whether a call was broken off; then no more can be asked of these lanes.
+    """
+
+    def __init__(self, name: str, pool: Pool, lanes: int, max_episode_steps: int) -> None:
+        self.failed = False
+        self._name, self._pool, self._limit = name, pool, max_episode_steps
+        self._observations: PyTree = None
+        self._steps = np.zeros(lanes, np.int64)
+
+    def begin(self, which: np.ndarray, seeds: np.ndarray) -> PyTree:
+        """Begins an episode in the lanes of `which` [L] bool with their seeds [L]; returns every lane's observation."""
+        ids = np.flatnonzero(which)
+        begun = self._ask("reset", lambda: self._pool.begin(ids, np.asarray(seeds)))
+        self._steps[ids] = 0
+        return self._merge(ids, begun)
+
+    def step(self, actions: PyTree, live: np.ndarray) -> Outcome:
+        """One step of the lanes of `live` [L] bool: observations [L, ...], rewards, terminated, truncated [L].
+
+        The others stand still: their observation is their last, their reward 0, and they end no more.
+        """
+        ids, lanes = np.flatnonzero(live), len(self._steps)
+        reward, terminated, truncated = np.zeros(lanes), np.zeros(lanes, bool), np.zeros(lanes, bool)
+        if ids.size:
+            out = self._ask("step", lambda: self._pool.step(ids, actions))
+            after, reward[ids], terminated[ids], truncated[ids] = out
+            self._merge(ids, after)
+            self._steps[ids] += 1
+            # An episode that ends by itself on the last step that it is allowed has terminated, and was not cut off.
+            truncated = (truncated | (live & (self._steps >= self._limit))) & ~terminated
+        return self._observations, reward, terminated, truncated
+
+    def close(self) -> None:
+        """Closes the worlds."""
+        self._pool.close()
+
+    def _merge(self, ids: np.ndarray, rows: PyTree) -> PyTree:
+        def one(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            merged = old.copy()  # JAX may still be reading the old array
+            merged[ids] = new
+            return merged
+
+        whole = len(ids) == len(self._steps)
+        self._observations = rows if whole else jax.tree.map(one, self._observations, rows)
+        return self._observations
+
+    def _ask(self, what: str, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except BaseException as error:  # Ctrl-C as well: nobody knows which lanes were stepped
+            self.failed = True
+            if isinstance(error, EsrlError) or not isinstance(error, Exception):
+                raise
+            raise EsrlError(f"{self._name}: {what} of its lanes raised {type(error).__name__}: {error}") from error
+
+
+def lanes_maker(
+    name: str, make_pool: Callable[[tuple[int, ...], bool], Pool], max_episode_steps: int
+) -> Callable[..., HostLanes]:
+    """`make_lanes(shape, together=False)` of a `HostEnv`, from `make_pool(shape, together)`.
+
+    `shape` is (L,), or (P, S, E) of the pairs, signs and episodes of a population; lanes are flat either way.
+    `together` lanes always begin all at once. They are made once for each shape, and the last two sets of them are
+    kept; a set that failed is made anew.
+    """
+    kept: dict[tuple[int, ...], HostLanes] = {}
+
+    def make_lanes(shape: tuple[int, ...], together: bool = False) -> HostLanes:
+        if shape in kept and kept[shape].failed:
+            kept.pop(shape).close()
+        if together and shape in kept:
+            return kept[shape]
+        while together and len(kept) >= KEPT:
+            kept.pop(next(iter(kept))).close()  # before others are made, so that no more than two are there at a time
+        lanes = HostLanes(name, make_pool(shape, together), math.prod(shape), max_episode_steps)
+        if together:
+            kept[shape] = lanes
+        return lanes
+
+    return make_lanes

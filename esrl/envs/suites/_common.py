@@ -1,0 +1,167 @@
+"""What the adapters of suites share: quiet imports, names with options, errors as one sentence, types that stay."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote_plus
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from esrl.core.types import Array, EsrlError, PyTree, nearest
+from esrl.envs.base import check_positive, reason_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NEVER = 2**30  # steps; given to packages as their own time limit, which their `done` would mix with termination
+_MIXED_TYPES = ("scatter inputs have incompatible types", "Explicitly requested dtype")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences prints and warnings, as packages give them when they are imported."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def lenient(fn: Callable[P, T]) -> Callable[P, T]:
+    """`fn` under JAX's standard promotion rules, whatever the caller's flags are.
+
+    Packages are written for those rules. JAX's warnings about mixed types are silenced: the user cannot change them.
+    """
+
+    @wraps(fn)
+    def relaxed(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+            for words in _MIXED_TYPES:
+                warnings.filterwarnings("ignore", message=words)
+            return fn(*args, **kwargs)
+
+    return relaxed
+
+
+# ---- names and errors -----------------------------------------------------------------------------------------------
+
+
+def with_options(name: str, options: dict[str, Any]) -> str:
+    """`name?key=value&key=value`, which `esrl.make` reads back; options that are None are left out."""
+    given = {key: quote_plus(str(value), safe="/:,") for key, value in options.items() if value is not None}
+    query = "&".join(f"{key}={text}" for key, text in given.items())
+    return f"{name}?{query}" if query else name
+
+
+def check_known(suite: str, name: str, known: Iterable[str]) -> None:
+    """Raises an EsrlError that offers near names when a suite has no environment of this name (without the suite)."""
+    known = list(known)
+    if name not in known:
+        raise EsrlError(f"{suite} has no environment {name!r}{nearest(name, known)}")
+
+
+def checked_name(
+    suite: str,
+    name: str,
+    known: Iterable[str],
+    options: dict[str, Any],
+    max_episode_steps: int | None,
+    own_limit: str = "",
+) -> str:
+    """An environment's whole name with its options, once they are checked.
+
+    Args:
+      suite, name: of the environment. known: the names that the suite has.
+      options: what stands behind the name, beside the time limit.
+      max_episode_steps: the time limit, None for the environment's own.
+      own_limit: what the package calls its time limit.
+
+    Raises:
+      EsrlError: an unknown name, a time limit below 1, or one that is given by the package's own name.
+    """
+    check_known(suite, name, known)
+    full = with_options(f"{suite}/{name}", {"max_episode_steps": max_episode_steps, **options})
+    if max_episode_steps is not None:
+        check_positive(f"{full}: max_episode_steps", max_episode_steps)
+    if own_limit and own_limit in options:
+        raise EsrlError(f"{full}: set the time limit as max_episode_steps, not as {own_limit}")
+    return full
+
+
+def check_reserved(full: str, options: dict[str, Any], reserved: Iterable[str]) -> None:
+    """Raises an EsrlError when an option is given that esrl sets itself."""
+    if taken := sorted(set(options) & set(reserved)):
+        raise EsrlError(f"{full}: {taken[0]} is set by esrl; leave it out")
+
+
+def construct(name: str, make: Callable[[], T]) -> T:
+    """What `make` returns; an error in it (an argument that it does not take, data to be fetched) in one sentence."""
+    try:
+        with quiet():
+            return make()
+    except EsrlError:
+        raise
+    except Exception as error:
+        raise EsrlError(f"{name} cannot be made: {reason_of(error)}") from error
+
+
+# ---- trees and spaces -----------------------------------------------------------------------------------------------
+
+
+def map_space(fn: Callable[..., Any], space: spaces.Space, *trees: PyTree) -> Any:
+    """`fn(space, *leaves)` for each space that is no Dict or Tuple; the result is nested as the space is."""
+    if isinstance(space, spaces.Dict):
+        return {name: map_space(fn, sub, *(tree[name] for tree in trees)) for name, sub in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(map_space(fn, sub, *(tree[i] for tree in trees)) for i, sub in enumerate(space.spaces))
+    return fn(space, *trees)
+
+
+def fitted(observation: PyTree, space: spaces.Space) -> PyTree:
+    """An observation with the dtypes and shapes that its space says; Dict and Tuple go by their entries."""
+
+    def one(space: spaces.Space, x: Any) -> Array:
+        return jnp.asarray(x, jax.dtypes.canonicalize_dtype(space.dtype)).reshape(space.shape)
+
+    return map_space(one, space, observation)
+
+
+def as_before(tree: PyTree, like: PyTree) -> PyTree:
+    """A tree with the dtypes and shapes of another: packages let Python numbers and promotions into their states."""
+
+    def one(x: Any, like: Any) -> Array:
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+            return x
+        return jnp.asarray(x, like.dtype).reshape(like.shape)
+
+    return jax.tree.map(one, tree, like)
+
+
+def raw_key() -> Any:
+    """A raw random key without its numbers, for `jax.eval_shape`."""
+    return jax.ShapeDtypeStruct((2,), np.uint32)
+
+
+def scalar(x: Any, dtype: Any) -> Array:
+    """One number, whatever shape a package gives it."""
+    return jnp.asarray(x, dtype).reshape(())
+
+
+def gymnax_space(space: Any) -> spaces.Space:
+    """A space as gymnax defines them (Craftax and Kinetix use its classes) as Gymnasium's."""
+    kind = type(space).__name__
+    if kind == "Discrete":
+        return spaces.Discrete(int(space.n))
+    if kind == "Dict":
+        return spaces.Dict({name: gymnax_space(part) for name, part in space.spaces.items()})
+    if kind == "Tuple":
+        return spaces.Tuple([gymnax_space(part) for part in space.spaces])
+    dtype = np.dtype(space.dtype)
+    low, high = (np.broadcast_to(np.asarray(side, dtype), space.shape) for side in (space.low, space.high))
+    return spaces.Box(low, high, space.shape, dtype)
