@@ -42,6 +42,7 @@ def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], a
     fields = {heading: typed_dict(heading, _fields(tyro, flags), total=False) for heading, flags in groups.items()}
     positional = {argument.name: Annotated[tyro.conf.Positional[str], _arg(tyro, argument, argument.name.upper())]}
     every = typed_dict("every", positional | fields, total=False)
+    plain = _todays(argv, [flag.name for flags in groups.values() for flag in flags])
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -49,7 +50,7 @@ def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], a
                 every,
                 prog=f"esrl {command}",
                 description=about,
-                args=_todays(argv, [flag.name for flags in groups.values() for flag in flags]),
+                args=plain,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:

@@ -234,22 +234,25 @@ def read(path: str | Path) -> Recipe:
         raise EsrlError(f'{path}: the key env is missing, as env = "brax/hopper"')
     options = options_of(agent_named(found.get("agent", "eggroll")))
     for table, keys in (("options", options), ("policy", NETWORK_KEYS)):
-        found[table] = _checked(f"{path}: [{table}] ", found.get(table, {}), keys)
+        found[table] = _checked(f"{path}: [{table}] ", found.get(table, {}), keys, custom=table == "options")
     return Recipe(**found)
 
 
 _OWN_KEYS = {"env": str, "agent": str, "policy": dict, "options": dict}  # those that are no arguments of `iterate`
 
 
-def _checked(where: str, data: dict[str, Any], known: dict[str, Option]) -> dict[str, Any]:
-    """A table's values by today's names, each checked; `where` begins an error's sentence."""
+def _checked(where: str, data: dict[str, Any], known: dict[str, Option], custom: bool = False) -> dict[str, Any]:
+    """A table's values by today's names, each checked; `where` begins an error's sentence.
+
+    Where `custom` is true, CUSTOM may stand for a Python object; `Recipe.build` says that it cannot be made.
+    """
     found = {}
     for given, value in data.items():
         name = todays_name(given, known)
         if name not in known:
             raise EsrlError(f"{where}unknown key {name!r}{nearest(name, known)}")
-        # CUSTOM stands where a Python object was; `Recipe.build` says so.
-        found[name] = value if value == CUSTOM else known[name].check(todays_value(name, value), f"{where}{name}")
+        value = todays_value(name, value)
+        found[name] = value if custom and value == CUSTOM else known[name].check(value, f"{where}{name}")
     return found
 
 
@@ -257,7 +260,7 @@ def todays_name(name: str, known: Any) -> str:
     """An old name of a key or flag as it is called now, with a notice on standard error; others as they are."""
     if name in known or RENAMED.get(name) not in known:
         return name
-    _notice(f"{name} is called {RENAMED[name]} now")
+    tell_renamed(f"{name} is called {RENAMED[name]} now")
     return RENAMED[name]
 
 
@@ -266,12 +269,13 @@ def todays_value(name: str, value: Any) -> Any:
     new = RENAMED_VALUES.get((name, value)) if isinstance(value, str) else None
     if new is None:
         return value
-    _notice(f'{name} = "{value}" is called "{new}" now')
+    tell_renamed(f'{name} = "{value}" is called "{new}" now')
     return new
 
 
 @cache  # one notice of each kind in a process
-def _notice(text: str) -> None:
+def tell_renamed(text: str) -> None:
+    """Says on standard error what something is called now."""
     print(f"esrl: notice: {text}; the old name still works", file=sys.stderr)
 
 

@@ -427,6 +427,41 @@ def test_flags_that_equal_defaults_still_override():
     assert recipe("r.toml", "--seed", "0").seed == 0
 
 
+OLD = {
+    "evaluations": ("", "5", "num_evals", 5),
+    "evaluate_episodes": ("", "7", "eval_episodes", 7),
+    "thin": ("options", "0.3", "max_excess_variance", 0.3),
+    "distribution": ("options", "rademacher", "noise_distribution", "rademacher"),
+    "step_scale": ("options", "plain", "gradient_scale", "unbiased"),
+    "chunk": ("options", "4", "chunk_pairs", 4),
+    "memory": ("options", "1.5", "memory_gib", 1.5),
+    "shaping": ("options", "centred_rank", "shaping", "centered_rank"),
+    "activation": ("policy", "pqn", "activation", "layernorm_relu"),
+}
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_old_spellings_work_with_a_notice(old, capsys):
+    table, text, new, value = OLD[old]
+    quoted = text if text[0].isdigit() else f'"{text}"'
+    Path("old.toml").write_text(f'env = "w.py:Line"\n{f"[{table}]" if table else ""}\n{old} = {quoted}\n')
+    said = [f"{old} is called {new} now"] if old != new else []
+    said += [f'{new} = "{text}" is called "{value}" now'] if isinstance(value, str) and value != text else []
+    notices = [f"esrl: notice: {line}; the old name still works" for line in said]
+    for argv in (["old.toml"], ["w.py:Line", "--" + old.replace("_", "-"), text]):
+        recipes.tell_renamed.cache_clear()
+        found = recipe(*argv)
+        assert (getattr(found, table)[new] if table else getattr(found, new)) == value
+        assert capsys.readouterr().err.splitlines() == notices
+        assert recipe(*argv) == found and capsys.readouterr().err == ""  # said once
+
+
+def test_unknown_old_values_are_refused_as_ever(capsys):
+    assert "unknown flag --thn" in refused(capsys, "train", "w.py:Line", "--thn", "1")
+    Path("old.toml").write_text('env = "w.py:Line"\nseed = "custom"\n')
+    assert "seed is 'custom', but must be a whole number" in refused(capsys, "train", "old.toml")
+
+
 # ---- runs -----------------------------------------------------------------------------------------------------------
 
 
