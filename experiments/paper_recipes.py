@@ -4,7 +4,7 @@
     python experiments/paper_recipes.py --check    # says which files differ from what would be written
 
 An option of the paper and its name in esrl: deterministic_policy is deterministic; rank_transform = true is the shaping
-centred_rank, and false is z_score; every other name is the same. Evolution strategies take the paper's step scale and
+centered_rank, and false is z_score; every other name is the same. Evolution strategies take the paper's step scale and
 normalise no observations; PPO normalises observations, not rewards.
 """
 
@@ -22,6 +22,7 @@ DATA = ROOT / "experiments" / "paper" / "rl.toml"
 FOLDER = ROOT / "agents" / "paper"
 AGENTS = ("eggroll", "open_es", "ppo")
 TABLES = ("protocol", "search_space")  # of the data file; every other one is an environment
+ACTIVATION = {"pqn": "layernorm_relu"}  # the paper's name of it
 WIDTH = 118
 
 FIRST = (
@@ -50,8 +51,8 @@ def options(agent: str, given: dict[str, Any]) -> dict[str, Any]:
         return {**given, "normalize_observations": True, "normalize_rewards": False}
     own = {k: v for k, v in given.items() if k not in ("deterministic_policy", "rank_transform")}
     own["deterministic"] = given["deterministic_policy"]
-    own["shaping"] = "centred_rank" if given["rank_transform"] else "z_score"
-    return {**own, "step_scale": "paper", "normalize_observations": False}
+    own["shaping"] = "centered_rank" if given["rank_transform"] else "z_score"
+    return {**own, "gradient_scale": "paper", "normalize_observations": False}
 
 
 def header(env: str, agent: str, table: dict[str, Any]) -> str:
@@ -77,7 +78,7 @@ def recipe(env: str, agent: str, data: dict[str, Any]) -> str:
     """The text of a recipe."""
     protocol = data["protocol"]
     run = {"env": env, "agent": agent, "env_steps": protocol["env_steps"]}
-    policy = {"network": "mlp", "hidden": protocol["hidden"], "activation": protocol["activation"]}
+    policy = {"network": "mlp", "hidden": protocol["hidden"], "activation": ACTIVATION[protocol["activation"]]}
     tables = {"policy": policy, "options": options(agent, data[env][agent])}
     blocks = [header(env, agent, data[env]) + "\n" + _lines(run)]
     return "\n\n".join([*blocks, *(f"[{name}]\n{_lines(table)}" for name, table in tables.items())]) + "\n"

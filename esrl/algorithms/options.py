@@ -1,4 +1,4 @@
-"""Options of agents, read off their constructors: signatures have names, types and defaults, docstrings meanings.
+"""Options read off signatures: the signature has names, types and defaults, the docstring has the meanings.
 
 So an option is written down in one place. Recipes and the command line ask here.
 """
@@ -21,12 +21,22 @@ Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 _SHARED = "      **shared: as in `esrl.es`:\n"  # a line of a docstring that `agent_constructor` fills in
 
 
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple: "a list of whole numbers",
+    dict: "a table",
+}
+
+
 class Option(NamedTuple):
-    """One keyword argument of a constructor.
+    """A named value of a plain type: a keyword argument of a constructor, a key of a recipe, a flag.
 
     Attributes:
       name: as the constructor spells it.
-      type: bool, int, float or str; None when only Python code can give it.
+      type: bool, int, float, str, tuple (of whole numbers) or dict; None when only Python code can give it.
       default: its default.
       optional: whether None may be given.
       help: what it means.
@@ -34,9 +44,41 @@ class Option(NamedTuple):
 
     name: str
     type: type | None
-    default: Any
-    optional: bool
-    help: str
+    default: Any = None
+    optional: bool = False
+    help: str = ""
+
+    def check(self, value: Any, called: str) -> Any:
+        """The value, a whole number made a float where a number is needed.
+
+        Raises:
+          EsrlError: it has another type. The sentence calls the option `called`.
+        """
+        if value is None and self.optional:
+            return None
+        if self.type is float and type(value) is int:
+            return float(value)
+        # bool is a subclass of int, so isinstance would take `true` for a number.
+        if self.type is tuple:
+            fits = all(type(part) is int for part in (value if isinstance(value, (list, tuple)) else [value]))
+        else:
+            fits = type(value) is self.type
+        if not fits:
+            words = _WORDS[self.type] if self.type else "given in Python"
+            raise EsrlError(f"{called} is {value!r}, but must be {words}")
+        return value
+
+    def read(self, given: Any, called: str) -> Any:
+        """The value of a flag's text, of its texts (tuple), or of a bool, which has none; checked like any other."""
+        value = given
+        if self.optional and str(given).lower() == "none":
+            value = None
+        elif self.type in (int, float, tuple):
+            try:
+                value = tuple(map(int, given)) if self.type is tuple else self.type(given)
+            except ValueError:
+                value = given if isinstance(given, str) else " ".join(given)
+        return self.check(value, called)
 
 
 @cache

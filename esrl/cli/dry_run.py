@@ -1,4 +1,4 @@
-"""What a run would take, before it runs: memory by part, what the compiler says, and how fast it steps."""
+"""Measure what a run would take before it runs: memory by part, compiled programs, steps a second."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.table import Table
 
 from esrl.algorithms.agent import Agent
 from esrl.core.compile_time import compile_seconds
 from esrl.core.sharding import AXIS
 from esrl.core.types import seed_key
 from esrl.envs.base import HostEnv, max_episode_steps_of, on_device
-from esrl.training.loop import check_budget
+from esrl.training.budget import Budget
 from esrl.training.recipe import Recipe
 
 _STEPS = 100  # of the episodes that are timed
@@ -40,14 +38,16 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     Raises:
       EsrlError: a recipe that does not fit.
     """
-    check_budget(recipe.env_steps, recipe.generations)
+    budget = Budget(recipe.env_steps, recipe.generations, recipe.seconds).check()
     begun = compile_seconds()
     agent = recipe.build()
     compiled = _compiled(agent)
     seconds = compile_seconds() - begun
     rate, generation = _rate(recipe, agent)
-    budgets = [recipe.env_steps, None if recipe.generations is None else recipe.generations * generation]
-    steps = min(budget for budget in budgets if budget is not None)
+    whole = budget.seconds
+    if rate is not None:
+        steps = [budget.env_steps, None if budget.generations is None else budget.generations * generation]
+        whole = min([n / rate for n in steps if n is not None] + ([] if whole is None else [whole]))
     return {
         "env": recipe.env,
         "agent": agent.name,
@@ -58,7 +58,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "compiled": compiled,
         "seconds_compile": round(seconds, 2),
         "env_steps_per_second": None if rate is None else round(rate, 1),
-        "seconds_of_training": None if rate is None else round(steps / rate, 1),
+        "seconds_of_training": None if whole is None else round(whole, 1),
     }
 
 
@@ -68,7 +68,7 @@ def _compiled(agent: Agent) -> dict[str, dict[str, int]]:
     programs: dict[str, Any] = {}
     if not on_device(agent.env):
         return {}
-    if agent.plan.num_random:
+    if agent.kind == "evolution":  # a run times its two parts, so it compiles them apart
         programs["rollout"] = agent.rollout.lower(state)  # type: ignore[attr-defined]
         programs["update"] = agent.update.lower(state, jax.eval_shape(agent.rollout, state))  # type: ignore[attr-defined]
     else:
@@ -92,7 +92,7 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
     The first is None where it cannot be timed. Steps are counted as if every lane lived to the end.
     """
     plan = agent.plan
-    if not plan.num_random:
+    if agent.kind != "evolution":
         seconds, state = _timed(agent, recipe.seed)
         return int(state.env_steps) / seconds, int(state.env_steps)
     whole = plan.lanes * max_episode_steps_of(agent.env)
@@ -105,19 +105,21 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
         chunk = min(chunk, _PYTHON)
     else:
         mesh = Mesh(np.array(jax.local_devices()[: plan.devices]), (AXIS,))
-    options = {"population": chunk * plan.devices * signs, "chunk": chunk, "mesh": mesh}
+    options = {"population": chunk * plan.devices * signs, "chunk_pairs": chunk, "mesh": mesh}
     seconds, state = _timed(recipe.override({}, None, options).build(env), recipe.seed)
     return (int(state.env_steps) + int(state.padded_steps)) / seconds, whole
 
 
 def _shortened(env: Any) -> Any | None:
-    """The environment with short episodes, or None where its horizon cannot be set."""
-    steps = min(_STEPS, max_episode_steps_of(env))
+    """The environment with short episodes, or None where its time limit cannot be set."""
+    steps, limit = min(_STEPS, max_episode_steps_of(env)), "max_episode_steps"
+    limit = limit if hasattr(env, limit) else "horizon"
     if isinstance(env, HostEnv):  # a tuple whose fields are set otherwise than an object's
-        return env._replace(horizon=steps)
+        changed: dict[str, Any] = {limit: steps}
+        return env._replace(**changed)
     try:
         short = copy.copy(env)
-        object.__setattr__(short, "horizon", steps)
+        object.__setattr__(short, limit, steps)  # past a frozen dataclass
     except (AttributeError, TypeError, RecursionError):  # fixed, or a wrapper that finds its attributes elsewhere
         return None
     return short
@@ -135,7 +137,10 @@ def _timed(agent: Agent, seed: int) -> tuple[float, Any]:
 
 
 def text(found: dict[str, Any], width: int = 110) -> str:
-    """The same as tables."""
+    """The findings of `dry_run` as tables."""
+    from rich.console import Console  # here, so that an esrl without its cli extra can say so
+    from rich.table import Table
+
     console = Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
     unit = "pairs" if found["memory"] else "environments"
     console.print(
@@ -165,13 +170,13 @@ def text(found: dict[str, Any], width: int = 110) -> str:
         whole = f"the whole budget in about {_duration(found['seconds_of_training'])}, evaluations apart"
         console.print(f"{found['env_steps_per_second']:,.0f} steps/s while every lane lives (measured); {whole}")
     else:
-        console.print("steps/s were not measured: the environment's horizon cannot be set")
+        console.print("steps/s were not measured: the environment's time limit cannot be set")
     file: Any = console.file
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
 def size(count: float) -> str:
-    """Bytes as a person reads them."""
+    """Bytes in the unit that suits them."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,84 +1,108 @@
-"""What `esrl train` and `esrl describe` are asked for: a recipe, with the flags laid over it."""
+"""What a command is asked to do: its keyword arguments, from flags, and for some of them a recipe under the flags."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from esrl.cli.arguments import HELP, Flag, Groups, raw, values
-from esrl.core.types import EsrlError, nearest
-from esrl.training.recipe import AGENTS, NETWORK_KEYS, NETWORKS, Recipe, agent_named, policy_defaults, read
+from esrl.algorithms.options import Option, arguments_of, options_of
+from esrl.cli.arguments import HELP, Groups, dashed, texts
+from esrl.core.types import EsrlError
+from esrl.training.recipe import (
+    AGENTS,
+    NETWORK_KEYS,
+    Recipe,
+    agent_named,
+    policy_defaults,
+    read,
+    run_keys,
+    todays_value,
+)
 from esrl.training.run_folder import RunFolder
 from esrl.training.suite_defaults import suite_defaults
 
 _BUDGET = 1e6  # environment steps when no budget is given
-_RESUMABLE = ("resume", "json", "dry_run", "env_steps", "generations")  # what a run that goes on may still be told
-
-JSON = Flag("json", bool, "end with one JSON object on standard output", False)
-TARGET = Flag(
+_BUDGETS = ("env_steps", "generations", "seconds")
+_RESUMABLE = ("resume", "json", "dry_run", *_BUDGETS)  # what a run that goes on may still be told
+TARGET = Option(
     "env",
     str,
-    "an environment, as brax/hopper, gymnasium/CartPole-v1 or path/to/file.py:Class; or a recipe, as"
+    help="an environment, as brax/hopper, gymnasium/CartPole-v1 or path/to/file.py:Class; or a recipe, as"
     " agents/brax/hopper/eggroll.toml, which the flags then override",
-    metavar="ENV",
-)
-_FOLDERS = (
-    Flag("out", Path, "folder for the run; runs/ENV-AGENT-seedN-TIME unless given", metavar="DIR"),
-    Flag("resume", Path, "go on with the run in this folder; it ends as if it had never stopped", metavar="DIR"),
-    Flag("dry_run", bool, "say what the run would take (memory, compiling, steps/s), and train nothing", False),
-    JSON,
 )
 
 
-class Invocation(NamedTuple):
-    """A run as the command line describes it.
+def invocation(command: Callable[..., Any], argv: Sequence[str]) -> dict[str, Any]:
+    """The arguments of a command.
 
-    Attributes:
-      recipe: with all flags laid over it.
-      out: `--out`. resume: `--resume`. json: `--json`. dry_run: `--dry-run`.
-      groups: the flags that this run takes, for its help.
-    """
-
-    recipe: Recipe
-    out: Path | None
-    resume: Path | None
-    json: bool
-    dry_run: bool
-    groups: Groups
-
-
-def invocation(argv: Sequence[str]) -> Invocation:
-    """Reads the arguments behind `esrl train` or `esrl describe`; `--help` among them is passed over.
+    A command is a function of one argument and of keyword-only ones, which are its flags; the docstring is its help.
+    Where the first argument is called `recipe`, ENV and the flags of a recipe make it.
 
     Raises:
-      EsrlError: anything unknown or unfit in them, or in the recipe that they name.
+      EsrlError: anything unknown or unfit in the arguments, or in the recipe that they name.
+      SystemExit: `--help` is among them, and was printed.
     """
-    every = [*_run_flags(Recipe("")), *_network_flags(Recipe("")), *_FOLDERS]
-    every += [flag for agent in AGENTS for flag in _option_flags(Recipe("", agent))]
-    given = raw([a for a in argv if a not in HELP], every, TARGET.name)
+    first = next(iter(inspect.signature(command).parameters.values()))
+    own = options_of(command)
+    if first.name == "recipe":
+        recipe, given = _recipe(command, argv)
+        return {"recipe": recipe} | _values(given, own)
+    meanings = arguments_of(command.__doc__ or "")
+    argument = Option(first.name, str, help=meanings[first.name])
+    given = texts(command.__name__, argument, {"command": own.values()}, argv, _about(command))
+    if first.name not in given and first.default is first.empty:
+        raise EsrlError(f"say {argument.help.rstrip('.')}, as: esrl {command.__name__} runs/first")
+    return given | _values(given, own)
+
+
+def _about(command: Callable[..., Any]) -> str:
+    return inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
+
+
+def _values(given: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
+    """The values of those flags that were given."""
+    return {
+        name: todays_value(name, option.read(given[name], dashed(name)))
+        for name, option in options.items()
+        if name in given
+    }
+
+
+# ---- recipes --------------------------------------------------------------------------------------------------------
+
+
+def _recipe(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with all flags laid over it, and every flag that was given.
+
+    Which flags there are depends on the agent, and which defaults the help shows on the recipe. So the flags of every
+    agent are parsed first, to find these two.
+    """
+    own, plain = options_of(command), [a for a in argv if a not in HELP]
+    every = {name: option for agent in AGENTS for name, option in _plain_options(agent).items()}
+    anything = own | _run_flags(Recipe("")) | NETWORK_KEYS | every
+    given = texts(command.__name__, TARGET, {"any": anything.values()}, plain)
     recipe = _base(given)
-    run, network, options = _run_flags(recipe), _network_flags(recipe), _option_flags(recipe)
-    known = {flag.name for flag in (*run, *network, *options, *_FOLDERS, TARGET)}
+    run, options = _run_flags(recipe), _plain_options(recipe.agent)
+    known = own | run | NETWORK_KEYS | options
     for name in given:
-        if name not in known:
-            raise EsrlError(f"agent {recipe.agent} has no option {name}{nearest(name, known)}")
-    recipe = recipe.override(values(given, run), values(given, network), values(given, options))
-    if recipe.env_steps is None and recipe.generations is None:
+        if name not in known and name != TARGET.name:
+            see = f"esrl {command.__name__} --agent {recipe.agent} --help"
+            raise EsrlError(f"agent {recipe.agent} has no option {name}; see what it has with: {see}")
+    recipe = recipe.override(_values(given, run), _values(given, NETWORK_KEYS), _values(given, options))
+    if len(plain) < len(argv):
+        texts(command.__name__, TARGET, {"command": own.values(), **_groups(recipe)}, ["--help"], _about(command))
+    if all(getattr(recipe, name) is None for name in _BUDGETS):
         recipe = dataclasses.replace(recipe, env_steps=_BUDGET)
-    folders = values(given, _FOLDERS)
-    shown = [flag for flag in network if flag.name in ("network", *policy_defaults(recipe.agent, recipe.network))]
-    groups: Groups = {"run": [*run, *_FOLDERS], "network": shown, f"options of {recipe.agent}": options}
-    told = (folders.get("json", False), folders.get("dry_run", False))
-    return Invocation(recipe, folders.get("out"), folders.get("resume"), *told, groups)
+    return recipe, given
 
 
 def _base(given: dict[str, Any]) -> Recipe:
     """The recipe that the flags are laid over: that of a run to go on with, of a file, or an empty one."""
     target, resume = given.get(TARGET.name), given.get("resume")
     if resume is not None:
-        fixed = [target or "--" + name.replace("_", "-") for name in given if name not in _RESUMABLE]
+        fixed = [target or dashed(name) for name in given if name not in _RESUMABLE]
         if fixed:
             raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
         return read(RunFolder.existing(resume).recipe)
@@ -90,25 +114,24 @@ def _base(given: dict[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, policy=policy, options=options).override({}, network)
 
 
-# ---- flags ----------------------------------------------------------------------------------------------------------
+def _run_flags(recipe: Recipe) -> dict[str, Option]:
+    agent = Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")
+    return {"agent": agent} | run_keys()
 
 
-def _run_flags(recipe: Recipe) -> list[Flag]:
-    agent = Flag("agent", str, f"algorithm: {', '.join(AGENTS)}", recipe.agent)
-    return [agent, *(_of(f, getattr(recipe, f.name)) for f in dataclasses.fields(Recipe) if f.metadata)]
+def _plain_options(agent: str) -> dict[str, Option]:
+    """The options of an agent that can be given as text."""
+    return {name: option for name, option in options_of(agent_named(agent)).items() if option.type is not None}
 
 
-def _network_flags(recipe: Recipe) -> list[Flag]:
-    defaults = policy_defaults(recipe.agent, recipe.network) | recipe.policy
-    network = Flag("network", str, f"{', '.join(NETWORKS)}, or path/to/file.py:Name", recipe.network)
-    return [network, *(Flag(key, kind, text, defaults.get(key)) for key, (kind, text) in NETWORK_KEYS.items())]
-
-
-def _option_flags(recipe: Recipe) -> list[Flag]:
-    fields = dataclasses.fields(agent_named(recipe.agent).options)
-    return [_of(f, recipe.options.get(f.name, f.default)) for f in fields if f.metadata["plain"] is not None]
-
-
-def _of(field: dataclasses.Field, default: Any) -> Flag:
-    kind, text = field.metadata["plain"], field.metadata["help"]
-    return Flag(field.name, kind, text, default, optional=field.default is None)
+def _groups(recipe: Recipe) -> Groups:
+    """The flags that apply to a recipe, its values as their defaults."""
+    policy = {"network": recipe.network} | policy_defaults(recipe.agent, recipe.network) | recipe.policy
+    run = [o._replace(default=getattr(recipe, name)) for name, o in _run_flags(recipe).items()]
+    network = [o._replace(default=policy[name]) for name, o in NETWORK_KEYS.items() if name in policy]
+    options = _plain_options(recipe.agent)
+    return {
+        "run": run,
+        "network": network,
+        recipe.agent: [o._replace(default=recipe.options.get(name, o.default)) for name, o in options.items()],
+    }

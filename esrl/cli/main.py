@@ -1,101 +1,149 @@
-"""The command line: train, evaluate, render, describe, envs."""
+"""The command line: train, evaluate, render, describe, envs. Each command is a function; its docstring is its help."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import json as jsons
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from esrl.algorithms.description import describe
-from esrl.cli import dry_run
-from esrl.cli.arguments import HELP, Flag, Groups, help_text, raw, values
-from esrl.cli.invocation import JSON, TARGET, invocation
+import esrl
+from esrl.cli import dry_run as dry_runs
+from esrl.cli.arguments import HELP
+from esrl.cli.invocation import invocation
 from esrl.cli.list_envs import as_text, inspection_text, is_one, listing
-from esrl.cli.progress import Progress, say
-from esrl.core.runtime import configure
+from esrl.core.extras import import_extra
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.inspection import inspect_env
-from esrl.envs.registry import make
-from esrl.training.evaluation import evaluate
-from esrl.training.recipe import Recipe, load
-from esrl.training.rendering import render
+from esrl.training.loop import finish
+from esrl.training.progress import Progress
+from esrl.training.recipe import Recipe
 from esrl.training.run_folder import RunFolder
 
-_FOLDER = Flag("folder", Path, "the folder of a run", metavar="DIR")
-_PATTERN = Flag(
-    "pattern",
-    str,
-    "a suite or a part of a name, in any case, lists names; a whole name, or file.py:Class, shows one environment",
-    "",
-    metavar="[TEXT]",
-)
-_SEED = Flag("seed", int, "of the episodes' worlds", 1000)
-_EPISODES = Flag("episodes", int, "held-out episodes, played all at once", 128)
-_FORM = Flag(
-    "form", str, "kind of file; auto is a page for Brax, else a video", "auto", False, ("auto", "html", "mp4", "gif")
-)
-_FILE = Flag("out", Path, "the file without its ending; DIR/episode unless given", metavar="FILE")
+# ---- commands -------------------------------------------------------------------------------------------------------
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
+def train(
+    recipe: Recipe, *, out: str | None = None, resume: str | None = None, dry_run: bool = False, json: bool = False
+) -> int:
+    """Train a policy on an environment, or by a recipe.
 
+    Metrics, checkpoints and the learning curve go to a folder; Ctrl-C stops with everything saved. Flags left out have
+    the values in brackets.
 
-def _train(argv: Sequence[str]) -> int:
-    asked = invocation(argv)
-    recipe, resume = asked.recipe, asked.resume is not None
+    Args:
+      out: folder for the run. Without it: runs/ENV-AGENT-seedN-TIME.
+      resume: go on with the run in this folder; it ends as if it had never stopped.
+      dry_run: say what the run would take (memory, compiling, steps/s), and train nothing.
+      json: end with one JSON object on standard output.
+    """
     if not recipe.env:
         raise EsrlError("say what to train on: an environment as brax/hopper, or a recipe file")
-    if asked.dry_run:
-        found = dry_run.dry_run(recipe)
-        return _tell(found, dry_run.text(found, _width()), asked.json)
+    if dry_run:
+        found = dry_runs.dry_run(recipe)
+        return _tell(found, dry_runs.text(found, _width()), json)
     agent = recipe.build()
-    out = asked.resume or asked.out or _default_out(recipe)
-    missing = _missing(out)
-    training = recipe.train(agent, out, resume=resume)
-    progress = Progress(recipe, to=sys.stderr if asked.json else sys.stdout)
-    progress.start(agent, out)
-    last: dict[str, Any] = {}
+    folder = Path(resume or out or _default_out(recipe))
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
+    run = recipe.run(agent, folder, resume is not None)
+    progress = Progress(sys.stderr if json else sys.stdout)
     interrupted = False
     try:
-        generations: Any = iter(training)
-        with contextlib.closing(generations):
-            for _, state, last in generations:
-                progress.show(last, training.progress(state))
+        last = finish(run, progress).metrics
     except KeyboardInterrupt:
-        interrupted = True
-        last = (RunFolder(out).rows()[-1:] or [last])[0]
+        interrupted, last = True, (RunFolder(folder).rows() or [{}])[-1]
+        progress.end(last, folder, interrupted)
     except EsrlError as error:
-        if RunFolder(out).rows():
-            raise EsrlError(f"{error}; earlier generations are saved, go on with: esrl train --resume {out}") from error
-        if not resume:
-            _remove(out, missing)
+        if RunFolder(folder).rows():
+            go_on = f"go on with: esrl train --resume {folder}"
+            raise EsrlError(f"{error}; earlier generations are saved, {go_on}") from error
+        if resume is None:
+            _remove(folder, missing)
         raise
-    finally:
-        progress.stop()
-    progress.end(last, out, interrupted)
-    if asked.json:
-        _say_json(_summary(last, out))
+    if json:
+        _say_json(_summary(last, folder))
     return 130 if interrupted else 0
 
 
-def _default_out(recipe: Recipe) -> Path:
+def evaluate(folder: str, *, episodes: int = 128, seed: int = 1000, json: bool = False) -> int:
+    """Score a trained agent's unperturbed parameters on episodes that training never saw.
+
+    Args:
+      folder: the folder of a run.
+      episodes: held-out episodes, played all at once.
+      seed: seed of the episodes' worlds.
+      json: end with one JSON object on standard output.
+    """
+    agent, state, recipe = esrl.load(folder)
+    scored = esrl.evaluate(agent, state, episodes, seed)
+    text = (
+        f"{recipe.agent} on {recipe.env}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
+        f" (mean and standard deviation of {scored.episodes} held-out episodes), length {scored.length_mean:.1f}"
+    )
+    return _tell({k: v for k, v in scored._asdict().items() if k != "returns"}, text, json)
+
+
+def render(folder: str, *, form: str = "auto", out: str | None = None, seed: int = 1000) -> int:
+    """Write an episode of a trained agent: a page that opens offline (Brax), or an MP4 or GIF.
+
+    Args:
+      folder: the folder of a run.
+      form: kind of file: html, mp4, gif, or auto: a page for Brax, else a video.
+      out: the file without its ending. Without it: FOLDER/episode.
+      seed: seed of the episode's world.
+    """
+    agent, state, _ = esrl.load(folder)
+    path, episode = esrl.render(agent, state, out or Path(folder) / "episode", seed, form)
+    print(f"{path}: return {episode.total:.1f} in {len(episode.rewards)} steps")
+    return 0
+
+
+def describe(recipe: Recipe) -> int:
+    """Print how each parameter would be perturbed, and how many random numbers that takes.
+
+    Flags are those of train; ENV may also be the folder of a run.
+    """
+    if not recipe.env:
+        raise EsrlError("say what to describe: an environment as brax/hopper, a recipe file, or the folder of a run")
+    print(esrl.describe(recipe.build(), _width()))
+    return 0
+
+
+def envs(pattern: str = "", *, json: bool = False) -> int:
+    """List environments, or show one.
+
+    Lists the suites that are installed and how to install the others; the names in a suite; or one environment: its
+    spaces, the size of a policy, and how fast a random policy steps it here.
+
+    Args:
+      pattern: a suite or a part of a name, in any case, lists names; a whole name, or file.py:Class, shows that one.
+      json: end with one JSON object on standard output.
+    """
+    if is_one(pattern):
+        shown = inspect_env(esrl.make(pattern))
+        return _tell(shown._asdict(), inspection_text(shown), json)
+    found = listing(pattern)
+    return _tell(found, as_text(found, whole=bool(pattern)), json)
+
+
+COMMANDS = {command.__name__: command for command in (train, evaluate, render, describe, envs)}
+
+
+# ---- parts of them --------------------------------------------------------------------------------------------------
+
+
+def _default_out(recipe: Recipe) -> str:
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in recipe.env.partition("?")[0])
-    return Path("runs") / f"{name}-{recipe.agent}-seed{recipe.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _missing(out: Path) -> list[Path]:
-    """The folder and its parents that do not exist yet, innermost first."""
-    return [path for path in (out, *out.parents) if not path.exists()]
+    return f"runs/{name}-{recipe.agent}-seed{recipe.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _remove(out: Path, made: list[Path]) -> None:
-    """Takes back a run's folder in which nothing was trained, and the parents that were made for it."""
+    """Removes what a run wrote that trained nothing, and the folders that were made for it."""
     for inside in out.iterdir():
         shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
     with contextlib.suppress(OSError):
@@ -116,110 +164,25 @@ def _summary(last: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-# ---- the other commands ---------------------------------------------------------------------------------------------
-
-
-def _evaluate(argv: Sequence[str]) -> int:
-    given = _given("evaluate", argv)
-    loaded = load(given["folder"])
-    scored = evaluate(loaded.agent, loaded.state, given["episodes"], given["seed"])
-    text = (
-        f"{loaded.recipe.agent} on {loaded.recipe.env}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
-        f" (mean and standard deviation of {scored.episodes} held-out episodes), length {scored.length_mean:.1f}"
-    )
-    found = {k: v for k, v in scored._asdict().items() if k != "returns"}
-    return _tell(found, text, given["json"])
-
-
-def _render(argv: Sequence[str]) -> int:
-    given = _given("render", argv)
-    loaded = load(given["folder"])
-    out = given["out"] or given["folder"] / "episode"
-    path, episode = render(loaded.agent, loaded.state, out, given["seed"], given["form"])
-    say(f"{path}: return {episode.total:.1f} in {len(episode.rewards)} steps")
-    return 0
-
-
-def _describe(argv: Sequence[str]) -> int:
-    folder = Path(argv[0]) / "recipe.toml" if argv else Path()
-    asked = invocation([str(folder), *argv[1:]] if folder.is_file() else argv)
-    if not asked.recipe.env:
-        raise EsrlError("say what to describe: an environment as brax/hopper, a recipe file, or the folder of a run")
-    say(describe(asked.recipe.build(), _width()))
-    return 0
-
-
 def _width() -> int:
     """Characters of a line of a table."""
     return max(100, min(140, shutil.get_terminal_size((110, 24)).columns))
 
 
-def _envs(argv: Sequence[str]) -> int:
-    given = _given("envs", argv)
-    pattern = given["pattern"]
-    if is_one(pattern):
-        shown = inspect_env(make(pattern))
-        found, text = shown._asdict(), inspection_text(shown)
+def _tell(found: dict[str, Any], text: str, as_json: bool) -> int:
+    """Prints what was found, as JSON or as a text for people."""
+    if as_json:
+        _say_json(found)
     else:
-        found = listing(pattern)
-        text = as_text(found, whole=bool(pattern))
-    return _tell(found, text, given["json"])
+        print(text)
+    return 0
+
+
+def _say_json(found: dict[str, Any]) -> None:
+    print(jsons.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}))
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
-
-
-class _Command(NamedTuple):
-    """A command: what runs it, what its help says, its argument (in capitals where it cannot be left out), its flags.
-
-    `flags` is None where they depend on the arguments: see `invocation`.
-    """
-
-    run: Callable[[Sequence[str]], int]
-    short: str
-    about: str
-    argument: Flag
-    flags: Sequence[Flag] | None = None
-
-
-COMMANDS = {
-    "train": _Command(
-        _train,
-        "train a policy on an environment, or by a recipe",
-        "Train a policy on an environment, or by a recipe. Metrics, checkpoints and the learning curve go to a folder;"
-        " Ctrl-C stops with everything saved. Flags left out have the values in brackets.",
-        TARGET,
-    ),
-    "evaluate": _Command(
-        _evaluate,
-        "score a trained agent on held-out episodes",
-        "Score a trained agent's unperturbed parameters on episodes that training never saw.",
-        _FOLDER,
-        (_EPISODES, _SEED, JSON),
-    ),
-    "render": _Command(
-        _render,
-        "write an episode as a page or a video",
-        "Write an episode of a trained agent: a page that opens offline (Brax), or an MP4 or GIF.",
-        _FOLDER,
-        (_FORM, _FILE, _SEED),
-    ),
-    "describe": _Command(
-        _describe,
-        "print which parameters get low-rank noise, and what it costs",
-        "Print how each parameter would be perturbed and how many random numbers that takes. Flags are those of train;"
-        " ENV may also be the folder of a run.",
-        TARGET,
-    ),
-    "envs": _Command(
-        _envs,
-        "list environments, or show one",
-        "List the suites that are installed, and how to install the others; the names in a suite; or show one"
-        " environment: its spaces, the size of a policy, and how fast a random policy steps it here.",
-        _PATTERN,
-        (JSON,),
-    ),
-}
 
 USAGE = """usage: esrl COMMAND ...
 
@@ -229,61 +192,28 @@ commands:
 {commands}
 
 esrl COMMAND --help says more. A first run:
-  esrl train brax/inverted_pendulum --hidden 32 32 --population 256 --env-steps 2e6 --out runs/first
-"""
-
-
-def _given(name: str, argv: Sequence[str]) -> dict[str, Any]:
-    """Every value of a command with fixed flags, defaults included."""
-    command = COMMANDS[name]
-    flags = (command.argument, *(command.flags or ()))
-    given = raw(argv, command.flags or (), command.argument.name)
-    if command.argument.default is None and command.argument.name not in given:
-        raise EsrlError(f"say {command.argument.help}, as: esrl {name} runs/first")
-    return {flag.name: flag.default for flag in flags} | values(given, flags)
-
-
-def _help(name: str, argv: Sequence[str]) -> str:
-    command = COMMANDS[name]
-    groups: Groups = invocation(argv).groups if command.flags is None else {"options": command.flags}
-    if name == "describe":
-        groups = {heading: flags for heading, flags in groups.items() if heading != "run"}
-    usage = f"esrl {name} {command.argument.metavar} [options]"
-    return help_text(usage, command.about, command.argument, groups)
-
-
-def _tell(found: dict[str, Any], text: str, as_json: bool) -> int:
-    """Says what was found, as JSON or as a text for people."""
-    if as_json:
-        _say_json(found)
-    else:
-        say(text)
-    return 0
-
-
-def _say_json(found: dict[str, Any]) -> None:
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}
-    say(json.dumps(clean))
+  esrl train brax/inverted_pendulum --hidden 32 32 --population 256 --env-steps 2e6 --out runs/first"""
 
 
 def _dispatch(argv: Sequence[str]) -> int:
+    for package in ("rich", "tyro"):
+        import_extra(package, "cli", "the command line")
     if not argv or argv[0] in HELP:
-        lines = "\n".join(f"  {name:10s}{command.short}" for name, command in COMMANDS.items())
-        print(USAGE.format(commands=lines).rstrip(), file=sys.stdout if argv else sys.stderr)
+        short = {name: (command.__doc__ or "").partition("\n")[0] for name, command in COMMANDS.items()}
+        lines = "\n".join(f"  {name:10s}{text}" for name, text in short.items())
+        print(USAGE.format(commands=lines), file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
-    name, rest = argv[0], argv[1:]
+    name, rest = argv[0], list(argv[1:])
     if name == "--version":
-        from esrl import __version__
-
-        say(__version__)
-    elif name not in COMMANDS:
+        print(esrl.__version__)
+        return 0
+    if name not in COMMANDS:
         raise EsrlError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
-    elif set(HELP) & set(rest):
-        say(_help(name, rest))
-    else:
-        configure()
-        return COMMANDS[name].run(rest)
-    return 0
+    if name == "describe" and rest and (Path(rest[0]) / "recipe.toml").is_file():
+        rest[0] = str(Path(rest[0]) / "recipe.toml")
+    arguments = invocation(COMMANDS[name], rest)
+    esrl.configure()
+    return COMMANDS[name](**arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -293,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EsrlError as error:
         print(f"esrl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except SystemExit as stop:  # tyro ends so after --help
+        return int(stop.code or 0)
     except KeyboardInterrupt:
         print("esrl: stopped", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -217,12 +218,12 @@ def iterate(
       generations: generations to train for.
       seconds: seconds of training; compiling and evaluations do not count. The first of the three budgets that is used
         up ends the run.
-      seed: of everything random.
+      seed: seed of everything random.
       out: folder to create for the run; None keeps nothing.
       num_evals: times that the unperturbed parameters are scored, spread evenly over the budget, and once at the start.
       early_evals: further evaluations before the first of those, each at half the budget of the next.
-      eval_episodes: held-out episodes of each.
-      eval_seed: of the held-out worlds; None is `seed`.
+      eval_episodes: held-out episodes of each evaluation.
+      eval_seed: seed of the held-out worlds; None is `seed`.
       checkpoint_every: generations between checkpoints of the whole state; None makes one with each evaluation.
       hyperparams: values of the state that differ from the agent's own (`agent.hyperparams` names them).
       resume: go on with the run in `out`; it ends as if it had never stopped, bit for bit on the same devices.
@@ -308,11 +309,14 @@ def finish(
     if progress is not None:
         progress.start(run.agent, out)
     try:
-        for generation, state, metrics in run:
-            if progress is not None:
-                progress.show(metrics, run.progress(state))
-            if on_generation is not None:
-                on_generation(generation, state, metrics)
+        # Closed here, not when it is collected: whoever catches an error finds everything saved.
+        generations: Any = iter(run)
+        with closing(generations):
+            for generation, state, metrics in generations:
+                if progress is not None:
+                    progress.show(metrics, run.progress(state))
+                if on_generation is not None:
+                    on_generation(generation, state, metrics)
     finally:
         if progress is not None:
             progress.stop()

@@ -51,12 +51,16 @@ AGENTS: dict[str, Callable[..., Agent]] = {
 }
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}}  # keys of [policy] that have other defaults with an agent
-NETWORK_KEYS: dict[str, tuple[type, str]] = {
-    "hidden": (tuple, "widths of the hidden layers; the one width of a gru"),
-    "channels": (tuple, "numbers of channels of a cnn's convolutions"),
-    "activation": (str, "layernorm_relu (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
-    "output_scale": (float, "size of the network's outputs at the start"),
-    "bias": (bool, "give layers biases"),
+NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`
+    option.name: option
+    for option in (
+        Option("network", str, help=f"{', '.join(NETWORKS)}, or path/to/file.py:Name"),
+        Option("hidden", tuple, help="widths of the hidden layers; the one width of a gru"),
+        Option("channels", tuple, help="numbers of channels of a cnn's convolutions"),
+        Option("activation", str, help="layernorm_relu (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
+        Option("output_scale", float, help="size of the network's outputs at the start"),
+        Option("bias", bool, help="give layers biases"),
+    )
 }
 CUSTOM = "custom"  # stands for what only Python code can make
 
@@ -224,23 +228,39 @@ def read(path: str | Path) -> Recipe:
         raise EsrlError(f"there is no recipe {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
-    kinds: dict[str, Any] = {name: option.type for name, option in run_keys().items()}
-    found = _typed(f"{path}: ", data, {"env": str, "agent": str, **kinds, "policy": dict, "options": dict})
+    known = {name: Option(name, kind) for name, kind in _OWN_KEYS.items()} | run_keys()
+    found = _checked(f"{path}: ", data, known)
     if "env" not in found:
         raise EsrlError(f'{path}: the key env is missing, as env = "brax/hopper"')
-    options = {name: option.type for name, option in options_of(agent_named(found.get("agent", "eggroll"))).items()}
-    keys = {"network": str} | {name: kind for name, (kind, _) in NETWORK_KEYS.items()}
-    for table, known in (("options", options), ("policy", keys)):
-        if table in found:
-            found[table] = _typed(f"{path}: [{table}] ", found[table], known, custom=table == "options")
+    options = options_of(agent_named(found.get("agent", "eggroll")))
+    for table, keys in (("options", options), ("policy", NETWORK_KEYS)):
+        found[table] = _checked(f"{path}: [{table}] ", found.get(table, {}), keys, custom=table == "options")
     return Recipe(**found)
+
+
+_OWN_KEYS = {"env": str, "agent": str, "policy": dict, "options": dict}  # those that are no arguments of `iterate`
+
+
+def _checked(where: str, data: dict[str, Any], known: dict[str, Option], custom: bool = False) -> dict[str, Any]:
+    """A table's values by today's names, each checked; `where` begins an error's sentence.
+
+    Where `custom` is true, CUSTOM may stand for a Python object; `Recipe.build` says that it cannot be made.
+    """
+    found = {}
+    for given, value in data.items():
+        name = todays_name(given, known)
+        if name not in known:
+            raise EsrlError(f"{where}unknown key {name!r}{nearest(name, known)}")
+        value = todays_value(name, value)
+        found[name] = value if custom and value == CUSTOM else known[name].check(value, f"{where}{name}")
+    return found
 
 
 def todays_name(name: str, known: Any) -> str:
     """An old name of a key or flag as it is called now, with a notice on standard error; others as they are."""
     if name in known or RENAMED.get(name) not in known:
         return name
-    _notice(f"{name} is called {RENAMED[name]} now")
+    tell_renamed(f"{name} is called {RENAMED[name]} now")
     return RENAMED[name]
 
 
@@ -249,36 +269,14 @@ def todays_value(name: str, value: Any) -> Any:
     new = RENAMED_VALUES.get((name, value)) if isinstance(value, str) else None
     if new is None:
         return value
-    _notice(f'{name} = "{value}" is called "{new}" now')
+    tell_renamed(f'{name} = "{value}" is called "{new}" now')
     return new
 
 
 @cache  # one notice of each kind in a process
-def _notice(text: str) -> None:
+def tell_renamed(text: str) -> None:
+    """Says on standard error what something is called now."""
     print(f"esrl: notice: {text}; the old name still works", file=sys.stderr)
-
-
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", dict: "a table"}
-
-
-def _typed(where: str, data: dict[str, Any], kinds: dict[str, Any], custom: bool = False) -> dict[str, Any]:
-    """The data with numbers as their keys' types; `where` begins an error's sentence; `custom` lets CUSTOM stand."""
-    typed = {}
-    for name, value in data.items():
-        name = todays_name(name, kinds)
-        value = todays_value(name, value)
-        if name not in kinds:
-            raise EsrlError(f"{where}unknown key {name!r}{nearest(name, kinds)}")
-        kind = kinds[name]
-        if kind is float and type(value) is int:
-            value = float(value)
-        if kind is tuple:
-            if any(type(width) is not int for width in (value if isinstance(value, list) else [value])):
-                raise EsrlError(f"{where}{name} is {value!r}, but must be a list of whole numbers")
-        elif type(value) is not kind and not (custom and value == CUSTOM):
-            raise EsrlError(f"{where}{name} is {value!r}, but must be {_WORDS.get(kind, 'given in Python')}")
-        typed[name] = value
-    return typed
 
 
 # ---- trained agents -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ class Defaults(NamedTuple):
 
 EVERY = (*ES, "ppo")
 _PICTURES = {"network": "cnn"}
-_GRIDS: dict[str, Any] = {"deterministic": False}  # a policy without memory that sees a part must be able to waver
+_GRIDS: dict[str, Any] = {"deterministic": False}  # memoryless and partially observed: needs stochastic actions
 DEFAULTS = (
     Defaults("gymnax/*-MinAtar", EVERY, policy={"network": "cnn", "channels": [16]}),
     Defaults("craftax/*-Pixels-*", EVERY, policy=_PICTURES),

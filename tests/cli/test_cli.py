@@ -15,12 +15,12 @@ import pytest
 
 import esrl
 from esrl.cli.invocation import invocation
-from esrl.cli.main import COMMANDS, main
-from esrl.cli.progress import Progress
+from esrl.cli.main import COMMANDS, main, train
 from esrl.training import recipe as recipes
+from esrl.training.progress import Progress
 
 ROOT = Path(__file__).parents[2]
-TINY = ["--population", "8", "--hidden", "4", "--evaluations", "2", "--evaluate-episodes", "4", "--generations", "6"]
+TINY = ["--population", "8", "--hidden", "4", "--num-evals", "2", "--eval-episodes", "4", "--generations", "6"]
 WORLDS = '''
 import gymnasium
 import jax
@@ -201,17 +201,22 @@ REFUSED = {
         ["train", "w.py:Line", "--popluation", "3"],
         "unknown flag --popluation; did you mean --population",
     ),
-    "unexpected argument": (["train", "w.py:Line", "w.py:Line"], "unexpected argument 'w.py:Line'"),
-    "no value": (["train", "w.py:Line", "--sigma"], "--sigma: expected one argument"),
+    "unexpected argument": (["train", "w.py:Line", "w.py:Wide"], "unexpected argument: w.py:Wide"),
+    "no value": (["train", "w.py:Line", "--sigma"], "missing value for argument '--sigma'"),
+    "value for a switch": (["train", "w.py:Line", "--antithetic=1"], "unexpected argument: 1"),
+    "no switch": (["train", "w.py:Line", "--no-sigma"], "--no-sigma"),
     "no number": (["train", "w.py:Line", "--population", "many"], "--population is 'many', but must be a whole number"),
-    "half a number": (["train", "w.py:Line", "--hidden", "4", "4.5"], "--hidden is '4 4.5', but must be whole numbers"),
+    "half a number": (
+        ["train", "w.py:Line", "--hidden", "4", "4.5"],
+        "--hidden is '4 4.5', but must be a list of whole numbers",
+    ),
     "odd population": (
         ["train", "w.py:Line", "--population", "7"],
         "population is 7, but antithetic pairs need an even",
     ),
     "rank 0": (["train", "w.py:Line", "--rank", "0"], "rank is 0"),
-    "negative sigma": (["train", "w.py:Line", "--sigma", "-1"], "sigma is -1.0, but must be above 0"),
-    "sigma nan": (["train", "w.py:Line", "--sigma", "nan"], "sigma is nan, but must be above 0"),
+    "negative sigma": (["train", "w.py:Line", "--sigma", "-1"], "sigma is -1.0, but must be a number above 0"),
+    "sigma nan": (["train", "w.py:Line", "--sigma", "nan"], "sigma is nan, but must be a number above 0"),
     "no steps": (["train", "w.py:Line", "--env-steps", "0"], "env_steps is 0.0, but must be at least 1"),
     "seed": (["train", "w.py:Line", "--seed", "-1"], "seed is -1, but must lie in"),
     "minibatches": (
@@ -228,7 +233,10 @@ REFUSED = {
         ["train", "w.py:Line", "--agent", "ppo", "--rank", "1"],
         "agent ppo has no option rank",
     ),
-    "rank of dense noise": (["train", "w.py:Line", "--agent", "open_es", "--rank", "1"], "agent open_es has no option"),
+    "rank of dense noise": (
+        ["train", "w.py:Line", "--agent", "open_es", "--rank", "1"],
+        "agent open_es has no option rank",
+    ),
     "one lane at a time": (
         ["train", "gymnasium/CartPole-v1?vectorization=vector", "--agent", "ppo", "--env-steps", "100"],
         "need vectorization=sync or async",
@@ -260,7 +268,6 @@ REFUSED = {
     "evaluate nothing": (["evaluate"], "say the folder of a run"),
     "evaluate no run": (["evaluate", "none"], "it does not exist"),
     "render no run": (["render", "none"], "it does not exist"),
-    "render form": (["render", "none", "--form", "avi"], "--form is 'avi', but must be one of auto, html, mp4, gif"),
     "describe nothing": (["describe"], "say what to describe"),
     "envs flag": (["envs", "--jsn"], "unknown flag --jsn; did you mean --json?"),
 }
@@ -315,15 +322,19 @@ def test_missing_extra_names_the_command(capsys, monkeypatch):
 def test_help(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     out = ran(capsys, *([command] if command else []), "--help")
-    assert out.startswith("usage: esrl ") and max(map(len, out.splitlines())) <= 100
+    assert out.startswith("usage: esrl ") and "Traceback" not in out
+    assert max((len(line) for line in out.splitlines() if line.startswith("│")), default=0) <= 100
     if command in ("train", "describe"):
-        assert "--rank N " in out and "[512]" in out and "--[no-]antithetic" in out
+        assert "--rank N " in out and "[512]" in out and "--antithetic, --no-antithetic" in out
+    if command == "train":
+        assert all(flag in out for flag in ("--resume", "--dry-run", "--seconds", "--early-evals"))
 
 
 def test_help_shows_what_applies(capsys):
     assert "[128]" in ran(capsys, "train", "w.py:Line", "--network", "gru", "-h")
     out = ran(capsys, "train", "r.toml", "--help")
     assert "[5 5]" in out and re.search(r"--population N [^\[]*\[6\]", out)
+    assert "--num-envs" in ran(capsys, "train", "w.py:Line", "--agent", "ppo", "-h")
     assert "unknown agent" in refused(capsys, "train", "w.py:Line", "--agent", "x", "--help")
 
 
@@ -381,37 +392,74 @@ def test_describe(capsys):
 # ---- recipes and flags ----------------------------------------------------------------------------------------------
 
 
+def recipe(*argv):
+    """The recipe that `esrl train` is asked for."""
+    return invocation(train, argv)["recipe"]
+
+
 def test_flags_override_the_recipe():
-    base = invocation(["r.toml"]).recipe
-    assert (base.env_steps, base.seed, base.policy["hidden"], base.options) == (
-        1e5,
-        3,
-        [5, 5],
-        {"population": 6, "sigma": 0.1},
-    )
-    recipe = invocation(
-        ["r.toml", "--hidden", "7", "--sigma", "0.2", "--seed", "4", "--no-antithetic", "--thin", "none"]
-    ).recipe
-    assert recipe.policy == {"hidden": (7,), "activation": "tanh"}
-    assert recipe.options == {"population": 6, "sigma": 0.2, "antithetic": False, "thin": None}
-    assert (recipe.env, recipe.env_steps, recipe.seed) == ("w.py:Line", 1e5, 4)
+    base = recipe("r.toml")
+    assert (base.env_steps, base.seed, base.policy["hidden"]) == (1e5, 3, [5, 5])
+    assert base.options == {"population": 6, "sigma": 0.1}
+    flags = ["--hidden", "7", "--sigma=0.2", "--seed", "4", "--no-antithetic", "--momentum", "none"]
+    over = recipe("r.toml", *flags)
+    assert over.policy == {"hidden": (7,), "activation": "tanh"}
+    assert over.options == {"population": 6, "sigma": 0.2, "antithetic": False, "momentum": None}
+    assert (over.env, over.env_steps, over.seed) == ("w.py:Line", 1e5, 4)
+    assert recipe("--reward-offset", "-1", "r.toml").options["reward_offset"] == -1.0
+    assert recipe("r.toml", "--hidden").policy["hidden"] == ()  # a linear policy
 
 
 def test_a_given_budget_replaces_the_recipes():
-    assert invocation(["r.toml", "--generations", "3"]).recipe.env_steps is None
-    both = invocation(["r.toml", "--generations", "3", "--env-steps", "9"]).recipe
+    assert recipe("r.toml", "--generations", "3").env_steps is None
+    both = recipe("r.toml", "--generations", "3", "--env-steps", "9")
     assert (both.generations, both.env_steps) == (3, 9)
-    assert invocation(["w.py:Line"]).recipe.env_steps == 1e6
+    assert recipe("w.py:Line").env_steps == 1e6
 
 
 def test_another_network_starts_from_its_own_defaults():
-    assert invocation(["r.toml", "--network", "gru"]).recipe.policy == {"network": "gru"}
-    assert invocation(["r.toml", "--network", "mlp", "--no-bias"]).recipe.policy["hidden"] == [5, 5]
+    assert recipe("r.toml", "--network", "gru").policy == {"network": "gru"}
+    assert recipe("r.toml", "--network", "mlp", "--no-bias").policy["hidden"] == [5, 5]
 
 
 def test_flags_that_equal_defaults_still_override():
-    assert invocation(["r.toml", "--sigma", "0.05"]).recipe.options["sigma"] == 0.05
-    assert invocation(["r.toml", "--seed", "0"]).recipe.seed == 0
+    assert recipe("r.toml", "--sigma", "0.05").options["sigma"] == 0.05
+    assert recipe("r.toml", "--seed", "0").seed == 0
+
+
+OLD = {
+    "evaluations": ("", "5", "num_evals", 5),
+    "evaluate_episodes": ("", "7", "eval_episodes", 7),
+    "thin": ("options", "0.3", "max_excess_variance", 0.3),
+    "distribution": ("options", "rademacher", "noise_distribution", "rademacher"),
+    "step_scale": ("options", "plain", "gradient_scale", "unbiased"),
+    "chunk": ("options", "4", "chunk_pairs", 4),
+    "memory": ("options", "1.5", "memory_gib", 1.5),
+    "shaping": ("options", "centred_rank", "shaping", "centered_rank"),
+    "activation": ("policy", "pqn", "activation", "layernorm_relu"),
+}
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_old_spellings_work_with_a_notice(old, capsys):
+    table, text, new, value = OLD[old]
+    quoted = text if text[0].isdigit() else f'"{text}"'
+    Path("old.toml").write_text(f'env = "w.py:Line"\n{f"[{table}]" if table else ""}\n{old} = {quoted}\n')
+    said = [f"{old} is called {new} now"] if old != new else []
+    said += [f'{new} = "{text}" is called "{value}" now'] if isinstance(value, str) and value != text else []
+    notices = [f"esrl: notice: {line}; the old name still works" for line in said]
+    for argv in (["old.toml"], ["w.py:Line", "--" + old.replace("_", "-"), text]):
+        recipes.tell_renamed.cache_clear()
+        found = recipe(*argv)
+        assert (getattr(found, table)[new] if table else getattr(found, new)) == value
+        assert capsys.readouterr().err.splitlines() == notices
+        assert recipe(*argv) == found and capsys.readouterr().err == ""  # said once
+
+
+def test_unknown_old_values_are_refused_as_ever(capsys):
+    assert "unknown flag --thn" in refused(capsys, "train", "w.py:Line", "--thn", "1")
+    Path("old.toml").write_text('env = "w.py:Line"\nseed = "custom"\n')
+    assert "seed is 'custom', but must be a whole number" in refused(capsys, "train", "old.toml")
 
 
 # ---- runs -----------------------------------------------------------------------------------------------------------
@@ -464,11 +512,12 @@ def test_train_evaluate_and_render_report(capsys):
     )
     assert "leave out --seed" in refused(capsys, "train", "--resume", "a/run", "--seed", "4")
     assert "leave out w.py:Line" in refused(capsys, "train", "w.py:Line", "--resume", "a/run")
+    assert "form is 'avi', but must be html, mp4 or gif" in refused(capsys, "render", "a/run", "--form", "avi")
     assert "a page can be made for Brax" in refused(capsys, "render", "a/run", "--form", "html")
 
 
 def test_a_recipe_runs_with_flags(capsys):
-    out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", "--evaluations", "1", "--out", "run")
+    out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", "--num-evals", "1", "--out", "run")
     assert out.startswith("eggroll on w.py:Line: 6 episodes a generation") and "done: return" in out
     kept = recipes.read("run/recipe.toml")
     assert (kept.seed, kept.generations, kept.env_steps) == (3, 2, None)
@@ -558,9 +607,6 @@ def test_videos_of_the_examples(capsys):
 
 
 def test_suites_have_defaults_that_flags_and_recipes_overrule():
-    def recipe(*argv):
-        return invocation(list(argv)).recipe
-
     game = recipe("atari/Breakout-v5", "--agent", "ppo")
     assert game.policy == {"network": "cnn"} and game.options == {}
     grid = recipe("navix/Navix-Empty-5x5-v0", "--population", "64")

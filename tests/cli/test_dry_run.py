@@ -53,13 +53,15 @@ def test_memory_bounds_how_many_play_at_once():
     def agent(**options):
         return esrl.eggroll(Walk(), TINY, population=256, mesh=sharding.one_device(), **options)
 
-    each = sum(part.bytes for part in agent(chunk=1).plan.memory if part.name in ("noise", "worlds", "activations"))
-    bounded = agent(memory=5.5 * each / 2**30)
+    each = sum(
+        part.bytes for part in agent(chunk_pairs=1).plan.memory if part.name in ("noise", "worlds", "activations")
+    )
+    bounded = agent(memory_gib=5.5 * each / 2**30)
     assert bounded.plan.chunk == 5 and agent().plan.chunk > 5
     states = [a.step(a.init(seed_key(0)))[0] for a in (bounded, agent())]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-5), *(s.params for s in states))
-    with pytest.raises(EsrlError, match="memory is -1"):
-        agent(memory=-1.0)
+    with pytest.raises(EsrlError, match="memory_gib is -1"):
+        agent(memory_gib=-1.0)
 
 
 def test_a_larger_population_needs_no_larger_rollout():

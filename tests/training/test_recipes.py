@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import esrl
+from esrl.algorithms.options import options_of
 from esrl.core.types import seed_key
 from esrl.envs.registry import SUITES, missing
 from esrl.training import recipe as recipes
@@ -23,7 +24,13 @@ PAPER, STUDY = AGENTS / "paper", AGENTS / "study"
 RECIPES = sorted(AGENTS.rglob("*.toml"))
 PAPERS = sorted(PAPER.rglob("*.toml"))
 HORIZON = 30
-SMALL = {"population": 8, "chunk": None, "num_envs": 8, "num_steps": 16, "num_minibatches": 2}  # every line is run
+SMALL = {
+    "population": 8,
+    "chunk_pairs": None,
+    "num_envs": 8,
+    "num_steps": 16,
+    "num_minibatches": 2,
+}  # every line is run
 
 
 def _folder(path):
@@ -51,8 +58,10 @@ if not CASES:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(AGENTS)))
-def test_recipe_is_where_its_name_says(path):
+def test_recipe_is_where_its_name_says(path, capsys):
+    recipes.tell_renamed.cache_clear()
     recipe = recipes.read(path)
+    assert capsys.readouterr().err == "", "the recipe uses an old name"
     assert (
         path.relative_to(_folder(path)).with_suffix("").as_posix() == f"{recipe.env.partition('?')[0]}/{recipe.agent}"
     )
@@ -64,7 +73,7 @@ def test_recipe_is_where_its_name_says(path):
 def test_recipe_runs_a_generation(path, lenient):
     recipe = recipes.read(path)
     _skip_missing(recipe.env)
-    known = {f.name for f in dataclasses.fields(recipes.agent_named(recipe.agent).options)}
+    known = options_of(recipes.agent_named(recipe.agent))
     options = {**recipe.options, **{name: value for name, value in SMALL.items() if name in known}}
     env = esrl.make(recipe.env, horizon=HORIZON)
     agent = dataclasses.replace(recipe, options=options).build(env)
@@ -108,12 +117,13 @@ def test_paper_recipes_are_the_papers_numbers():
         if recipe.agent == "ppo":
             own["normalize_rewards"] = False
         else:
-            own["step_scale"] = "paper"
+            own["gradient_scale"] = "paper"
             own["deterministic"] = given.pop("deterministic_policy")
             own["shaping"] = "centered_rank" if given.pop("rank_transform") else "z_score"
         assert recipe.options == given | own, path
         assert recipe.env_steps == protocol["env_steps"] == 5e8
-        assert recipe.policy == {"network": "mlp", "hidden": protocol["hidden"], "activation": protocol["activation"]}
+        assert protocol["activation"] == "pqn"  # the paper's name of it
+        assert recipe.policy == {"network": "mlp", "hidden": protocol["hidden"], "activation": "layernorm_relu"}
         text = path.read_text()
         assert text.startswith(
             "# The configuration of arXiv 2511.16652 (final tables of its appendix: best of 20 random"
