@@ -17,7 +17,7 @@ class Rocket:
 
     observation_space = spaces.Box(-np.inf, np.inf, (6,))
     action_space = spaces.Box(-1.0, 1.0, (2,))
-    horizon = 100
+    max_episode_steps = 100
 
     def reset(self, key):
         middle = jnp.array([0.0, 8.0, 0.0, -0.5, 0.0, 0.0])

@@ -17,7 +17,7 @@ class Snake(gymnasium.Env):
 
     observation_space = spaces.Box(-1.0, 1.0, (5,), np.float32)
     action_space = spaces.Discrete(3)
-    horizon = 500
+    max_episode_steps = 500
 
     def __init__(self, render_mode=None):
         self.render_mode = render_mode

@@ -104,7 +104,7 @@ def lanes_maker(
 
     `shape` is (L,), or (P, S, E) of the pairs, signs and episodes of a population; lanes are flat either way.
     `together` lanes always begin all at once. They are made once for each shape, and the last two sets of them are
-    kept; a set that failed is made anew.
+    kept; a set that failed is replaced.
     """
     kept: dict[tuple[int, ...], HostLanes] = {}
 

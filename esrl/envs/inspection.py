@@ -60,6 +60,12 @@ def inspect_env(env: Any, lanes: int | None = None, steps: int = 100) -> Inspect
 
     Raises:
       EsrlError: spaces that no policy can be made for, or an environment whose step fails.
+
+    Example:
+      >>> import esrl
+      >>> found = inspect_env(esrl.make("gymnasium/phys2d/CartPole-v1"), lanes=2, steps=5)
+      >>> found.action_space, found.max_episode_steps, found.stepped_by
+      ('Discrete(2)', 500, 'device')
     """
     host = not on_device(env)
     lanes = lanes or (16 if host else 256)
@@ -109,6 +115,7 @@ def _measure_device(env: Any, lanes: int, steps: int) -> tuple[float, float, int
 
     key = seed_key(0)
     begun = time.perf_counter()
+    # Compiled ahead, so that its seconds are not among those of the steps.
     reset = jax.jit(begin).lower(key).compile()
     run = jax.jit(play).lower(jax.eval_shape(begin, key), key, jnp.int32(1)).compile()
     seconds = time.perf_counter() - begun
@@ -119,7 +126,7 @@ def _measure_device(env: Any, lanes: int, steps: int) -> tuple[float, float, int
         jax.block_until_ready(run(world, key, jnp.int32(number)))
         return time.perf_counter() - begun
 
-    measured(1)
+    measured(1)  # the first call of a program costs more than the others
     return seconds, *_speed(measured, lanes, steps)
 
 

@@ -33,7 +33,7 @@ def announced(taken: Collection[str] = ()) -> dict[str, EntryPoint]:
 
 
 def suites(taken: Collection[str] = ()) -> list[str]:
-    """What stands in front of the `/` in the names that are announced, or the whole name."""
+    """The suites that are announced: the part of each name in front of its `/`, or the whole name."""
     return sorted({name.partition("/")[0] for name in announced(taken)})
 
 
@@ -58,14 +58,15 @@ def names(suite: str) -> list[str]:
 
 
 def make(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """What a name stands for, and the options that are still to be given to it.
+    """Makes what an announced name stands for.
 
     Args:
       name: one that `announced` has, or `suite/Name` of a suite.
       options: of the environment.
 
     Returns:
-      What the suite's make(name, **options) returned, with no options left; or the announced class or object itself.
+      What the suite's make(name, **options) returned, with no options left; or the announced class or object itself,
+        with the options that are still to be given to it.
 
     Raises:
       EsrlError: a package that cannot be imported, a name that its suite does not have, or a make that fails.
@@ -74,11 +75,12 @@ def make(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     points = announced()
     if name in points:
         thing = load(points[name])
-        if _is_suite(thing):
+        if _is_suite(thing):  # the whole name was "suite"
             known = _listed(points[name], thing)
             raise EsrlError(f"{name} is a suite; say which environment, as {' or '.join(known[:2]) or name + '/Name'}")
         return thing, options
     if suite not in points or not _is_suite(thing := load(points[suite])):
+        # Single environments may be announced as "suite/Name" without a suite of that name.
         near = [other.partition("/")[2] or other for other in names(suite)]
         check_known(suite, rest, near)
     known = _listed(points[suite], thing)
@@ -87,7 +89,7 @@ def make(name: str, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def load(point: EntryPoint) -> Any:
-    """What an entry point names.
+    """Imports what an entry point names.
 
     Raises:
       EsrlError: its package cannot be imported, or has no such thing.

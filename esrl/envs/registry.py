@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import gymnasium
+from gymnasium.experimental.functional import FuncEnv
 
 from esrl.core.runtime import configure
 from esrl.core.types import EsrlError, close_to, nearest
@@ -22,6 +23,7 @@ from esrl.envs import plugins
 from esrl.envs.base import max_episode_steps_of, on_device, reason_of, rename_horizon
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
+from esrl.envs.suites import gymnasium_functional, gymnasium_host
 from esrl.envs.suites._common import with_options
 
 
@@ -82,6 +84,7 @@ def make(env: Any, **options: Any) -> Any:
         that do not fit, or an environment that breaks the contract (what to change is said).
 
     Example:
+      >>> import esrl, jax
       >>> env = esrl.make("gymnasium/phys2d/CartPole-v1?max_episode_steps=200")
       >>> env.action_space
       Discrete(2)
@@ -179,7 +182,7 @@ def _load(path: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise EsrlError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
     try:
         spec.loader.exec_module(module)
     except Exception as error:
@@ -193,7 +196,7 @@ def _suite(suite: str) -> ModuleType:
         raise EsrlError(missing(suite))
     try:
         adapter = importlib.import_module(f"esrl.envs.suites.{suite}")
-        adapter.names()
+        adapter.names()  # imports the package itself, which the adapter does when it is first needed
     except EsrlError:
         raise
     except ImportError as error:
@@ -223,7 +226,7 @@ def _gymnasium_names() -> list[str]:
 
 
 def _can_make(name: str, entry_point: Any) -> bool:
-    if not isinstance(entry_point, str):
+    if not isinstance(entry_point, str):  # Gymnasium registers functions that raise for what it has dropped
         return not getattr(entry_point, "__name__", "").startswith("_raise")
     others = {suite.module for suite in SUITES.values()} - {"gymnasium"}
     return name not in _OLD_MUJOCO and entry_point.partition(":")[0].partition(".")[0] not in others
@@ -248,9 +251,6 @@ def near_by_last_part(name: str, known: list[str]) -> str:
 
 
 def _gymnasium(identifier: str, **options: Any) -> Any:
-    from esrl.envs.suites import gymnasium_functional as functional
-    from esrl.envs.suites import gymnasium_host
-
     if identifier.startswith(_ATARI):
         raise EsrlError(f"Atari is a suite of its own: use atari/{identifier.removeprefix(_ATARI)}")
     try:
@@ -260,7 +260,7 @@ def _gymnasium(identifier: str, **options: Any) -> Any:
         hint = nearest(identifier, known)
         hint = hint if hint.startswith("; did") else f" ({error})"
         raise EsrlError(f"gymnasium has no environment {identifier!r}{hint}") from error
-    adapter = functional if identifier.startswith(("phys2d/", "tabular/")) else gymnasium_host
+    adapter = gymnasium_functional if identifier.startswith(("phys2d/", "tabular/")) else gymnasium_host
     return adapter.make(identifier, spec, **options)
 
 
@@ -285,20 +285,13 @@ def _announced(name: str, options: dict[str, Any]) -> Any:
 
 
 def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
-    from gymnasium.experimental.functional import FuncEnv
-
-    from esrl.envs.suites import gymnasium_functional as functional
-    from esrl.envs.suites import gymnasium_host
-
     if not on_device(env) and not options:
         return env
     if inspect.isclass(env) and issubclass(env, gymnasium.Env):
         return gymnasium_host.from_class(env, name, **rename_horizon(name, options))
     if isinstance(env, gymnasium.Env):
-        kind = type(env).__name__
-        raise EsrlError(
-            f"{kind} is one Gymnasium environment; give its class or its id, so that every lane gets its own"
-        )
+        advice = "give its class or its id, so that every lane gets its own"
+        raise EsrlError(f"{type(env).__name__} is one Gymnasium environment; {advice}")
     if inspect.isclass(env):
         try:
             env, options = env(**options), {}
@@ -307,12 +300,12 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
     if options:
         raise EsrlError(f"options {options} were given for an environment that is already made")
     if isinstance(env, FuncEnv):
-        return functional.FunctionalEnv(env, name, max_episode_steps_of(env), getattr(env, "fixed_start", False))
+        return gymnasium_functional.FunctionalEnv(
+            env, name, max_episode_steps_of(env), getattr(env, "fixed_start", False)
+        )
     if not getattr(env, "name", None):
-        try:
+        with contextlib.suppress(AttributeError):  # an object whose attributes are fixed has its class's name
             env.name = name
-        except AttributeError:
-            return env
     return env
 
 

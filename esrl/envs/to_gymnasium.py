@@ -118,9 +118,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise EsrlError(f"{len(seeds)} seeds were given, but there are {self.num_envs} lanes")
         numbers = [int(self.np_random.integers(2**32)) if s is None else int(s) % 2**32 for s in seeds]
         keys = jax.vmap(lambda i: jax.random.fold_in(seed_key(0), i))(np.asarray(numbers, np.uint32))
-        if self._world is None:
+        if self._world is None:  # no lane has random numbers of its own yet
             return keys
-        return _pick(keys, self._world.keys, jnp.asarray([s is not None for s in seeds]))
+        return reset_lanes(self._world.keys, keys, jnp.asarray([s is not None for s in seeds]))
 
     def _seen(self, observation: PyTree) -> Any:
         """Device arrays as NumPy ones (copies that may be written to), in the dtypes of their space."""
@@ -139,18 +139,19 @@ def _functions(env: Any, mode: AutoresetMode) -> tuple[Callable[..., Any], ...]:
     def some(world: World, keys: Key, mask: Array) -> World:
         keys, first = _next(keys, 2)
         state, observation = reset_worlds(env, (world.state, world.observation), mask, first)
-        return World(state, observation, _pick(keys, world.keys, mask), jnp.where(mask, 0, world.time))
+        return World(state, observation, reset_lanes(world.keys, keys, mask), jnp.where(mask, 0, world.time))
 
     def step(world: World, actions: PyTree, done: Array) -> tuple[World, PyTree, Array, Array, Array]:
         keys, noise, first = _next(world.keys, 3)
         state, observation, reward, terminated = jax.vmap(env.step)(world.state, actions, noise)
         time = world.time + 1
         truncated = (time >= limit) & ~terminated
-        final = observation
+        final = observation  # where an episode ends, a reset replaces the observation below
         is_first = jnp.zeros_like(done)
         if mode == AutoresetMode.SAME_STEP:
             is_first = terminated | truncated
-        elif mode == AutoresetMode.NEXT_STEP:  # this step only begins the next episode in lanes that were done
+        elif mode == AutoresetMode.NEXT_STEP:
+            # In lanes that were done this step only begins the next episode: its action and its reward do not count.
             is_first = done
             reward, terminated, truncated = (
                 jnp.where(done, jnp.zeros_like(x), x) for x in (reward, terminated, truncated)
@@ -168,11 +169,6 @@ def _next(keys: Key, number: int) -> tuple[Key, ...]:
     return tuple(split[:, i] for i in range(number))
 
 
-def _pick(new: Key, old: Key, mask: Array) -> Key:
-    data = reset_lanes(jax.random.key_data(old), jax.random.key_data(new), mask)
-    return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
-
-
 class SingleEnv(gymnasium.Env):
     """A JAX environment as a `gymnasium.Env`; see `as_gymnasium`."""
 
@@ -187,7 +183,7 @@ class SingleEnv(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins an episode; the same seed begins the same one."""
         super().reset(seed=seed)
-        number = int(self.np_random.integers(2**31))
+        number = int(self.np_random.integers(2**31))  # without a seed Gymnasium's generator goes on
         observation, info = self._lanes.reset(seed=number)
         return _lane(observation), info
 
@@ -228,6 +224,7 @@ def as_vector_env(env: Any, num_envs: int, autoreset_mode: AutoresetMode | str =
       EsrlError: an environment that Python steps (Gymnasium has it already), fewer than one lane, or another mode.
 
     Example:
+      >>> import esrl
       >>> lanes = esrl.as_vector_env("gymnasium/phys2d/CartPole-v1", 4)
       >>> observations, _ = lanes.reset(seed=0)
       >>> observations, rewards, terminated, truncated, _ = lanes.step([0, 1, 0, 1])
@@ -253,6 +250,7 @@ def as_gymnasium(env: Any) -> gymnasium.Env:
       env: a name or object, as `esrl.make` takes it.
 
     Example:
+      >>> import esrl
       >>> env = esrl.as_gymnasium("gymnasium/phys2d/CartPole-v1")
       >>> observation, _ = env.reset(seed=0)
       >>> observation, reward, terminated, truncated, _ = env.step(1)

@@ -174,7 +174,7 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
 
 
 def _decisions(act: RecordingAct, value: Value, carry: PyTree) -> tuple[Callable[..., Any], ...]:
-    """What is compiled for worlds that Python steps: a decision, a value, and the seeds of new episodes [T + 1, L]."""
+    """Compiles, for worlds that Python steps, a decision, a value, and the seeds of new episodes [T + 1, L]."""
 
     def decide(
         context: PyTree, observation: PyTree, carries: PyTree, is_first: Array, key: Key, ids: Array, t: Array

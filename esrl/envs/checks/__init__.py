@@ -1,4 +1,4 @@
-"""What `esrl.check_env` looks at: the contract, episodes on the device or on the host, purity.
+"""The checks of `esrl.check_env`: the contract, episodes on the device or on the host, purity.
 
 Imports `envs.base` and what `envs` may import.
 """

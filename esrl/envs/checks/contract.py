@@ -33,12 +33,13 @@ def check_contract(env: Any) -> None:
         action_mask(env.observation_space, env.action_space)
     except EsrlError as error:
         raise EsrlError(f"{name}: {error}") from error
-    if not on_device(env):
+    if not on_device(env):  # Python's reset and step have no types that could be seen without running them
         return
     for method, call in (("reset", "reset(key) -> (state, observation)"), ("step", "step(state, action, key) -> ...")):
         if not callable(getattr(env, method, None)):
             raise EsrlError(f"{name}: it has no method {method}; an environment needs {call}")
     key = jax.eval_shape(lambda: seed_key(0))
+    # Abstract evaluation finds shapes and types without compiling anything, so this costs milliseconds.
     state, observation = _outputs(name, "reset(key)", "(state, observation)", env.reset, key)
     check_traced(env, name, "reset")
     _check_observation(name, "reset", env.observation_space, observation)
@@ -90,6 +91,7 @@ def _check_state(name: str, before: PyTree, after: PyTree) -> None:
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise EsrlError(f"{name}: step returns a state of another structure than it was given; they must be the same")
     named = jax.tree_util.tree_flatten_with_path(before)[0]
+    # A loop in a compiled program carries the state, and its types may not change from step to step.
     for (path, want), got in zip(named, jax.tree.leaves(after), strict=True):
         if (want.shape, want.dtype) != (got.shape, got.dtype):
             where = jax.tree_util.keystr(path) or "the state"

@@ -57,7 +57,7 @@ def check_device(env: Any, steps: int, seed: int) -> None:
         check_step(name, env.observation_space, env.action_space, one.first, one.rewards[0], 0)
     for one in played:
         _check_episode(name, env.observation_space, env.action_space, one)
-    if not _same(played[0], jax.device_get(play(keys[0]))):
+    if not _same(played[0], jax.device_get(play(keys[0]))):  # bit for bit: it is the same program
         raise EsrlError(f"{name}: the same key gave two different episodes; use no randomness but the key's")
     if not getattr(env, "fixed_start", False) and all(_same(played[0].state, one.state) for one in played[1:]):
         advice = "let reset(key) use its key, or set fixed_start = True"
@@ -100,6 +100,7 @@ def _check_episode(name: str, space: spaces.Space, actions: spaces.Space, played
     observations = [played.first, *map(at, range(length - 1))]
     for t, (observation, reward) in enumerate(zip(observations, played.rewards, strict=False)):
         check_step(name, space, actions, observation, reward, t)
+    # Steps after the end count for nothing, but 0 * nan is nan: what is not finite would spread to sums.
     for t in range(length - 1, len(played.rewards)):
         arrays = [x for x in jax.tree.leaves(at(t)) if np.issubdtype(x.dtype, np.floating)]
         if not all(np.isfinite(x).all() for x in [*arrays, played.rewards[t]]):
@@ -153,6 +154,7 @@ def _check_own_reset(env: Any, name: str, keys: list[Key], played: list[_Played]
 
     def fresh(key: Key, one: _Played, t: int) -> bool:
         at = jax.random.fold_in(key, np.uint32(t))
+        # Keys that a step would make a new world from: its own, or one of a split of it.
         candidates = [at, *jax.random.split(at), *jax.random.split(at, 3)]
         seen, before = _at(one.seen, t), one.first if t == 0 else _at(one.seen, t - 1)
         is_first = _same(seen, one.first) and not _same(before, one.first)
@@ -238,6 +240,7 @@ def alike(a: PyTree, b: PyTree) -> bool:
     def one(x: np.ndarray, y: np.ndarray) -> bool:
         if not np.issubdtype(x.dtype, np.floating):
             return bool(np.array_equal(x, y))
+        # Another program orders sums otherwise, and a few steps of chaos make that larger than one rounding.
         return bool(np.allclose(x, y, rtol=1e-3, atol=1e-3 * max(1.0, float(np.max(np.abs(x), initial=0.0)))))
 
     return all(one(np.asarray(x), np.asarray(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))

@@ -25,6 +25,10 @@ def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
 
     Raises:
       EsrlError: the first thing that is wrong, in one sentence.
+
+    Example:
+      >>> import esrl
+      >>> esrl.check_env(esrl.make("gymnasium/phys2d/CartPole-v1"), steps=10)  # nothing is wrong
     """
     check_contract(env)
     if on_device(env):

@@ -24,7 +24,7 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
     call, draw = "reset", np.random.default_rng(seed)
     try:
         env.action_space.seed(seed)
-        earlier, _ = one.reset(seed=seed)
+        earlier, _ = one.reset(seed=seed)  # twice: the first reset may make what the second finds
         observation, _ = one.reset(seed=seed)
         if not _repeats(env.observation_space, earlier, observation):
             advice = "begin reset with super().reset(seed=seed) and draw from self.np_random alone"

@@ -1,8 +1,9 @@
-"""What the adapters of suites share: quiet imports, names with options, errors as one sentence, types that stay."""
+"""Helpers of the adapters: quiet imports, names with options, errors as one sentence, types that stay."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,12 @@ def quiet() -> Iterator[None]:
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def package(name: str) -> Any:
+    """A third-party module, without the lines and warnings of its import."""
+    with quiet():
+        return importlib.import_module(name)
 
 
 def lenient(fn: Callable[P, T]) -> Callable[P, T]:
@@ -136,7 +143,7 @@ def as_before(tree: PyTree, like: PyTree) -> PyTree:
     """A tree with the dtypes and shapes of another: packages let Python numbers and promotions into their states."""
 
     def one(x: Any, like: Any) -> Array:
-        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):  # typed keys keep their type, and cannot be converted
             return x
         return jnp.asarray(x, like.dtype).reshape(like.shape)
 

@@ -57,6 +57,7 @@ def pool_env(
     """
 
     def one(**kwargs: Any) -> gymnasium.Env:
+        # `env` is bound below, before anybody can call this.
         return OneLane(make_pool(1, **kwargs), env, kwargs.get("render_mode"))
 
     make_lanes = lanes_maker(name, lambda shape, together: make_pool(math.prod(shape)), max_episode_steps)

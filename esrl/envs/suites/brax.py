@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS, check_positive
-from esrl.envs.suites._common import check_known, lenient, quiet, with_options
+from esrl.envs.suites._common import check_known, lenient, package, with_options
 
 BACKENDS = ("spring", "positional", "generalized", "mjx")
 
@@ -41,11 +41,8 @@ class BraxEnv:
 
 
 def _envs() -> Any:
-    """The `brax.envs` module, without the lines that its imports print."""
-    with quiet():
-        from brax import envs
-
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    envs = package("brax.envs")
+    logging.getLogger("absl").setLevel(logging.ERROR)  # to which Brax's packages log as they are used
     return envs
 
 

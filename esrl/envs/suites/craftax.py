@@ -19,7 +19,7 @@ from esrl.envs.suites._common import (
     fitted,
     gymnax_space,
     lenient,
-    quiet,
+    package,
     raw_key,
     scalar,
 )
@@ -88,16 +88,9 @@ def _with_textures(name: str, make: Any) -> Any:
         ) from error
 
 
-def _craftax() -> Any:
-    """Craftax's constructor by name, without the lines and warnings of its imports."""
-    with quiet():
-        from craftax import craftax_env
-    return craftax_env
-
-
 def names() -> list[str]:
     """Names that `make` takes, with the suite in front."""
-    _craftax()
+    package("craftax.craftax_env")
     return sorted(f"craftax/{name}" for name in _NAMES)
 
 
@@ -123,7 +116,7 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Cra
     full = checked_name("craftax", name, _NAMES, options, max_episode_steps, "max_timesteps")
 
     def build() -> CraftaxEnv:
-        maker = _craftax().make_craftax_env_from_name
+        maker = package("craftax.craftax_env").make_craftax_env_from_name
         env = _with_textures(full, lambda: maker(name.replace("-AutoReset", ""), auto_reset=False))
         defaults = env.default_params
         fields = {f.name: getattr(defaults, f.name) for f in dataclasses.fields(defaults)}
@@ -131,6 +124,7 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Cra
         for option, value in options.items():
             if option not in known:
                 raise EsrlError(f"{full}: Craftax has no parameter {option!r}{nearest(option, known)}")
+            # In Python True is an int, so a truth value is compared by itself.
             wanted = (int, float) if isinstance(known[option], float) else type(known[option])
             if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(known[option], bool):
                 raise EsrlError(f"{full}: {option} is {value!r}, but must be like its default, {known[option]!r}")

@@ -11,7 +11,7 @@ from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive
 from esrl.envs.host_lanes import Outcome
-from esrl.envs.suites._common import check_reserved, checked_name, construct, quiet
+from esrl.envs.suites._common import check_reserved, checked_name, construct, package, quiet
 from esrl.envs.suites._pools import pool_env
 
 # Families in which EnvPool's own limit does nothing but end the episode. There the pool's limit lies one step behind
@@ -52,23 +52,16 @@ class EnvPoolPool:
         return np.asarray(self.pool.render()[0])
 
 
-def _envpool() -> Any:
-    """The `envpool` module, without the lines that its imports print."""
-    with quiet():
-        import envpool
-    return envpool
-
-
 def _pool(name: str, **arguments: Any) -> Any:
     with quiet():  # spaces with bounds of another precision, made when they are first asked for
-        pool = _envpool().make_gymnasium(name, **arguments)
+        pool = package("envpool").make_gymnasium(name, **arguments)
         _ = pool.observation_space, pool.action_space
     return pool
 
 
 def names() -> list[str]:
     """Names that `make` takes, with the suite in front."""
-    return sorted(f"envpool/{name}" for name in _envpool().list_all_envs())
+    return sorted(f"envpool/{name}" for name in package("envpool").list_all_envs())
 
 
 def make(name: str, max_episode_steps: int | None = None, num_threads: int | None = None, **options: Any) -> HostEnv:
@@ -85,16 +78,16 @@ def make(name: str, max_episode_steps: int | None = None, num_threads: int | Non
         take, an environment of several players, or one whose files or libraries are missing.
     """
     given = {"num_threads": num_threads, **options}
-    full = checked_name("envpool", name, _envpool().list_all_envs(), given, max_episode_steps)
+    full = checked_name("envpool", name, package("envpool").list_all_envs(), given, max_episode_steps)
     if num_threads is not None:
         check_positive(f"{full}: num_threads", num_threads)
     check_reserved(full, options, _RESERVED)
-    spec = construct(full, lambda: _envpool().make_spec(name, **options))
+    spec = construct(full, lambda: package("envpool").make_spec(name, **options))
     if spec.config.max_num_players > 1:
         raise EsrlError(f"{full} is for several players; esrl trains one policy in one lane")
     own = int(spec.config.max_episode_steps)
     steps = max_episode_steps or (own if 0 < own < _NO_LIMIT else MAX_EPISODE_STEPS)
-    module = _envpool().registration.registry.specs[name][0]
+    module = package("envpool").registration.registry.specs[name][0]
     arguments = {**options, "num_threads": num_threads or cores()}
     if max_episode_steps or own > 0:  # else the world has a limit of its own
         arguments["max_episode_steps"] = steps + 1 if module.startswith(_ONLY_CUTS) else steps

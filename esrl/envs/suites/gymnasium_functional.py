@@ -44,6 +44,7 @@ class FunctionalEnv:
         rng = jax.random.key_data(key)
         state = self._call("initial", rng=rng)
         action = jnp.zeros(self.env.action_space.shape, jax.dtypes.canonicalize_dtype(self.env.action_space.dtype))
+        # Resets leave Python numbers in the state, whose types a step decides; a loop needs them from the beginning.
         later = jax.eval_shape(lambda state: self._call("transition", state, action, rng=rng), state)
         state = jax.tree.map(lambda x, like: jnp.broadcast_to(jnp.asarray(x, like.dtype), like.shape), state, later)
         return state, self._observe(state, key)

@@ -125,6 +125,7 @@ def _host_env(
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
         raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
     own = getattr(one.spec, "max_episode_steps", None)
+    # Gymnasium says no limit as None, also for environments that never end; lanes need one.
     limit = int(max_episode_steps or own or MAX_EPISODE_STEPS)
     return HostEnv(name, one.observation_space, one.action_space, limit, lanes_maker(name, make_pool, limit), single)
 

@@ -77,6 +77,7 @@ class VectorPool:
         self._close = weakref.finalize(self, _close_all, self._envs)
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
+        # One seed decides all lanes of an environment: its first lane's, which is the same for each sign.
         parts = zip(self._envs, self._by_sign(seeds), strict=True)
         return self._lanes([env.reset(seed=int(part[0]))[0] for env, part in parts])
 

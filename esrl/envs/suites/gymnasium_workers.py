@@ -62,7 +62,9 @@ class WorkersPool:
             here, process = _start(job)
             self._pipes.append(here)
             self._processes.append(process)
-        self._answers(range(len(self._pipes)))  # each says that its share is made
+        self._answers(
+            range(len(self._pipes))
+        )  # they make their shares at the same time; each says that its share is made
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         return self._ask("begin", ids, seeds)

@@ -17,7 +17,7 @@ from esrl.envs.suites._common import (
     fitted,
     gymnax_space,
     lenient,
-    quiet,
+    package,
     raw_key,
     scalar,
 )
@@ -67,16 +67,9 @@ class GymnaxEnv:
         return fitted(observation, self.observation_space)
 
 
-def _gymnax() -> Any:
-    """The `gymnax` module, without the lines that its imports print."""
-    with quiet():
-        import gymnax
-    return gymnax
-
-
 def names() -> list[str]:
     """Names that `make` takes, with the suite in front."""
-    return sorted(f"gymnax/{name}" for name in _gymnax().registered_envs)
+    return sorted(f"gymnax/{name}" for name in package("gymnax").registered_envs)
 
 
 @lenient
@@ -91,7 +84,7 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Gym
     Raises:
       EsrlError: unknown environment, a time limit below 1, or options that the environment does not take.
     """
-    gymnax = _gymnax()
+    gymnax = package("gymnax")
     known = gymnax.registered_envs
     full = checked_name("gymnax", name, known, options, max_episode_steps, "max_steps_in_episode")
     defaults = gymnax.make(name)[1] if options else None

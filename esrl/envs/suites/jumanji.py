@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS
-from esrl.envs.suites._common import NEVER, as_before, checked_name, construct, fitted, lenient, quiet, raw_key
+from esrl.envs.suites._common import NEVER, as_before, checked_name, construct, fitted, lenient, package, raw_key
 
 _LIMITS = {"Game2048-v1": 5000}  # games that end by themselves, but may take longer than MAX_EPISODE_STEPS
 _DOWNLOADS = ("Sokoban-v0",)  # at construction
@@ -149,16 +149,9 @@ def _actions(specification: Any, mask: tuple[int, ...] | None) -> spaces.Space:
     return _observations(specification)
 
 
-def _jumanji() -> Any:
-    """The `jumanji` module, without the lines that its imports print."""
-    with quiet():
-        import jumanji
-    return jumanji
-
-
 def names() -> list[str]:
     """Names that `make` takes, with the suite in front."""
-    return sorted(f"jumanji/{name}" for name in _jumanji().registered_environments() if name not in _DOWNLOADS)
+    return sorted(f"jumanji/{name}" for name in package("jumanji").registered_environments() if name not in _DOWNLOADS)
 
 
 @lenient
@@ -175,7 +168,7 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Jum
       EsrlError: unknown environment, one that has to be downloaded, a time limit below 1, or options that the
         environment does not take.
     """
-    jumanji = _jumanji()
+    jumanji = package("jumanji")
     known = jumanji.registered_environments()
     full = checked_name("jumanji", name, known, options, max_episode_steps, "time_limit")
     if name in _DOWNLOADS:

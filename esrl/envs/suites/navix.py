@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, nearest
-from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, quiet, raw_key, scalar
+from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, package, raw_key, scalar
 
 _OBSERVATIONS = (
     "symbolic",
@@ -86,16 +86,9 @@ def _space(observation: Any) -> spaces.Box:
     return spaces.Box(low, high, observation.shape, np.dtype(observation.dtype))
 
 
-def _navix() -> Any:
-    """The `navix` module, without the lines and warnings of its imports."""
-    with quiet():
-        import navix
-    return navix
-
-
 def names() -> list[str]:
     """Names that `make` takes, with the suite in front."""
-    return sorted(f"navix/{name}" for name in _navix().registry())
+    return sorted(f"navix/{name}" for name in package("navix").registry())
 
 
 @lenient
@@ -120,7 +113,7 @@ def make(name: str, max_episode_steps: int | None = None, observation: Any = "sy
       EsrlError: unknown environment or observation, a time limit below 1, or options that the environment does not
         take.
     """
-    navix = _navix()
+    navix = package("navix")
     given = {"observation": None if observation == "symbolic" else observation, **options}
     full = checked_name("navix", name, navix.registry(), given, max_episode_steps, "max_steps")
     if observation not in _OBSERVATIONS:

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, nearest
-from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, quiet, raw_key
+from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, package, raw_key
 
 
 class PlaygroundEnv:
@@ -51,7 +51,7 @@ class PlaygroundEnv:
     @lenient
     def render(self, state: PyTree) -> np.ndarray:
         """The state as an rgb array [H, W, 3]; MuJoCo draws it, so `MUJOCO_GL` must name a way that works."""
-        return np.asarray(_playground().render_array(self.env.mj_model, state))
+        return np.asarray(package("mujoco_playground").render_array(self.env.mj_model, state))
 
     def _observation(self, observation: Any) -> PyTree:
         return fitted(observation, self.observation_space)
@@ -64,13 +64,6 @@ def _observations(like: Any) -> spaces.Space:
     return spaces.Box(-np.inf, np.inf, like.shape, np.float32)
 
 
-def _playground() -> Any:
-    """The `mujoco_playground` module, without the lines that its imports print."""
-    with quiet():
-        import mujoco_playground
-    return mujoco_playground
-
-
 def _known(playground: Any) -> tuple[str, ...]:
     """The control suite, and the robots where the models that the package fetches for them are already there."""
     suite = tuple(playground.dm_control_suite.ALL_ENVS)
@@ -79,7 +72,7 @@ def _known(playground: Any) -> tuple[str, ...]:
 
 def names() -> list[str]:
     """Names that `make` takes, with the suite in front."""
-    return sorted(f"playground/{name}" for name in _known(_playground()))
+    return sorted(f"playground/{name}" for name in _known(package("mujoco_playground")))
 
 
 @lenient
@@ -98,7 +91,7 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Pla
       EsrlError: unknown environment, one whose models have to be downloaded, a time limit below 1, or entries that the
         configuration does not have.
     """
-    playground = _playground()
+    playground = package("mujoco_playground")
     known = playground.registry.ALL_ENVS
     full = checked_name("playground", name, known, options, max_episode_steps, "episode_length")
     if name not in _known(playground):

@@ -15,6 +15,7 @@ from esrl.core.types import seed_key
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
 from esrl.envs.suites import craftax as adapter
+from esrl.envs.suites._common import package
 
 pytest.importorskip("craftax")
 
@@ -34,7 +35,7 @@ def one_step(classic):
 
 def test_a_hundred_random_episodes_are_craftaxs_own(classic):
     """Rewards and ends are those of `step` of the package's own environment, with its own time limit far away."""
-    raw = adapter._craftax().make_craftax_env_from_name("Craftax-Classic-Symbolic-v1", auto_reset=False)
+    raw = package("craftax.craftax_env").make_craftax_env_from_name("Craftax-Classic-Symbolic-v1", auto_reset=False)
     params = raw.default_params
 
     def reset(key):
@@ -99,12 +100,13 @@ def test_pixels_are_sound_and_render():
     assert env.observation_space.shape == (63, 63, 3) and picture.ndim == 3 and picture.shape[2] == 3
 
 
-def test_textures_that_cannot_be_kept_are_said():
-    def make():
+def test_textures_that_cannot_be_kept_are_said(monkeypatch):
+    def make(*_, **__):
         raise PermissionError(13, "Permission denied")
 
+    monkeypatch.setattr(package("craftax.craftax_env"), "make_craftax_env_from_name", make)
     with pytest.raises(EsrlError, match="its own folder, which cannot be written") as caught:
-        adapter._with_textures("craftax/Craftax-Pixels-v1", make)
+        esrl.make("craftax/Craftax-Pixels-v1")
     assert "\n" not in str(caught.value)
 
 
