@@ -96,7 +96,7 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
         seconds, state = _timed(agent, recipe.seed)
         return int(state.env_steps) / seconds, int(state.env_steps)
     whole = plan.lanes * max_episode_steps_of(agent.env)
-    env = _shortened(agent.env)
+    env = shortened(agent.env, _STEPS)
     if env is None:
         return None, whole
     signs = 1 if agent.options.get("antithetic") is False else 2
@@ -110,9 +110,9 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
     return (int(state.env_steps) + int(state.padded_steps)) / seconds, whole
 
 
-def _shortened(env: Any) -> Any | None:
-    """The environment with short episodes, or None where its time limit cannot be set."""
-    steps, limit = min(_STEPS, max_episode_steps_of(env)), "max_episode_steps"
+def shortened(env: Any, steps: int) -> Any | None:
+    """The environment with episodes of so many steps at most, or None where its time limit cannot be set."""
+    steps, limit = min(steps, max_episode_steps_of(env)), "max_episode_steps"
     limit = limit if hasattr(env, limit) else "horizon"
     if isinstance(env, HostEnv):  # a tuple whose fields are set otherwise than an object's
         changed: dict[str, Any] = {limit: steps}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
+from esrl.cli.inspection import Inspection
 from esrl.core.types import EsrlError
 from esrl.envs import plugins
-from esrl.envs.inspection import Inspection
 from esrl.envs.registry import SUITES, names_of, near_by_last_part, suites
 
 Listing = dict[str, Any]
@@ -64,7 +64,7 @@ def inspection_text(found: Inspection) -> str:
     rows = {
         "observation": found.observation_space,
         "action": found.action_space,
-        "horizon": f"{found.horizon:,} steps",
+        "time limit": f"{found.max_episode_steps:,} steps",
         "action mask": "yes" if found.action_mask else "no",
         "stepped by": by,
         "parameters": f"{found.parameters:,} in an mlp of 3 x 256",

@@ -15,11 +15,11 @@ from typing import Any
 import esrl
 from esrl.cli import dry_run as dry_runs
 from esrl.cli.arguments import HELP
+from esrl.cli.inspection import inspect_env
 from esrl.cli.invocation import invocation
 from esrl.cli.list_envs import as_text, inspection_text, is_one, listing
 from esrl.core.extras import import_extra
 from esrl.core.types import EsrlError, nearest
-from esrl.envs.inspection import inspect_env
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe

@@ -380,7 +380,7 @@ def test_envs_of_one_environment(name, capsys, lenient):
     found = json.loads(ran(capsys, "envs", name, "--json"))
     assert found["stepped_by"] == ("python" if "Acrobot" in name else "device") and not found["action_mask"]
     assert found["steps_per_second"] > 0 and found["name"] == name and f"{found['parameters']:,}" in out
-    assert found["horizon"] == (20 if "horizon" in name else esrl.make(name).horizon)
+    assert found["max_episode_steps"] == (20 if "horizon" in name else max_episode_steps_of(esrl.make(name)))
 
 
 def test_describe(capsys):
