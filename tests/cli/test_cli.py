@@ -16,6 +16,7 @@ import pytest
 import esrl
 from esrl.cli.invocation import invocation
 from esrl.cli.main import COMMANDS, main, train
+from esrl.envs.base import max_episode_steps_of
 from esrl.training import recipe as recipes
 from esrl.training.progress import Progress
 
