@@ -50,21 +50,15 @@ class GymnaxEnv:
     @lenient
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
         observation, state = self._reset(jax.random.key_data(key), self.params)
-        return self._state(state), self._observation(observation)
+        return as_before(state, self._like), fitted(observation, self.observation_space)
 
     @lenient
     def step(self, state: PyTree, action: Array, key: Key) -> tuple[PyTree, PyTree, Array, Array]:
         # 0.x says `done` fourth, 1.x `terminated` and in its six-value form `truncated` fifth; here there is no limit.
         out = self._step(jax.random.key_data(key), state, action, self.params)
         observation, state, reward, terminated = out[:4]
-        state, observation = self._state(state), self._observation(observation)
+        state, observation = as_before(state, self._like), fitted(observation, self.observation_space)
         return state, observation, scalar(reward, jnp.float32), scalar(terminated, bool)
-
-    def _state(self, state: PyTree) -> PyTree:
-        return as_before(state, self._like)
-
-    def _observation(self, observation: PyTree) -> PyTree:
-        return fitted(observation, self.observation_space)
 
 
 def names() -> list[str]:

@@ -33,7 +33,7 @@ class PlaygroundEnv:
     @lenient
     def reset(self, key: Key) -> tuple[PyTree, PyTree]:
         state = as_before(self.env.reset(jax.random.key_data(key)), self._like)
-        return state, self._observation(state.obs)
+        return state, fitted(state.obs, self.observation_space)
 
     @lenient
     def step(self, state: PyTree, action: Array, key: Key) -> tuple[PyTree, PyTree, Array, Array]:
@@ -46,15 +46,12 @@ class PlaygroundEnv:
 
         state, rewards = once(state, None) if self.repeat == 1 else jax.lax.scan(once, state, None, self.repeat)
         reward = jnp.asarray(jnp.sum(rewards), jnp.float32)
-        return state, self._observation(state.obs), reward, state.done > 0
+        return state, fitted(state.obs, self.observation_space), reward, state.done > 0
 
     @lenient
     def render(self, state: PyTree) -> np.ndarray:
         """The state as an rgb array [H, W, 3]; MuJoCo draws it, so `MUJOCO_GL` must name a way that works."""
         return np.asarray(package("mujoco_playground").render_array(self.env.mj_model, state))
-
-    def _observation(self, observation: Any) -> PyTree:
-        return fitted(observation, self.observation_space)
 
 
 def _observations(like: Any) -> spaces.Space:
