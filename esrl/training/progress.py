@@ -95,7 +95,8 @@ class Progress:
             f" ({row['seconds_compile']:.1f} s of them compiling)"
         )
         if out is not None:
-            self._print(f"curve: {out / 'curve.png'}   look: esrl render {out}   score: esrl evaluate {out}")
+            curve = f"curve: {out / 'curve.png'}   " if (out / "curve.png").exists() else ""
+            self._print(f"{curve}look: esrl render {out}   score: esrl evaluate {out}")
 
     def _print(self, text: str) -> None:
         if self._live is not None:

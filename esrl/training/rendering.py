@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from esrl.algorithms.agent import Agent
+from esrl.core.extras import import_extra
 from esrl.core.types import EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device
 
@@ -152,8 +153,7 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
 
 
 def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
-    import imageio.v2 as imageio
-
+    imageio = import_extra("imageio.v2", "video", "a video")
     if form in ("auto", "mp4"):
         try:
             import imageio_ffmpeg  # noqa: F401

@@ -1,7 +1,11 @@
-"""A run's folder: recipe, metrics as JSON lines and TensorBoard events, checkpoints, learning curve."""
+"""A run's folder: recipe, metrics as JSON lines and TensorBoard events, checkpoints, learning curve.
+
+Events need tensorboardX and the curve matplotlib, which `esrl[logs]` installs; without them a run does without.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -18,8 +22,8 @@ Row = dict[str, Any]
 class RunFolder:
     """The files of one run.
 
-    `recipe.toml` says how to run it again, `metrics.jsonl` has a line for each generation, `checkpoints/` has states,
-    `curve.png` the learning curve; TensorBoard reads the folder as it is.
+    `recipe.toml` says how to run it again, `metrics.jsonl` has a line for each generation, `checkpoints/` has states.
+    With `esrl[logs]`, `curve.png` is the learning curve, and TensorBoard reads the folder as it is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,18 +83,19 @@ class RunFolder:
         rows = [row for row in self.rows() if row["generation"] <= generation]
         self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self._lines = self.metrics.open("a")
-        from tensorboardX import SummaryWriter
+        with contextlib.suppress(ImportError):
+            from tensorboardX import SummaryWriter
 
-        self._events = SummaryWriter(str(self.path), purge_step=generation + 1 if generation else None)
+            self._events = SummaryWriter(str(self.path), purge_step=generation + 1 if generation else None)
         return rows
 
     def write(self, row: Row) -> None:
-        """Adds a generation's row to the JSON lines and to TensorBoard."""
+        """Adds a generation's row to the JSON lines and the events."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         self._lines.write(json.dumps(clean) + "\n")
         self._lines.flush()
         for name, value in clean.items():
-            if isinstance(value, (int, float)) and name != "generation":
+            if self._events is not None and isinstance(value, (int, float)) and name != "generation":
                 self._events.add_scalar(name, value, row["generation"])
 
     def close(self) -> None:
@@ -98,9 +103,11 @@ class RunFolder:
         if self._lines is None:
             return
         self._lines.close()
-        self._events.close()
-        self._lines = None
-        draw_curve(self.rows(), self.path / "curve.png", self.path.name)
+        if self._events is not None:
+            self._events.close()
+        self._lines = self._events = None
+        with contextlib.suppress(ImportError):
+            draw_curve(self.rows(), self.path / "curve.png", self.path.name)
 
 
 def draw_curve(rows: list[Row], path: Path, title: str) -> None:
