@@ -53,8 +53,8 @@ format: setup  ## Rewrite to the style
 	$(BIN)/ruff format .
 
 figures: setup  ## Redraw plots/*.png and the report from the results that are there
-	$(BIN)/python plots/redraw.py
-	$(BIN)/python experiments/report.py
+	$(BIN)/python -m plots.redraw
+	$(BIN)/python -m experiments.report.build
 
 clean:  ## Remove .venv and caches; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any
 
-import common  # first: it finds esrl
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrl.core.types import Array, PyTree
 from esrl.envs.base import horizon_of
+from experiments.peers import common
 
 
 def _replicated(tree: PyTree, devices: list[Any]) -> PyTree:

@@ -6,26 +6,23 @@ import argparse
 import dataclasses
 import importlib.metadata
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-# A clone that is not installed, the other experiments, and no cache, so that compile seconds are real.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# No cache, so that compile seconds are real.
 os.environ["ESRL_CACHE_DIR"] = os.environ.get("ESRL_CACHE_DIR", "")
 
 import jax
 import numpy as np
-from record import RESULTS, About, Row, read_rows, write_rows
-from summary import interquartile_mean, interval
 
 import esrl
 from esrl.core.compile_time import compile_seconds
 from esrl.core.types import seed_key
+from experiments.lab.record import About, Row, read_rows, results, write_rows
+from experiments.lab.stats import interquartile_mean, interval
 
 WORLDS = 1000  # seed of the held-out episodes: the same for every side and run
 EPISODES = 128
@@ -187,7 +184,7 @@ def parser(doc: str, seeds: int = 5) -> argparse.ArgumentParser:
         "--env-steps", type=float, help="live environment steps of each run; each line's own unless given"
     )
     found.add_argument("--only", nargs="+", metavar="PART", help="lines of this name, or that contain it")
-    found.add_argument("--results", type=Path, default=RESULTS / "peers", help="folder of the result files")
+    found.add_argument("--results", type=Path, default=results("peers"), help="folder of the result files")
     found.add_argument("--table", action="store_true", help="only print the tables of what is there")
     return found
 

@@ -1,4 +1,4 @@
-"""Other libraries' generations for experiments/throughput.py: evosax's `Open_ES`, and `brax.training.agents.es`.
+"""Other libraries' generations for experiments/throughput/run.py: evosax's `Open_ES`, and `brax.training.agents.es`.
 
 evosax is open_es.py's side: population, network, sigma, Adam, centred ranks, deterministic actions, horizon and
 normalisation are those of esrl's OpenES. All members of a generation are in one world, and every member is stepped for
@@ -23,13 +23,13 @@ from unittest import mock
 
 import jax
 import numpy as np
-from ceilings import held
-from throughput_generation import Side
-from windows import compiled
 
 from esrl.core.compile_time import compile_seconds
 from esrl.envs.base import horizon_of
 from esrl.policies.networks import ACTIVATIONS
+from experiments.lab.timing import compiled
+from experiments.throughput.generation import Side
+from experiments.throughput.machine_limits import held
 
 SIGMA, LEARNING_RATE = 0.05, 0.01
 WORLDS = 32  # of evosax, in turn: the same parameters, other keys
@@ -64,7 +64,7 @@ class _Named:
 
 def _evosax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
     _needed("evosax")
-    from open_es import Evosax, Line
+    from experiments.peers.open_es import Evosax, Line
 
     begun = compile_seconds()
     line = Line(population, SIGMA, LEARNING_RATE, 0, "pqn")

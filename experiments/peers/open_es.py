@@ -1,8 +1,8 @@
 """esrl's OpenES against evosax's `Open_ES`, on the same environments.
 
-    python experiments/peers/open_es.py                    # both parts, five seeds
-    python experiments/peers/open_es.py --part speed --only CartPole
-    python experiments/peers/open_es.py --table
+    python -m experiments.peers.open_es                    # both parts, five seeds
+    python -m experiments.peers.open_es --part speed --only CartPole
+    python -m experiments.peers.open_es --table
 
 Both sides have the same population, sigma, Adam, learning rate, centred ranks, antithetic pairs, network (layers,
 activation, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalised
@@ -23,12 +23,10 @@ import dataclasses
 import itertools
 from typing import Any
 
-import common  # first: it finds esrl
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results, Row, Stopwatch, blocked, numbers, rate_text, score_text
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import esrl
@@ -36,6 +34,8 @@ from esrl.core.sharding import one_device
 from esrl.core.types import seed_key
 from esrl.envs.base import horizon_of
 from esrl.policies.networks import ACTIVATIONS
+from experiments.peers import common
+from experiments.peers.common import Results, Row, Stopwatch, blocked, numbers, rate_text, score_text
 
 
 @dataclasses.dataclass(frozen=True)

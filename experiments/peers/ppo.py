@@ -1,9 +1,9 @@
 """esrl's PPO against rejax's and brax.training's, with the peer's published hyper-parameters on both sides.
 
-    python experiments/peers/ppo.py                            # the lines that are not slow, five seeds
-    python experiments/peers/ppo.py --only rejax/gymnax --seeds 3
-    python experiments/peers/ppo.py --table
-    JAX_NUM_CPU_DEVICES=1 python experiments/peers/ppo.py --results one_device    # one device for every side
+    python -m experiments.peers.ppo                            # the lines that are not slow, five seeds
+    python -m experiments.peers.ppo --only rejax/gymnax --seeds 3
+    python -m experiments.peers.ppo --table
+    JAX_NUM_CPU_DEVICES=1 python -m experiments.peers.ppo --results one_device    # one device for every side
 
 Each line is an environment, a peer, and one set of hyper-parameters: the peer's own, and their translation for esrl,
 side by side in `LINES`. Sides run in turn in one process, on the same environment (spring backend), with the same
@@ -22,13 +22,13 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
-import common  # first: it finds esrl
 import numpy as np
-from brax_ppo import Brax
-from common import Results, Row, Stopwatch, numbers, rate_text, score_text
-from rejax_ppo import Rejax
 
 import esrl
+from experiments.peers import common
+from experiments.peers.brax_ppo import Brax
+from experiments.peers.common import Results, Row, Stopwatch, numbers, rate_text, score_text
+from experiments.peers.rejax_ppo import Rejax
 
 REMAINS = """
 - rejax takes gymnax's `done` at the time limit for the end of the world; esrl takes the value of what comes after.

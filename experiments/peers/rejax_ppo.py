@@ -6,11 +6,11 @@ import warnings
 from functools import partial
 from typing import Any
 
-import common  # first: it finds esrl
 import jax
 import jax.numpy as jnp
 
 from esrl.core.types import Array, PyTree
+from experiments.peers import common
 
 
 class Rejax:

@@ -1,7 +1,7 @@
 """esrl's PPO against stable-baselines3's, on environments that Python steps: steps and seconds to a return.
 
-    python experiments/peers/sb3.py                        # CartPole-v1 and Acrobot-v1, five seeds
-    python experiments/peers/sb3.py --only CartPole --seeds 1 --env-steps 20000
+    python -m experiments.peers.sb3                        # CartPole-v1 and Acrobot-v1, five seeds
+    python -m experiments.peers.sb3 --only CartPole --seeds 1 --env-steps 20000
 
 Both sides have the hyper-parameters that RL Baselines3 Zoo publishes for stable-baselines3, networks of 2x64 tanh with
 outputs near zero at the start, Adam with epsilon 1e-5, and the same number of environment steps. Every so many steps
@@ -22,14 +22,14 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
-import common  # first: it finds esrl
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results, Row, Stopwatch, numbers
 
 import esrl
 from esrl.core.types import Array, PyTree, seed_key
+from experiments.peers import common
+from experiments.peers.common import Results, Row, Stopwatch, numbers
 
 
 @dataclasses.dataclass(frozen=True)

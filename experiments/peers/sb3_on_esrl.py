@@ -1,7 +1,7 @@
 """stable-baselines3's PPO learns on a JAX environment of esrl, exported as a Gymnasium vector environment.
 
-    python experiments/peers/sb3_on_esrl.py                                   # gymnasium/phys2d/CartPole-v1, 3 seeds
-    python experiments/peers/sb3_on_esrl.py brax/inverted_pendulum --env-steps 1e6 --num-envs 64
+    python -m experiments.peers.sb3_on_esrl                                   # gymnasium/phys2d/CartPole-v1, 3 seeds
+    python -m experiments.peers.sb3_on_esrl brax/inverted_pendulum --env-steps 1e6 --num-envs 64
 
 `esrl.as_vector_env` steps all lanes in one compiled call. stable-baselines3 has an interface of its own for that,
 `VecEnv`, onto which `Lanes` below lays Gymnasium's: an episode's end begins the next one in the same step, and the last
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import EPISODES, RESULTS, Row, write_rows  # first of esrl's: it finds them
 from gymnasium.vector import AutoresetMode
-from record import folder_name
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import esrl
+from experiments.lab.record import folder_name
+from experiments.peers.common import EPISODES, Row, results, write_rows
 
 
 class Lanes(VecEnv):
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=128)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--episodes", type=int, default=EPISODES)
-    parser.add_argument("--out", type=Path, default=RESULTS / "peers")
+    parser.add_argument("--out", type=Path, default=results("peers"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # networks this small only lose by more
     rows = []

@@ -1,0 +1,96 @@
+"""Do noise of signs, noise in fewer bytes, and products in bfloat16 learn as well as normal float32 noise?
+
+    python -m experiments.throughput.noise_kinds                       # CartPole and Pendulum, five seeds
+    python -m experiments.throughput.noise_kinds brax/inverted_double_pendulum --seeds 5 --env-steps 6e6
+    python -m experiments.throughput.noise_kinds --table               # prints again what is there
+
+Each kind is the recipe agents/<environment>/eggroll.toml with nothing else changed, and no tuning for any of them. The
+seeds of a kind train in one compiled program; returns are those of the unperturbed parameters on held-out episodes:
+the interquartile mean over seeds with its 95 % bootstrap interval, at the end, and on average over all evaluations but
+the first (which says how fast it learns). Seconds are those of all seeds together, compiling included.
+
+Written after each kind to experiments/throughput/results/noise_kinds/<environment>.csv, with a JSON beside
+it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import esrl
+from esrl.training import recipe as recipes
+from experiments.lab.record import ROOT, About, Row, folder_name, plain, read_rows, results, write_rows
+from experiments.lab.stats import interquartile_mean, interval
+
+KINDS = {
+    "normal, float32": {},
+    "normal, bfloat16": {"noise_dtype": "bfloat16"},
+    "rademacher, int8": {"distribution": "rademacher", "noise_dtype": "int8"},
+    "normal, products in bfloat16": {"precision": "bfloat16"},
+}
+
+
+def measure(recipe: esrl.Recipe, kind: str, seeds: int) -> list[Row]:
+    """A row for each seed and evaluation."""
+    begun = time.perf_counter()
+    agent = recipe.override({}, None, KINDS[kind]).build()
+    many = esrl.train_many(
+        agent,
+        range(seeds),
+        env_steps=recipe.env_steps,
+        evaluations=recipe.evaluations,
+        evaluate_episodes=recipe.evaluate_episodes,
+    )
+    seconds = round(time.perf_counter() - begun, 2)
+    common = {"env": recipe.env, "kind": kind}
+    return [
+        {**common, **{k: row[k] for k in ("seed", "generation", "env_steps", "eval_return_mean")}, "seconds": seconds}
+        for row in many.rows
+    ]
+
+
+def line(rows: list[Row], kind: str) -> str:
+    """A kind's row of the table."""
+    mine = [row for row in rows if row["kind"] == kind]
+    runs = [[row for row in mine if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in mine)]
+    last = [float(run[-1]["eval_return_mean"]) for run in runs]
+    mean = [float(np.mean([float(row["eval_return_mean"]) for row in run[1:]])) for run in runs]
+    cells = [f"{interquartile_mean(x):.4g} [{', '.join(f'{end:.4g}' for end in interval(x))}]" for x in (last, mean)]
+    steps = np.median([float(run[-1]["env_steps"]) for run in runs])
+    return " | ".join(["", mine[0]["env"], kind, str(len(runs)), f"{steps:.3g}", *cells, str(mine[0]["seconds"]), ""])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = ["gymnasium/phys2d/CartPole-v1", "gymnasium/phys2d/Pendulum-v0"]
+    parser.add_argument("envs", nargs="*", default=default)
+    parser.add_argument("--seeds", type=int, default=5, help="0 to SEEDS - 1")
+    parser.add_argument("--env-steps", type=float, help="of each run; the recipe's unless given")
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--out", type=Path, default=results("throughput") / "noise_kinds")
+    given = parser.parse_args()
+    print("| environment | noise | seeds | env steps | last return, IQM [95 %] | mean return | seconds |")
+    print("|---|---|---|---|---|---|---|")
+    for env in given.envs:
+        csv = given.out / f"{folder_name(env)}.csv"
+        budget = {"env_steps": given.env_steps} if given.env_steps else {}
+        recipe = recipes.read(ROOT / "agents" / env / "eggroll.toml").override({"evaluations": 10, **budget})
+        rows, about = read_rows(csv), None if given.table else About(csv.with_suffix(".json"), plain(recipe))
+        for kind in given.kinds:
+            if about is not None:
+                rows = [row for row in rows if row["kind"] != kind] + measure(recipe, kind, given.seeds)
+                write_rows(csv, rows)
+                about.ran([kind])
+                jax.clear_caches()
+            if any(row["kind"] == kind for row in rows):
+                print(line(rows, kind).strip(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
