@@ -10,13 +10,16 @@ figures that the front page shows are in plots/, all others in their question's 
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+from tyro.conf import Positional
+
+from experiments import script
+from experiments.lab.record import ROOT
+
 STUDY = "experiments/study/results"
 
 
@@ -32,7 +35,6 @@ FIGURES = {
     "ablation": Figure("ablation.figures", "ablation/results/*.parquet"),
     "claims": Figure("claims.figures", "claims/results/*.csv"),
     "compare": Figure("study.curves", "study/results/compare/*/*.csv"),
-    "growth": Figure("throughput.growth_figures", "throughput/results/*-growth.csv"),
     "study": Figure("study.figures", "study/results/study/statistics.csv"),
     "study_curves": Figure(
         "study.curves",
@@ -40,19 +42,22 @@ FIGURES = {
         ("--results", f"{STUDY}/study", "--out", f"{STUDY}/study_curves.png"),
     ),
     "sweep": Figure("sweep.figures", "sweep/results/*.parquet"),
-    "throughput": Figure("throughput.figures", "throughput/results/*-forward.csv"),
+    "throughput": Figure("throughput.figures", "throughput/results/*-[fg]*.csv"),
 }
 
 
+@dataclass(frozen=True)
+class Options:
+    names: Positional[tuple[str, ...]] = ()  # of the figures; all unless given
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(FIGURES)}")
-    arguments = parser.parse_args()
-    for name in arguments.names:
-        if name not in FIGURES:
-            parser.error(f"there is no figure {name}, only {', '.join(FIGURES)}")
+    names = script.options(Options, __doc__).names
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown:
+        script.wrong(f"there is no figure {unknown[0]}, only {', '.join(FIGURES)}")
     failed, left = [], []
-    for name in arguments.names or FIGURES:
+    for name in names or FIGURES:
         figure = FIGURES[name]
         if not any((ROOT / "experiments").glob(figure.needs)):
             left.append(name)

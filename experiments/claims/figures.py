@@ -9,9 +9,9 @@ a thin line there is no theory. Where the horizontal axis has names, theory is a
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,10 +20,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
+from tyro.conf import Positional
 
+from experiments import script
 from experiments.lab.record import result_names, results
 
-RESULT = results("claims")
+RESULTS = results("claims")
 MARKERS, LINES = "osD^vPX*", ("--", (0, (5, 1)), (0, (1, 1)), "-.", (0, (3, 1, 1, 1, 1, 1)))
 
 
@@ -149,16 +151,16 @@ def draw(rows: pd.DataFrame, panels: list[Panel], path: Path) -> None:
 
 
 def _lines(axes: Any, rows: pd.DataFrame, panel: Panel) -> None:
-    """A marker and colour for each hue; theory dashed through where there is one, else a thin line."""
+    """A marker and color for each hue; theory dashed through where there is one, else a thin line."""
     for i, (hue, here) in enumerate(rows.groupby(panel.hue, sort=False, dropna=False)):
         here = here.sort_values(panel.x)
-        colour = sns.color_palette("colorblind")[i % 10]
+        color = sns.color_palette("colorblind")[i % 10]
         values, errors = here["measured"] * panel.factor, 1.96 * here["standard_error"].fillna(0)
-        style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "ms": 4, "lw": 0.9, "capsize": 2}
+        style = {"color": color, "marker": MARKERS[i % len(MARKERS)], "ms": 4, "lw": 0.9, "capsize": 2}
         known = here["theory"].notna().any()
         axes.errorbar(here[panel.x], values, errors, ls="" if known else "-", label=_name(hue), **style)
         if known:
-            line = {"color": colour, "lw": 1.1, "ls": LINES[i % len(LINES)], "zorder": 1}
+            line = {"color": color, "lw": 1.1, "ls": LINES[i % len(LINES)], "zorder": 1}
             axes.plot(here[panel.x], here["theory"] * panel.factor, **line)
 
 
@@ -168,8 +170,8 @@ def _named(axes: Any, rows: pd.DataFrame, panel: Panel) -> None:
     for i, hue in enumerate(hues):
         here = rows[rows[panel.hue] == hue]
         places = np.array([names.index(name) for name in here[panel.x]]) + 0.6 * ((i + 0.5) / len(hues) - 0.5)
-        colour = sns.color_palette("colorblind")[i % 10]
-        style = {"color": colour, "marker": MARKERS[i % len(MARKERS)], "ms": 5, "capsize": 2, "ls": "", "lw": 0.9}
+        color = sns.color_palette("colorblind")[i % 10]
+        style = {"color": color, "marker": MARKERS[i % len(MARKERS)], "ms": 5, "capsize": 2, "ls": "", "lw": 0.9}
         errors = 1.96 * here["standard_error"].fillna(0)
         axes.errorbar(places, here["measured"] * panel.factor, errors, label=_name(hue), **style)
         half = 0.25 / len(hues)
@@ -181,21 +183,22 @@ def _name(hue: Any) -> str:
     return f"{hue:g}" if isinstance(hue, int | float) else str(hue)
 
 
+@dataclass(frozen=True)
+class Options:
+    parts: Positional[tuple[str, ...]] = ()  # every one measured unless given
+    results: Path = RESULTS
+    out: Path | None = None  # of one part; experiments/claims/results/claims-<part>.png unless given
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="every one measured unless given")
-    parser.add_argument("--results", type=Path, default=RESULT)
-    parser.add_argument(
-        "--out", type=Path, help="of one part; experiments/claims/results/claims-<part>.png unless given"
-    )
-    arguments = parser.parse_args()
+    given = script.options(Options, __doc__)
     matplotlib.use("Agg")
     sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
-    for name in result_names(arguments.results, ".csv", arguments.parts, arguments.out):
-        path = arguments.results / f"{name}.csv"
+    for name in result_names(given.results, ".csv", list(given.parts), given.out):
+        path = given.results / f"{name}.csv"
         if name not in FIGURES or not path.exists():
             sys.exit(f"{path} is no result of experiments/claims/run.py")
-        draw(pd.read_csv(path), FIGURES[name], arguments.out or results("claims") / f"claims-{name}.png")
+        draw(pd.read_csv(path), FIGURES[name], given.out or RESULTS / f"claims-{name}.png")
 
 
 if __name__ == "__main__":

@@ -18,42 +18,51 @@ experiments/claims/figures.py draws the figures. Parts run in processes of their
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from experiments.claims.core import Effort
+from tyro.conf import Positional
+
+from experiments import script
+from experiments.claims.estimator import Effort
 from experiments.claims.table import table
 from experiments.lab import pool
 from experiments.lab.record import About, Row, results, write_rows
 
-PARTS = {  # name: module, function
-    "error-rank": ("error", "error_rank"),
-    "error-width": ("error", "error_width"),
-    "update-rank": ("update", "update_rank"),
-    "thin": ("error", "thin"),
-    "antithetic": ("pairs", "antithetic"),
-    "crn": ("worlds", "crn"),
-    "spectrum": ("update", "spectrum"),
-    "quadratic": ("quadratic", "quadratic"),
-    "step": ("steps", "step"),
-    "moons": ("moons", "moons"),
-    "grid": ("grid", "grid"),
-    "wrong-update": ("update", "wrong_update"),
+PARTS = {  # name: the module of its function, which is the name with "_"
+    "error-rank": "error",
+    "error-width": "error",
+    "update-rank": "update",
+    "thin": "error",
+    "antithetic": "error",
+    "crn": "error",
+    "spectrum": "update",
+    "quadratic": "learning",
+    "step": "learning",
+    "moons": "learning",
+    "grid": "learning",
+    "wrong-update": "update",
 }
-RESULT = results("claims")
-FULL = 16.0  # times the laptop's repeats
+RESULTS = results("claims")
 FRONT, BACK = ("part", "quantity"), ("measured", "standard_error", "theory", "basis", "z", "repeats")
 
 
-def part(name: str) -> Callable[[Effort], list[Row]]:
-    """A part's function: its module is imported when it runs."""
-    module, function = PARTS[name]
-    return getattr(import_module(f"experiments.claims.{module}"), function)
+@dataclass(frozen=True)
+class Options:
+    parts: Positional[tuple[str, ...]] = ()  # all unless given
+    full: bool = False  # 16 times the repeats, larger sizes, 20 seeds
+    effort: float | None = None  # times the laptop's repeats: 1, or with --full 16, unless given
+    seeds: int | None = None  # of every learning run: 5, or with --full 20, unless given
+    again: bool = False  # measure anew what is there already
+    table: bool = False  # only print the table
+    processes: int | None = None  # parts at once: one for each core unless given
+    here: bool = False  # in this process, one part after another
+    quiet: bool = False  # without the table
+    out: Path = RESULTS
 
 
 def tidy(name: str, rows: list[Row]) -> list[Row]:
@@ -62,22 +71,21 @@ def tidy(name: str, rows: list[Row]) -> list[Row]:
     return [{key: row.get(key, "") for key in (*FRONT, *settings, *BACK)} | {"part": name} for row in rows]
 
 
-def measure(name: str, effort: Effort, folder: Path, again: bool) -> str | None:
-    """Measures a part unless it is there, and returns why it could not be, or None."""
+def measure(name: str, effort: Effort, folder: Path, again: bool) -> str:
+    """Measures a part unless it is there, and returns why it could not be, or nothing."""
     csv, settings = folder / f"{name}.csv", {"part": name, **effort._asdict()}
     about = csv.with_suffix(".json")
-    if again:
-        csv.unlink(missing_ok=True)
-    if not csv.exists():
-        about.unlink(missing_ok=True)
-    elif About(about, {}).values["recipe"] != settings:
-        return f"{csv} was measured with other settings; --again measures anew"
-    else:
+    if csv.exists() and not again:
+        if About(about, {}).values["recipe"] != settings:
+            return f"{csv} was measured with other settings; --again measures anew"
         print(f"{name}: there already", file=sys.stderr, flush=True)
-        return None
+        return ""
+    for old in (csv, about):
+        old.unlink(missing_ok=True)
     note, begun = About(about, settings), time.perf_counter()
     try:
-        rows = tidy(name, part(name)(effort))
+        module = import_module(f"experiments.claims.{PARTS[name]}")  # only now: a module takes seconds to import
+        rows = tidy(name, getattr(module, name.replace("-", "_"))(effort))
     except Exception as error:
         traceback.print_exc()
         note.failed(name, f"{type(error).__name__}: {error}")
@@ -87,59 +95,41 @@ def measure(name: str, effort: Effort, folder: Path, again: bool) -> str | None:
     note.ran([name])
     write_rows(csv, rows)
     print(f"{name}: {len(rows)} rows, {seconds:.1f} s", file=sys.stderr, flush=True)
-    return None
+    return ""
 
 
-def summaries() -> str:
-    """A line for each part, for --help, without importing what they need."""
-    return "\n".join(f"    {name}" for name in PARTS)
+def in_processes(names: list[str], effort: Effort, given: Options) -> list[str]:
+    """Measures parts in processes of their own, one on each core, and returns those that failed."""
+    options = ["--effort", effort.factor, "--seeds", effort.seeds, "--out", given.out, "--quiet"]
+    options += ["--full"] * effort.full + ["--again"] * given.again
+    jobs = [pool.Job(name, ["python", "-m", "experiments.claims.run", name, *map(str, options)]) for name in names]
+    failed: list[str] = []
+    pool.run(jobs, given.processes, lambda job, status: failed.append(job.name) if status else None)
+    return failed
 
 
 def main() -> None:
-    text = (__doc__ or "").replace("PARTS", summaries(), 1)
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="all unless given")
-    parser.add_argument("--full", action="store_true", help=f"{FULL:g} times the repeats, larger sizes, 20 seeds")
-    parser.add_argument("--effort", type=float, help="times the laptop's repeats: 1, or with --full 16, unless given")
-    parser.add_argument("--seeds", type=int, help="of every learning run: 5, or with --full 20, unless given")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
-    parser.add_argument("--table", action="store_true", help="only print the table")
-    parser.add_argument("--processes", type=int, help="parts at once: one for each core unless given")
-    parser.add_argument("--here", action="store_true", help="in this process, one part after another")
-    parser.add_argument("--quiet", action="store_true", help="without the table")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    arguments = parser.parse_args()
-    unknown = [name for name in arguments.parts if name not in PARTS]
+    given = script.options(Options, (__doc__ or "").replace("PARTS", "\n".join(f"    {name}" for name in PARTS), 1))
+    unknown = [name for name in given.parts if name not in PARTS]
     if unknown:
-        parser.error(f"{', '.join(unknown)}: no such part; there are {', '.join(PARTS)}")
-    seeds, factor = (20, FULL) if arguments.full else (5, 1.0)
-    seeds = seeds if arguments.seeds is None else arguments.seeds
-    factor = factor if arguments.effort is None else arguments.effort
+        script.wrong(f"{', '.join(unknown)}: no such part; there are {', '.join(PARTS)}")
+    seeds, factor = (20, 16.0) if given.full else (5, 1.0)
+    seeds = seeds if given.seeds is None else given.seeds
+    factor = factor if given.effort is None else given.effort
     if seeds < 2 or not factor > 0:
-        parser.error("--seeds must be at least 2 and --effort above 0: a standard error needs repeats")
-    chosen, failed = arguments.parts or list(PARTS), []
-    effort = Effort(factor, arguments.full, seeds)
-    with pool.stoppable(f"stopped; the parts that are done are in {arguments.out}, and the same command goes on"):
-        if len(chosen) > 1 and not (arguments.table or arguments.here):
-            failed = in_processes(chosen, effort, arguments)
-        elif not arguments.table:
-            for name in chosen:
-                why = measure(name, effort, arguments.out, arguments.again)
-                failed += [f"{name}: {why}"] if why else []
-    if not arguments.quiet:
-        print(table(arguments.out, chosen))
+        script.wrong("--seeds must be at least 2 and --effort above 0: a standard error needs repeats")
+    names, failed = list(given.parts or PARTS), []
+    effort = Effort(factor, given.full, seeds)
+    with pool.stoppable(f"stopped; the parts that are done are in {given.out}, and the same command goes on"):
+        if len(names) > 1 and not (given.table or given.here):
+            failed = in_processes(names, effort, given)
+        elif not given.table:
+            why = {name: measure(name, effort, given.out, given.again) for name in names}
+            failed = [f"{name}: {text}" for name, text in why.items() if text]
+    if not given.quiet:
+        print(table(given.out, names))
     if failed:
         sys.exit("failed: " + "; ".join(failed))
-
-
-def in_processes(names: list[str], effort: Effort, arguments: argparse.Namespace) -> list[str]:
-    """Measures parts in processes of their own, one on each core, and returns those that failed."""
-    options = ["--effort", effort.factor, "--seeds", effort.seeds, "--out", arguments.out, "--quiet"]
-    options += ["--full"] * effort.full + ["--again"] * arguments.again
-    jobs = [pool.Job(name, ["python", "-m", "experiments.claims.run", name, *map(str, options)]) for name in names]
-    failed: list[str] = []
-    pool.run(jobs, arguments.processes, lambda job, status: failed.append(job.name) if status else None)
-    return failed
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def fourth_spectral_moment(m: int, n: int, pairs: int, rank: int) -> float:
     rank R is `(n (n + 1) m R (m + R + 1) + n m R (m R + 2)) / R^2` (Wishart moments).
     """
     plain = m * n * (m + n + 1)
-    own = plain
+    own: float = plain
     if rank:
         own = (n * (n + 1) * m * rank * (m + rank + 1) + n * m * rank * (m * rank + 2)) / rank**2
     return (own + (pairs - 1) * plain) / pairs

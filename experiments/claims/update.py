@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +14,16 @@ import numpy as np
 from esrl.algorithms import shaping
 from esrl.core.types import Array, Key
 from esrl.perturbation import noise
-from experiments.claims.core import (
+from experiments.claims.estimator import (
     BOTH,
     DENSE,
     Effort,
     Fitness,
     direction,
     gradient,
-    label,
     matrix,
     members,
+    ranked,
     repeat,
     row,
     space,
@@ -55,7 +57,7 @@ def update_rank(effort: Effort) -> list[Row]:
             values = np.linalg.svd(found, compute_uv=False)
             ranks = np.sum(values > TOLERANCE * values[..., :1], axis=-1)  # [repeats, numbers]
             for pairs, each in zip(numbers, ranks.T, strict=True):
-                settings = {"m": m, "n": n, "rank": rank, "noise": label(rank), "pairs": pairs}
+                settings: Row = {"m": m, "n": n, **ranked(rank), "pairs": pairs}
                 rows.append(row("rank of the update", each, min(pairs * rank, m, n), **settings))
     return rows
 
@@ -73,7 +75,7 @@ def spectrum(effort: Effort) -> list[Row]:
 
             dense_floats = pairs * (leaf.floats + (m + n) * max(rank, 1))
             values = repeat(one, effort.count(128 if rank else 24), 800 + rank + pairs, dense_floats)
-            settings = {"m": m, "n": n, "rank": rank, "noise": label(rank), "pairs": pairs}
+            settings: Row = {"m": m, "n": n, **ranked(rank), "pairs": pairs}
             plain = m * n * (m + n + 1)
             moment = fourth_spectral_moment(m, n, pairs, rank) / plain
             rows.append(row("fourth spectral moment", np.sum(values.astype(float) ** 4, 1) / plain, moment, **settings))
@@ -93,7 +95,7 @@ def spectrum(effort: Effort) -> list[Row]:
     return rows
 
 
-def product_of_sums(weights: Array, eps: list, leaf: noise.Leaf) -> Array:
+def product_of_sums(weights: Array, eps: list[Any], leaf: noise.Leaf) -> Array:
     """The wrong update: `(sum_p w_p A_p)(sum_p w_p B_p)^T / sqrt(R)`, what one public description claims."""
     a = jnp.einsum("p,prm->rm", weights, eps[0].a)
     b = jnp.einsum("p,prn->rn", weights, eps[0].b)
@@ -117,7 +119,7 @@ def wrong_update(effort: Effort) -> list[Row]:
 
     In `sum_ij w_i w_j A_i B_j^T` the terms i != j vanish because (A, B) and (-A, -B) are one perturbation, so that
     `E[w A] = 0` whatever the fitness; those with i = j, `E[w^2 A B^T]`, because antithetic w^2 is even in A alone. For
-    raw fitness f + c they are the gradient of E[(f + c)^2]: `2 c sigma G`, which a centred fitness does not have.
+    raw fitness f + c they are the gradient of E[(f + c)^2]: `2 c sigma G`, which a centered fitness does not have.
     """
     size, pairs, count, rows = 16, 32, effort.count(4000), []
     goal = direction(size, size)
@@ -127,7 +129,7 @@ def wrong_update(effort: Effort) -> list[Row]:
 
     for rank in (1, 4):
         leaf, floats = matrix(size, size, rank), 4 * pairs * size * size
-        settings = {"m": size, "n": size, "rank": rank, "noise": label(rank), "pairs": pairs}
+        settings: Row = {"m": size, "n": size, **ranked(rank), "pairs": pairs}
 
         def right(key: Key, leaf: noise.Leaf = leaf) -> Array:
             return gradient(key, leaf, fitness, 0 * goal, pairs=pairs)
@@ -139,6 +141,7 @@ def wrong_update(effort: Effort) -> list[Row]:
             return wrong_gradient(key, leaf, fitness, 0 * goal, pairs, offset=1.0)
 
         expected = 1 / math.sqrt(1 + error(size, size, rank) / pairs)
+        aims: dict[str, tuple[Callable[[Key], Array], float, float | None]]
         aims = {"sum of products": (right, 1.0, expected), "product of sums": (wrong, 0.0, 0.0)}
         aims["product of sums, raw fitness + 1"] = (raw, 2.0, None)
         for name, (one, along, cosine) in aims.items():
@@ -152,8 +155,8 @@ def wrong_update(effort: Effort) -> list[Row]:
     return rows
 
 
-def _curves(leaf: noise.Leaf, seeds: int, settings: dict) -> list[Row]:
-    """Loss on a quadratic over its first value, with each update's best step of a grid (normalised gradients)."""
+def _curves(leaf: noise.Leaf, seeds: int, settings: Row) -> list[Row]:
+    """Loss on a quadratic over its first value, with each update's best step of a grid (normalized gradients)."""
     steps, pairs, shape = 200, settings["pairs"], leaf.shape
     rates = jnp.array([0.5, 0.2, 0.1, 0.05, 0.02])
 

@@ -54,7 +54,7 @@ COMMANDS = {
 SCRIPTS = {  # the script that draws a figure, by how the figure's name begins
     "ablation": "ablation/figures.py",
     "claims": "claims/figures.py",
-    "growth": "throughput/growth_figures.py",
+    "growth": "throughput/figures.py",
     "sweep": "sweep/figures.py",
     "throughput": "throughput/figures.py",
 }

@@ -8,15 +8,16 @@ first one has an empty cache, the second finds what the first left. Memory is wh
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 
-from experiments.lab.record import results
+from experiments import script
+from experiments.lab.record import Row, results
 
 RESULTS = results("throughput") / "first_generation"
 
@@ -50,20 +51,23 @@ def python(code: str, cache: str, **environment: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+@dataclass(frozen=True)
+class Options:
+    env: str = "gymnasium/phys2d/CartPole-v1"
+    population: int = 2048
+    repeats: int = 3
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--env", default="gymnasium/phys2d/CartPole-v1")
-    parser.add_argument("--population", type=int, default=2048)
-    parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    start = START.format(env=arguments.env, population=arguments.population)
+    given = script.options(Options, __doc__)
+    start = START.format(env=given.env, population=given.population)
     cold, warm = [], []
-    for _ in range(arguments.repeats):
+    for _ in range(given.repeats):
         with tempfile.TemporaryDirectory() as cache:
             cold.append(float(python(start, cache)))
             warm.append(float(python(start, cache)))
-    result = {"env": arguments.env, "population": arguments.population, "cold_seconds": cold, "cached_seconds": warm}
-    print(f"{arguments.env}, 3x256, population {arguments.population}: first generation, process start to end")
+    result: Row = {"env": given.env, "population": given.population, "cold_seconds": cold, "cached_seconds": warm}
+    print(f"{given.env}, 3x256, population {given.population}: first generation, process start to end")
     print(f"  empty cache {min(cold):.1f} to {max(cold):.1f} s, second process {min(warm):.1f} to {max(warm):.1f} s")
 
     result["memory"] = {}

@@ -14,7 +14,6 @@ episode's end; all steps count those of masked lanes too.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,8 +28,9 @@ from esrl.core.types import seed_key
 from esrl.envs.base import horizon_of
 from esrl.training.evaluation import act_all
 from experiments.lab.record import Row
-from experiments.lab.timing import Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
-from experiments.throughput.machine_limits import Ceilings, held
+from experiments.lab.timing import compiled, first, reason_of, rounded, spread, turns
+from experiments.throughput.machine_limits import held
+from experiments.throughput.part import Bench, Options, Part
 
 ENVS = {  # and members of a generation
     "gymnasium/phys2d/CartPole-v1": 2048,
@@ -38,24 +38,23 @@ ENVS = {  # and members of a generation
     "navix/Navix-DoorKey-8x8-v0": 2048,
     "brax/ant": 1024,
 }
-LEARNT = ("gymnasium/phys2d/CartPole-v1",)  # also from trained parameters
+TRAINED = ("gymnasium/phys2d/CartPole-v1",)  # also from trained parameters
 KEY: tuple[str, ...] = ("env", "horizon", "start", "population", "side")
-COLUMNS: tuple[str, ...] = (*KEY, "network", "devices", "repeats")
-SPREAD: tuple[str, ...] = ("generation_seconds", "live_steps_per_second", "all_steps_per_second")
-SPREAD += ("fraction_of_no_noise", "fraction_of_no_noise_all_steps")
-COLUMNS += tuple(f"{name}{end}" for name in SPREAD for end in ("", "_lowest", "_highest"))
-COLUMNS += ("masked", "live_steps_per_generation", "compile_seconds", "peak_bytes", "noise_bytes", "left_out")
-HEAD: tuple[str, ...] = (
-    "environment",
-    "horizon",
-    "start",
-    "population",
-    "side",
-    "generation, s",
-    "live steps/s",
-    "of no noise",
-)
-HEAD += ("of no noise, all steps", "masked", "compile s", "peak MiB", "noise MiB", "left out")
+SPREAD = ("generation_seconds", "live_steps_per_second", "all_steps_per_second")
+OF_NO_NOISE = ("fraction_of_no_noise", "fraction_of_no_noise_all_steps")
+RANGES = tuple(f"{name}{end}" for name in (*SPREAD, *OF_NO_NOISE) for end in ("", "_lowest", "_highest"))
+COLUMNS: tuple[str, ...] = ("network", "devices", "repeats", *RANGES, "masked", "live_steps_per_generation")
+COLUMNS += ("compile_seconds", "peak_bytes", "noise_bytes")
+CELLS = {
+    "generation, s": ("generation_seconds", "range"),
+    "live steps/s": ("live_steps_per_second", "range"),
+    "of no noise": ("fraction_of_no_noise", "range"),
+    "of no noise, all steps": ("fraction_of_no_noise_all_steps", "range"),
+    "masked": ("masked", "%"),
+    "compile s": ("compile_seconds", ".2g"),
+    "peak MiB": ("peak_bytes", "MiB"),
+    "noise MiB": ("noise_bytes", "MiB"),
+}
 REFERENCE = "no noise"
 STEADY = 1e-4  # sigma of the trained state
 HIDDEN = (256, 256, 256)
@@ -165,13 +164,13 @@ def sides(env: Any, population: int, start: str, peers: bool) -> dict[str, Calla
       start: "fresh" or "trained".
       peers: whether other libraries take part, where they have the environment.
     """
-    learnt = trained_state(env) if start == "trained" else None
+    trained = trained_state(env) if start == "trained" else None
 
     def begun(agent: esrl.Agent) -> Any:
         state = agent.init(seed_key(0))
-        if learnt is None:
+        if trained is None:
             return state
-        taken = state._replace(params=learnt.params, moments=learnt.moments, sigma=jnp.float32(STEADY))
+        taken = state._replace(params=trained.params, moments=trained.moments, sigma=jnp.float32(STEADY))
         return jax.device_put(taken, state.generation.sharding)
 
     def eggroll(rank: int) -> esrl.Agent:
@@ -200,26 +199,25 @@ def sides(env: Any, population: int, start: str, peers: bool) -> dict[str, Calla
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def run_generation(table: Table, ceilings: Ceilings, arguments: argparse.Namespace) -> None:
+def run_generation(bench: Bench, add: Callable[[Row], None]) -> None:
     """Every environment from every start: its sides in turn."""
-    print(table_head(HEAD), flush=True)
-    for name in arguments.envs or ENVS:
-        for start in ("fresh", "trained") if name in LEARNT else ("fresh",):
-            for row in compare(name, start, ceilings, arguments):
-                table.add(row)
-                print(line(row), flush=True)
+    for name in bench.options.envs or ENVS:
+        for start in ("fresh", "trained") if name in TRAINED else ("fresh",):
+            for row in compare(name, start, bench):
+                add(row)
             jax.clear_caches()
 
 
-def compare(name: str, start: str, ceilings: Ceilings, arguments: argparse.Namespace) -> list[Row]:
+def compare(name: str, start: str, bench: Bench) -> list[Row]:
     """The rows of one environment and start."""
-    population = arguments.generation_population or ENVS.get(name, 1024)
+    options = bench.options
+    population = options.generation_population or ENVS.get(name, 1024)
     common = {"env": name, "horizon": "", "start": start, "population": population, "side": "all"}
     try:
         env = esrl.make(name)
-        if arguments.horizon and horizon_of(env) > arguments.horizon:
-            env = esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={arguments.horizon}")
-        makers = sides(env, population, start, arguments.peers)
+        if options.horizon and horizon_of(env) > options.horizon:
+            env = esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={options.horizon}")
+        makers = sides(env, population, start, options.peers)
     except Exception as error:
         return [{**common, "left_out": reason_of(error)}]
     rows: dict[str, Row] = {}
@@ -232,23 +230,23 @@ def compare(name: str, start: str, ceilings: Ceilings, arguments: argparse.Names
             one = make()
             row |= {"compile_seconds": rounded(one.compile_seconds, 3), "noise_bytes": 4 * one.noise_floats}
             row["peak_bytes"] = "" if one.peak_bytes is None else int(one.peak_bytes)
-            if (one.peak_bytes or 0) > ceilings.memory:
+            if (one.peak_bytes or 0) > bench.ceilings.memory:
                 raise MemoryError(f"would hold {(one.peak_bytes or 0) / 2**30:.3g} GiB")
             once[side] = first(one.call)
         except Exception as error:
             row["left_out"] = reason_of(error)
             continue
         made[side] = one
-    _timed(rows, made, once, arguments)
+    _timed(rows, made, once, options)
     for one in made.values():
         one.close()
     return list(rows.values())
 
 
-def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], arguments: argparse.Namespace) -> None:
+def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], options: Options) -> None:
     """Times the sides in turn and adds what was found to their rows."""
     calls = {side: one.call for side, one in made.items()}
-    found = turns(calls, once, arguments.repeats, arguments.seconds, arguments.seconds_limit * arguments.repeats)
+    found = turns(calls, once, options.repeats, options.seconds, options.seconds_limit * options.repeats)
     rates = {}
     for side, windows in found.items():
         seconds, live, every, number = windows[:, :4].T
@@ -260,17 +258,10 @@ def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], 
         row["masked"] = rounded(1 - live.sum() / every.sum(), 4)
         row["live_steps_per_generation"] = int(np.median(live / number))
     for side, both in rates.items() if REFERENCE in rates else ():
-        for column, mine, plain in zip(SPREAD[3:], both, rates[REFERENCE], strict=True):
+        for column, mine, plain in zip(OF_NO_NOISE, both, rates[REFERENCE], strict=True):
             shared = min(len(mine), len(plain))
             rows[side] |= spread(column, mine[:shared] / plain[:shared], 4)
 
 
-def line(row: Row) -> str:
-    """One line of the Markdown table."""
-    names = [str(row[name]) for name in KEY]
-    if row.get("left_out"):
-        return "| " + " | ".join([*names, *["–"] * 8, row["left_out"]]) + " |"
-    cells = [ranged(row, name) for name in ("generation_seconds", "live_steps_per_second", *SPREAD[3:])]
-    cells += [f"{100 * float(row['masked']):.0f} %", f"{float(row['compile_seconds']):.2g}"]
-    cells += [f"{float(row[name]) / 2**20:.3g}" if row[name] != "" else "–" for name in ("peak_bytes", "noise_bytes")]
-    return "| " + " | ".join([*names, *cells, ""]) + " |"
+NAMES = {"environment": "env", **{name: name for name in KEY[1:]}}
+GENERATION = Part(run_generation, KEY, COLUMNS, NAMES, CELLS)

@@ -13,20 +13,22 @@ are summed over devices: on D devices that are always busy they add up to D time
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 import re
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+from tyro.conf import Positional
 
 import esrl
 from esrl.core.types import seed_key
+from experiments import script
 
 SCOPES = ("correction", "shared", "network", "noise", "world", "reset", "refill", "update")
 _LOOPS = ("while", "call", "conditional")  # their time is that of what is inside
@@ -50,6 +52,11 @@ def events(folder: Path) -> list[dict[str, Any]]:
     return [e for e in every if e.get("ph") == "X" and "hlo_op" in e.get("args", {})]
 
 
+def longest(item: tuple[Any, float]) -> float:
+    """Sorts what takes most first."""
+    return -item[1]
+
+
 def profile(agent: Any, state: Any) -> tuple[list[tuple[str, str, float, int]], float]:
     """(scope, operation, milliseconds, how often) of one generation, longest first; and its seconds, unprofiled."""
     program = jax.jit(agent.step).lower(state).compile()
@@ -61,8 +68,8 @@ def profile(agent: Any, state: Any) -> tuple[list[tuple[str, str, float, int]], 
         with jax.profiler.trace(folder, create_perfetto_trace=True):
             jax.block_until_ready(program(state))
         ran = events(Path(folder))
-    where = origins(program.as_text())
-    spent: Counter[tuple[str, str]] = Counter()
+    where = origins(program.as_text() or "")
+    spent: defaultdict[tuple[str, str], float] = defaultdict(float)
     number: Counter[tuple[str, str]] = Counter()
     for event in ran:
         name = event["args"]["hlo_op"]
@@ -71,18 +78,21 @@ def profile(agent: Any, state: Any) -> tuple[list[tuple[str, str, float, int]], 
         key = where.get(name, ("other", re.sub(r"[.\d]+$", "", name)))
         spent[key] += event["dur"] / 1e3
         number[key] += 1
-    return [(*key, ms, number[key]) for key, ms in spent.most_common()], seconds
+    return [(*key, ms, number[key]) for key, ms in sorted(spent.items(), key=longest)], seconds
+
+
+@dataclass(frozen=True)
+class Options:
+    env: Positional[str] = "gymnasium/phys2d/CartPole-v1"
+    agent: Literal["eggroll", "open_es"] = "eggroll"
+    population: int = 2048
+    rank: int = 1
+    generations: int = 0  # to train before
+    top: int = 20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("env", nargs="?", default="gymnasium/phys2d/CartPole-v1")
-    parser.add_argument("--agent", default="eggroll", choices=("eggroll", "open_es"))
-    parser.add_argument("--population", type=int, default=2048)
-    parser.add_argument("--rank", type=int, default=1)
-    parser.add_argument("--generations", type=int, default=0, help="to train before")
-    parser.add_argument("--top", type=int, default=20)
-    given = parser.parse_args()
+    given = script.options(Options, __doc__)
     options = {"rank": given.rank} if given.agent == "eggroll" else {}
     agent = getattr(esrl, given.agent)(given.env, esrl.mlp(), population=given.population, **options)
     state = agent.init(seed_key(0))
@@ -93,10 +103,10 @@ def main() -> None:
     print(
         f"{given.agent} on {given.env}, {given.population} members: {seconds:.3f} s, {total / 1e3:.3f} s of operations"
     )
-    scopes: Counter[str] = Counter()
+    scopes: defaultdict[str, float] = defaultdict(float)
     for scope, _, ms, _ in rows:
         scopes[scope] += ms
-    for scope, ms in scopes.most_common():
+    for scope, ms in sorted(scopes.items(), key=longest):
         print(f"  {scope:12s}{ms:10.1f} ms {ms / total:7.1%}")
     for scope, operation, ms, number in rows[: given.top]:
         print(f"  {ms:10.1f} ms {ms / total:7.1%} {number:8d} x  {scope}/{operation}")

@@ -14,9 +14,7 @@ the rank, of a lane step and a rank. It falls as long as fixed costs are shared 
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -25,105 +23,91 @@ from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.perturbation import noise as noises
 from experiments.lab.record import Row
-from experiments.lab.timing import Table, compiled, first, ranged, reason_of, rounded, spread, table_head, turns
+from experiments.lab.timing import Call, compiled, first, reason_of, rounded, spread, turns
 from experiments.throughput.forward import chunk_of
 from experiments.throughput.generation import trained_by
 from experiments.throughput.kinds import Kind, cost, policy_work, program, steps_for
-from experiments.throughput.machine_limits import Ceilings, held
+from experiments.throughput.machine_limits import held
+from experiments.throughput.part import Bench, Options, Part, waited
 
 ENV = "gymnasium/phys2d/CartPole-v1"
 FACTORS = ("population", "width", "rank", "episodes")
 KEY: tuple[str, ...] = ("measure", "factor", *FACTORS)
-COLUMNS: tuple[str, ...] = (*KEY, "value", "repeats", "seconds", "seconds_lowest", "seconds_highest", "lane_steps")
+COLUMNS: tuple[str, ...] = ("value", "repeats", "seconds", "seconds_lowest", "seconds_highest", "lane_steps")
 COLUMNS += ("ns_per_lane_step", "ns_per_lane_step_lowest", "ns_per_lane_step_highest", "ns_per_unit")
-COLUMNS += ("compile_seconds", "peak_bytes", "noise_bytes", "left_out")
-HEAD: tuple[str, ...] = (
-    "measure",
-    "factor",
-    "value",
-    "s",
-    "ns a lane step",
-    "ns a unit",
-    "compile s",
-    "peak MiB",
-    "left out",
-)
+COLUMNS += ("compile_seconds", "peak_bytes", "noise_bytes")
+CELLS = {
+    "s": ("seconds", "range"),
+    "ns a lane step": ("ns_per_lane_step", "range"),
+    "ns a unit": ("ns_per_unit", ".3g"),
+    "compile s": ("compile_seconds", ".2g"),
+    "peak MiB": ("peak_bytes", "MiB"),
+}
 
 
-def points(arguments: argparse.Namespace) -> Iterator[Row]:
+def points(options: Options) -> Iterator[Row]:
     """Every factor's values, with the others at the base."""
-    base = {"population": arguments.base_population, "width": arguments.base_width, "rank": 1, "episodes": 1}
+    base = {"population": options.base_population, "width": options.base_width, "rank": 1, "episodes": 1}
     for factor in FACTORS:
-        for value in getattr(arguments, f"growth_{factor}"):
-            wide = {"width": arguments.rank_width} if factor == "rank" else {}
+        for value in getattr(options, f"growth_{factor}"):
+            wide = {"width": options.rank_width} if factor == "rank" else {}
             yield {**base, **wide, factor: value, "factor": factor, "value": value}
 
 
-def run_growth(table: Table, ceilings: Ceilings, arguments: argparse.Namespace) -> None:
+def run_growth(bench: Bench, add: Callable[[Row], None]) -> None:
     """Both measures at every point."""
-    print(table_head(HEAD), flush=True)
     for measure, run in (("forward", _forward), ("generation", _generation)):
         found: dict[tuple[int, ...], Row] = {}  # the base is a point of every factor, and measured once
-        for point in points(arguments):
+        for point in points(bench.options):
             here = tuple(point[factor] for factor in FACTORS)
             if here not in found:
                 try:
-                    found[here] = run(point, ceilings, arguments)
+                    found[here] = run(point, bench)
                 except Exception as error:
                     found[here] = {"left_out": reason_of(error)}
             row = {"measure": measure, **point, **found[here]}
             if "ns_per_lane_step" in row:
                 row["ns_per_unit"] = rounded(row["ns_per_lane_step"] / _units(point))
-            table.add(row)
-            print(line(row), flush=True)
+            add(row)
             jax.clear_caches()
 
 
-def _forward(point: Row, ceilings: Ceilings, arguments: argparse.Namespace) -> Row:
+def _forward(point: Row, bench: Bench) -> Row:
     work = policy_work(point["width"], point["population"], "float32", point["episodes"])
     mesh = sharding.default_mesh(work.pairs)
     chunk = chunk_of(work, mesh)
     kind = Kind("", noises.low_rank(point["rank"]), point["rank"])
-    steps = steps_for(work, chunk, ceilings, arguments.seconds)
+    steps = steps_for(work, chunk, bench.ceilings, bench.options.seconds)
     need = cost(work, kind, chunk, mesh.size)
-    _check(need.held, steps * ceilings.seconds(need.flops, need.moved, work.dtype), ceilings, arguments)
+    why = bench.too_much(need.held, steps * bench.ceilings.seconds(need.flops, need.moved, work.dtype))
+    if why:
+        return {"left_out": why}
     function, given = program(work, kind, chunk, steps, mesh)()
     run, seconds = compiled(function, *given)
-
-    def call() -> tuple[float, ...]:
-        jax.block_until_ready(run(*given))
-        return steps, float(steps * work.lanes)
-
     fixed = {"compile_seconds": rounded(seconds, 3), "peak_bytes": held(run, mesh.size), "noise_bytes": int(need.noise)}
-    return {**fixed, **_timed(call, arguments)}
+    return {**fixed, **_timed(waited(run, given, steps, float(steps * work.lanes)), bench.options)}
 
 
-def _generation(point: Row, ceilings: Ceilings, arguments: argparse.Namespace) -> Row:
-    hidden = (point["width"],) * 3
+def _generation(point: Row, bench: Bench) -> Row:
     options = {"population": point["population"], "rank": point["rank"], "episodes_per_member": point["episodes"]}
-    agent = esrl.eggroll(ENV, esrl.mlp(hidden), **options)
+    agent = esrl.eggroll(ENV, esrl.mlp((point["width"],) * 3), **options)
     side = trained_by(agent, agent.init(seed_key(0)))
     least = 2.0 * agent.plan.lanes * agent.plan.weights * 10  # episodes of fresh parameters last longer than 10 steps
-    _check(float(side.peak_bytes or 0), least / ceilings.flops["float32"], ceilings, arguments)
+    why = bench.too_much(float(side.peak_bytes or 0), least / bench.ceilings.flops["float32"])
+    if why:
+        return {"left_out": why}
 
     def call() -> tuple[float, ...]:
         _, every, number = side.call()
         return number, every
 
     fixed = {"compile_seconds": rounded(side.compile_seconds, 3), "peak_bytes": int(side.peak_bytes or 0)}
-    return {**fixed, "noise_bytes": 4 * side.noise_floats, **_timed(call, arguments)}
+    return {**fixed, "noise_bytes": 4 * side.noise_floats, **_timed(call, bench.options)}
 
 
-def _check(memory: float, seconds: float, ceilings: Ceilings, arguments: argparse.Namespace) -> None:
-    if memory > ceilings.memory:
-        raise MemoryError(f"would hold {memory / 2**30:.3g} GiB, of {ceilings.memory / 2**30:.3g}")
-    if seconds > arguments.seconds_limit:
-        raise TimeoutError(f"would take {seconds:.3g} s or more a window")
-
-
-def _timed(call: Any, arguments: argparse.Namespace) -> Row:
-    limit = arguments.seconds_limit * arguments.repeats
-    seconds, number, every = turns({"": call}, {"": first(call)}, arguments.repeats, arguments.seconds, limit)[""].T
+def _timed(call: Call, options: Options) -> Row:
+    limit = options.seconds_limit * options.repeats
+    seconds, number, every = turns({"": call}, {"": first(call)}, options.repeats, options.seconds, limit)[""].T
     row = {"repeats": len(seconds), **spread("seconds", seconds / number), "lane_steps": int((every / number).mean())}
     return {**row, **spread("ns_per_lane_step", 1e9 * seconds / every)}
 
@@ -135,11 +119,5 @@ def _units(point: Row) -> int:
     return point["rank"] if point["factor"] == "rank" else 1
 
 
-def line(row: Row) -> str:
-    """One line of the Markdown table."""
-    names = [str(row[name]) for name in ("measure", "factor", "value")]
-    if row.get("left_out"):
-        return "| " + " | ".join([*names, *["–"] * 5, row["left_out"]]) + " |"
-    cells = [ranged(row, "seconds"), ranged(row, "ns_per_lane_step"), f"{float(row['ns_per_unit']):.3g}"]
-    cells += [f"{float(row['compile_seconds']):.2g}", f"{float(row['peak_bytes']) / 2**20:.3g}"]
-    return "| " + " | ".join([*names, *cells, ""]) + " |"
+NAMES = {name: name for name in ("measure", "factor", "value")}
+GROWTH = Part(run_growth, KEY, COLUMNS, NAMES, CELLS)

@@ -9,19 +9,21 @@ update.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
 import time
+from dataclasses import dataclass
 
 import gymnasium
 import jax
 import numpy as np
+from tyro.conf import Positional
 
 import esrl
 from esrl.core.types import seed_key
-from experiments.lab.record import results
+from experiments import script
+from experiments.lab.record import Row, results
 
 RESULTS = results("throughput") / "host_speed"
 
@@ -40,7 +42,7 @@ def bare(identifier: str, lanes: int, steps: int) -> float:
     return lanes * steps / seconds
 
 
-def measure(identifier: str, lanes: int, hidden: tuple[int, ...], repeats: int) -> dict:
+def measure(identifier: str, lanes: int, hidden: tuple[int, ...], repeats: int) -> Row:
     """Training and bare loop in turn."""
     network = esrl.mlp(hidden, "tanh")
     agent = esrl.eggroll(f"gymnasium/{identifier}", network, population=lanes, sigma=0.1, learning_rate=0.05)
@@ -66,17 +68,20 @@ def measure(identifier: str, lanes: int, hidden: tuple[int, ...], repeats: int) 
     }
 
 
+@dataclass(frozen=True)
+class Options:
+    envs: Positional[tuple[str, ...]]
+    lanes: int = 64
+    hidden: tuple[int, ...] = (32, 32)
+    repeats: int = 5
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="+")
-    parser.add_argument("--lanes", type=int, default=64)
-    parser.add_argument("--hidden", type=int, nargs="*", default=[32, 32])
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
+    given = script.options(Options, __doc__)
     esrl.configure()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for identifier in arguments.envs:
-        row = measure(identifier, arguments.lanes, tuple(arguments.hidden), arguments.repeats)
+    for identifier in given.envs:
+        row = measure(identifier, given.lanes, given.hidden, given.repeats)
         low, high = row["ratio_range"]
         print(
             f"{identifier}, {row['lanes']} lanes: training {row['training_steps_per_second']:,.0f} steps/s, bare"

@@ -15,19 +15,23 @@ it.
 
 from __future__ import annotations
 
-import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
+from tyro.conf import Positional
 
 import esrl
 from esrl.training import recipe as recipes
+from experiments import script
 from experiments.lab.record import ROOT, About, Row, folder_name, plain, read_rows, results, write_rows
 from experiments.lab.stats import interquartile_mean, interval
 
-KINDS = {
+RESULTS = results("throughput") / "noise_kinds"
+HEAD = ("environment", "noise", "seeds", "env steps", "last return, IQM [95 %]", "mean return", "seconds")
+KINDS: dict[str, dict[str, str]] = {
     "normal, float32": {},
     "normal, bfloat16": {"noise_dtype": "bfloat16"},
     "rademacher, int8": {"distribution": "rademacher", "noise_dtype": "int8"},
@@ -62,21 +66,25 @@ def line(rows: list[Row], kind: str) -> str:
     mean = [float(np.mean([float(row["eval_return_mean"]) for row in run[1:]])) for run in runs]
     cells = [f"{interquartile_mean(x):.4g} [{', '.join(f'{end:.4g}' for end in interval(x))}]" for x in (last, mean)]
     steps = np.median([float(run[-1]["env_steps"]) for run in runs])
-    return " | ".join(["", mine[0]["env"], kind, str(len(runs)), f"{steps:.3g}", *cells, str(mine[0]["seconds"]), ""])
+    return script.line([mine[0]["env"], kind, len(runs), f"{steps:.3g}", *cells, mine[0]["seconds"]])
+
+
+@dataclass(frozen=True)
+class Options:
+    envs: Positional[tuple[str, ...]] = ("gymnasium/phys2d/CartPole-v1", "gymnasium/phys2d/Pendulum-v0")
+    seeds: int = 5  # 0 to SEEDS - 1
+    env_steps: float | None = None  # of each run; the recipe's unless given
+    kinds: tuple[str, ...] = tuple(KINDS)
+    table: bool = False  # measure nothing; print what is there
+    out: Path = RESULTS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = ["gymnasium/phys2d/CartPole-v1", "gymnasium/phys2d/Pendulum-v0"]
-    parser.add_argument("envs", nargs="*", default=default)
-    parser.add_argument("--seeds", type=int, default=5, help="0 to SEEDS - 1")
-    parser.add_argument("--env-steps", type=float, help="of each run; the recipe's unless given")
-    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument("--out", type=Path, default=results("throughput") / "noise_kinds")
-    given = parser.parse_args()
-    print("| environment | noise | seeds | env steps | last return, IQM [95 %] | mean return | seconds |")
-    print("|---|---|---|---|---|---|---|")
+    given = script.options(Options, __doc__)
+    unknown = set(given.kinds) - KINDS.keys()
+    if unknown:
+        script.wrong(f"{', '.join(unknown)}: no such kind; there are {'; '.join(KINDS)}")
+    print(script.table(HEAD))
     for env in given.envs:
         csv = given.out / f"{folder_name(env)}.csv"
         budget = {"env_steps": given.env_steps} if given.env_steps else {}
@@ -89,7 +97,7 @@ def main() -> None:
                 about.ran([kind])
                 jax.clear_caches()
             if any(row["kind"] == kind for row in rows):
-                print(line(rows, kind).strip(), flush=True)
+                print(line(rows, kind), flush=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def theory(monkeypatch):
 
 @pytest.fixture
 def core(monkeypatch):
-    return importlib.import_module("experiments.claims.core")
+    return importlib.import_module("experiments.claims.estimator")
 
 
 def read(path):

@@ -246,9 +246,7 @@ def test_throughput_of_generations_and_growth(script, tmp_path):
     assert [(row["measure"], row["factor"], row["value"]) for row in rows if row["factor"] == "population"] == [
         (measure, "population", value) for measure in ("forward", "generation") for value in "48"
     ]
-    shown = script(
-        "experiments.throughput.growth_figures", "here", "--results", tmp_path, "--out", tmp_path / "figure.png"
-    )
+    shown = script("experiments.throughput.figures", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
     assert "flat from population" in shown and (tmp_path / "figure-generation.png").stat().st_size
 
 

@@ -1,4 +1,4 @@
-"""What every part of experiments/claims/run.py is made of: the estimator as the library has it, repeats, and rows."""
+"""What every claim is measured with: the estimate of a gradient as the library makes it, its repeats, and rows."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def slope(x: Any, y: Any, errors: Any) -> tuple[float, float]:
     x, y, errors = (np.asarray(values, float) for values in (x, y, errors))
     good = (y > 0) & (errors > 0)
     x, weights, y = np.log(x[good]), (y[good] / errors[good]) ** 2, np.log(y[good])
-    centred = x - np.average(x, weights=weights)
-    spread = np.sum(weights * centred**2)
-    return float(np.sum(weights * centred * y) / spread), float(1 / math.sqrt(spread))
+    centered = x - np.average(x, weights=weights)
+    spread = np.sum(weights * centered**2)
+    return float(np.sum(weights * centered * y) / spread), float(1 / math.sqrt(spread))
 
 
 def matrix(m: int, n: int, rank: int = DENSE) -> noise.Leaf:
@@ -96,6 +96,11 @@ def space(rank: int, distribution: str = "normal") -> noise.Noise:
 def label(rank: int) -> str:
     """A rank in words."""
     return f"rank {rank}" if rank else "dense"
+
+
+def ranked(rank: int) -> Row:
+    """The columns of a rank."""
+    return {"rank": rank, "noise": label(rank)}
 
 
 def members(around: noise.Noise, w: Array, eps: Sequence[Any], leaf: noise.Leaf, sigma: Any, signs: Any) -> Array:
