@@ -8,8 +8,6 @@ not there are named and left out; whatever else goes wrong ends with an error, a
 figures that the front page shows are in plots/, all others in their question's results/.
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ Points are measurements with 95 % intervals (1.96 standard errors), dashed lines
 a thin line there is no theory. Where the horizontal axis has names, theory is a short bar.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from dataclasses import dataclass

@@ -16,8 +16,6 @@ with other settings stops with a sentence, and --again measures it anew. A table
 experiments/claims/figures.py draws the figures. Parts run in processes of their own, one on each core.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 import traceback

@@ -15,11 +15,9 @@ weights, lets the clip range fall linearly on CartPole as its learning rate, and
 step; with esrl both stay as they are within an iteration. PyTorch gets as many threads as `--threads` says.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,6 +26,7 @@ import optax
 
 import esrl
 from esrl.core.types import Array, PyTree, seed_key
+from experiments import script
 from experiments.peers import common
 from experiments.peers.common import Results, Row, Stopwatch, numbers
 
@@ -95,7 +94,8 @@ class Race:
 
     def __init__(self, line: Line, budget: float, score: Callable[[PyTree], float]) -> None:
         self.line, self.budget, self._score, self.watch = line, budget, score, Stopwatch()
-        self._next, self.best, self.row = line.every, -np.inf, {}
+        self._next, self.best = line.every, -np.inf
+        self.row: Row = {}
 
     def over(self, state: Callable[[], PyTree], steps: int) -> bool:
         if self.row or (steps < self._next and steps < self.budget):
@@ -138,7 +138,7 @@ class Esrl:
 
     def run(self, race: Race, seed: int) -> None:
         state = self.agent.init(seed_key(seed))
-        while not race.over(lambda state=state: state, int(state.env_steps)):
+        while not race.over(partial(lambda x: x, state), int(state.env_steps)):
             state, _ = common.blocked(self.agent.step(state))
 
 
@@ -202,37 +202,26 @@ def measure(results: Results, name: str, seeds: int, env_steps: float | None) ->
     """Races both sides in turn, seed by seed."""
     line, env = LINES[name], esrl.make(f"gymnasium/{name}")
     budget = int(env_steps or line.env_steps)
-    makers = {who: cache(partial(kind, name, env, line, budget)) for who, kind in (("esrl", Esrl), ("sb3", Sb3))}
-    for seed in range(seeds):
-        for who, make in makers.items():
-            key = {"env": name, "side": who, "budget": budget, "seed": seed}
-            results.attempt(key, _raced, make, line, budget, seed)
+    sides = {who: partial(kind, name, env, line, budget) for who, kind in (("esrl", Esrl), ("sb3", Sb3))}
+    results.compare(name, sides, budget, seeds, partial(_raced, line, budget))
 
 
-def _raced(make: Callable[[], Any], line: Line, budget: int, seed: int) -> Row:
+def _raced(line: Line, budget: int, make: Callable[[], Any], seed: int) -> Row:
     race = Race(line, budget, lambda state: make().score(state))
     make().run(race, seed)
     return race.row
 
 
-def tables(results: Results) -> None:
+def table(results: Results) -> str:
     lines = []
     for (env, _, who), rows in common.grouped(results.rows, "env", "budget", "side").items():
         there = [row for row in rows if row["reached"] in (1, "1")]
         working = numbers(there, "seconds") - numbers(there, "seconds_compile")
-        steps, speed = numbers(there, "env_steps"), numbers(rows, "env_steps_per_second")
-        compiling = f"{numbers(rows, 'seconds_compile').max():.1f}"
-        line = [
-            env,
-            f"{LINES[env].threshold:g}",
-            who,
-            f"{len(there)} of {len(rows)}",
-            _range(steps),
-            _range(working, 1),
-        ]
-        lines.append([*line, compiling, f"{np.median(speed):,.0f}"])
-    header = ["environment", "return", "side", "seeds that reach it", "env steps, median [range]"]
-    print("\n" + common.markdown([*header, "seconds, median [range]", "compile s", "steps/s"], lines))
+        cells = [f"{LINES[env].threshold:g}", who, f"{len(there)} of {len(rows)}"]
+        cells += [_range(numbers(there, "env_steps")), _range(working, 1), *common.largest(rows, "seconds_compile")]
+        lines.append([env, *cells, common.rate_text(numbers(rows, "env_steps_per_second"))])
+    head = ("environment", "return", "side", "seeds that reach it", "env steps, median [range]")
+    return script.table([*head, "seconds, median [range]", "compile s", "steps/s"], lines)
 
 
 def _range(x: np.ndarray, digits: int = 0) -> str:
@@ -241,20 +230,23 @@ def _range(x: np.ndarray, digits: int = 0) -> str:
     return f"{np.median(x):,.{digits}f} [{x.min():,.{digits}f}, {x.max():,.{digits}f}]"
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(common.Options):
+    threads: int = 1  # PyTorch's; more are slower with networks this small
+
+
 def main() -> None:
-    flags = common.parser(__doc__ or "")
-    flags.add_argument("--threads", type=int, default=1, help="PyTorch's; more are slower with networks this small")
-    arguments = flags.parse_args()
+    given = script.options(Options, __doc__)
     settings = {name: {**dataclasses.asdict(line), "source": SOURCE} for name, line in LINES.items()}
-    results = Results(arguments.results / "sb3.csv", ("env", "side", "budget", "seed"), settings)
-    if not arguments.table:
+    results = Results(given.results / "sb3.csv", ("env", "side", "budget", "seed"), settings)
+    if not given.table:
         import stable_baselines3  # noqa: F401  # not in the first run's time
         import torch
 
-        torch.set_num_threads(arguments.threads)
-        for name in common.chosen(LINES, arguments.only):
-            measure(results, name, arguments.seeds, arguments.env_steps)
-    tables(results)
+        torch.set_num_threads(given.threads)
+    for name in given.chosen(LINES):
+        measure(results, name, given.seeds, given.env_steps)
+    print("\n" + table(results))
 
 
 if __name__ == "__main__":

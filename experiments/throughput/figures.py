@@ -14,8 +14,6 @@ time of a unit: of a lane step, with the width of a lane step and a weight, with
 knee, the first point within 10 % of the lowest, is marked and printed: from there on, more costs in proportion.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ Each start is a process of its own: it imports esrl, makes the environment and t
 first one has an empty cache, the second finds what the first left. Memory is what the compiler says of its programs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

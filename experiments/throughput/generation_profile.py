@@ -11,8 +11,6 @@ compiled program, whose operations carry the names of the scopes that esrl puts 
 are summed over devices: on D devices that are always busy they add up to D times the generation's seconds.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

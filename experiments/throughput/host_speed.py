@@ -7,8 +7,6 @@ random actions and resets by itself. Training counts live steps only, and all it
 update.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -13,8 +13,6 @@ Written after each kind to experiments/throughput/results/noise_kinds/<environme
 it.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path
