@@ -6,7 +6,7 @@ import contextlib
 import io
 import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -37,6 +37,21 @@ def wrong(sentence: str) -> NoReturn:
     """Ends the script because of what was asked of it: status 2, as argparse has it."""
     print(f"{sys.argv[0].rpartition('/')[2]}: {sentence}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def shown(row: Mapping[str, Any], column: str, form: str) -> str:
+    """A cell of a table: a number in a format; a dash where there is none.
+
+    Args:
+      form: one of Python's, "%", "MiB" for bytes, or as "[.3g]" for a median with its lowest and highest.
+    """
+    if row.get(column) in ("", None):
+        return "–"
+    if form.startswith("["):
+        middle, low, high = (format(float(row[f"{column}{end}"]), form[1:-1]) for end in ("", "_lowest", "_highest"))
+        return f"{middle} [{low}, {high}]"
+    value = float(row[column])
+    return f"{value / 2**20:.3g}" if form == "MiB" else f"{100 * value:.0f} %" if form == "%" else f"{value:{form}}"
 
 
 def line(cells: Iterable[Any]) -> str:

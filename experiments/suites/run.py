@@ -20,10 +20,8 @@ Every environment is a process of its own, and one that fails leaves a line. Wri
 experiments/suites/results/<name>.csv, with a JSON beside it.
 """
 
-from __future__ import annotations
-
-import argparse
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -32,92 +30,85 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tyro.conf import Positional
 
 import esrl
 from esrl.core.types import seed_key
 from esrl.envs.base import horizon_of
 from esrl.envs.registry import SUITES, missing
+from experiments import script
 from experiments.lab.random_policy import random_agent
 from experiments.lab.record import ROOT, About, Row, read_rows, results, write_rows
+from experiments.lab.timing import first, spread, turns
 from experiments.paper.run import suite_versions
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"
-HEAD: tuple[str, ...] = ("environment", "horizon", "lanes", "construct, s", "compile random, s", "compile EGGROLL, s")
-HEAD += ("random, steps/s", "EGGROLL, steps/s", "ratio", "ratio of all steps", "masked: random, EGGROLL")
+RESULTS = results("suites")
+CELLS = {  # title: column, format
+    "construct, s": ("construct_seconds", ".1f"),
+    "compile random, s": ("compile_seconds_random", ".1f"),
+    "compile EGGROLL, s": ("compile_seconds_eggroll", ".1f"),
+    "random, steps/s": ("steps_per_second_random", "[,.0f]"),
+    "EGGROLL, steps/s": ("steps_per_second_eggroll", "[,.0f]"),
+    "ratio": ("ratio", "[.3g]"),
+    "ratio of all steps": ("ratio_of_all_steps", "[.3g]"),
+}
+HEAD = ("environment", "horizon", "lanes", *CELLS, "masked: random, EGGROLL")
 CAPTION = "Steps/s of live steps; median [lowest, highest] of {} windows. {} ({} cores), {}; {}; commit {}."
+Play = Callable[[int], tuple[float, ...]]  # plays a generation by its number; live steps, and all steps
 
 
-class Counted:
-    """Plays generations with fresh parameters, each in other worlds, and counts their steps.
-
-    Attributes:
-      play: `play(state) -> arrays`, compiled. count: `count(arrays) -> (live steps, all steps)`.
-    """
-
-    def __init__(self, agent: esrl.Agent, play: Callable[..., Any], count: Callable[..., tuple[int, int]]) -> None:
-        self.play, self.count = play, count
-        self.fresh = jax.block_until_ready(agent.init(seed_key(0)))
-        self.generation = 0
-
-    def once(self, generation: int = 0) -> Any:
-        """A generation's arrays, computed."""
-        return jax.block_until_ready(self.play(self.fresh._replace(generation=np.uint32(generation))))
-
-    def compiling(self) -> float:
-        """Seconds of the first call less those of the second, which does the same again."""
-        seconds = []
-        for _ in range(2):
-            begun = time.perf_counter()
-            self.once()
-            seconds.append(time.perf_counter() - begun)
-        return seconds[0] - seconds[1]
-
-    def window(self, least: float) -> tuple[float, float, float]:
-        """Live steps/s and all steps/s over at least so many seconds, and the masked part of all steps."""
-        played: list[Any] = []
-        begun = time.perf_counter()
-        while not played or time.perf_counter() - begun < least:
-            self.generation += 1
-            played.append(self.once(self.generation))
-        seconds = time.perf_counter() - begun
-        live, every = np.sum([self.count(arrays) for arrays in played], axis=0)
-        return live / seconds, every / seconds, 1 - live / every
+@dataclass(frozen=True)
+class Options:
+    envs: Positional[tuple[str, ...]] = ()  # those of the paper that are installed unless given
+    lanes: int = 256  # an even number
+    horizon: int = 200  # steps at most; 0 leaves each environment its own
+    hidden: tuple[int, ...] = (256, 256, 256)
+    repeats: int = 5
+    seconds: float = 2.0  # of each window, at least
+    timeout: float = 3600.0  # seconds for an environment
+    out: Path = RESULTS
+    name: str | None = None  # of the result file; the devices' unless given
+    table: bool = False  # measure nothing; print what is there
+    one: bool = False  # one environment, in this process
 
 
-def of_random(env: Any, lanes: int) -> Counted:
+def playing(agent: esrl.Agent, play: Callable[..., Any], count: Callable[[Any], tuple[int, int]]) -> Play:
+    """Generations from fresh parameters, each in other worlds: `play(state)` is compiled, `count` reads its results."""
+    fresh = jax.block_until_ready(agent.init(seed_key(0)))
+    return lambda generation: count(jax.block_until_ready(play(fresh._replace(generation=np.uint32(generation)))))
+
+
+def of_random(env: Any, given: Options) -> Play:
     """The random policy: rollouts."""
-    agent = random_agent(env, lanes)
+    agent = random_agent(env, given.lanes)
 
     def count(batch: Any) -> tuple[int, int]:
         lengths = np.asarray(batch.lengths, np.int64)
         return int(lengths.sum()), int(np.asarray(batch.steps, np.int64).sum()) * lengths[0].size
 
-    return Counted(agent, agent.rollout, count)
+    return playing(agent, agent.rollout, count)
 
 
-def of_eggroll(env: Any, lanes: int, hidden: tuple[int, ...]) -> Counted:
+def of_eggroll(env: Any, given: Options) -> Play:
     """EGGROLL at rank 1: whole generations."""
-    agent = esrl.eggroll(env, esrl.mlp(hidden), population=lanes, rank=1, deterministic=False)
+    agent = esrl.eggroll(env, esrl.mlp(given.hidden), population=given.lanes, rank=1, deterministic=False)
 
     def count(out: Any) -> tuple[int, int]:
         after = out[0]
         return int(after.env_steps), int(after.env_steps) + int(after.padded_steps)
 
-    return Counted(agent, agent.step, count)
+    return playing(agent, agent.step, count)
 
 
-def spread(name: str, values: Any, digits: int) -> Row:
-    """Median, lowest and highest as columns."""
-    found = {name: np.median(values), f"{name}_lowest": np.min(values), f"{name}_highest": np.max(values)}
-    return {column: round(float(value), digits) for column, value in found.items()}
-
-
-def measure(name: str, arguments: argparse.Namespace) -> Row:
+def measure(name: str, given: Options) -> Row:
     """An environment's row, measured in this process.
 
     Raises:
@@ -126,27 +117,28 @@ def measure(name: str, arguments: argparse.Namespace) -> Row:
     begun = time.perf_counter()
     env = esrl.make(name)
     construct = time.perf_counter() - begun
-    if arguments.horizon and horizon_of(env) > arguments.horizon:
-        env = esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={arguments.horizon}")
-    random, eggroll = of_random(env, arguments.lanes), of_eggroll(env, arguments.lanes, tuple(arguments.hidden))
-    compiling = [random.compiling(), eggroll.compiling()]
-    windows = np.array([[x.window(arguments.seconds) for x in (random, eggroll)] for _ in range(arguments.repeats)])
-    live, every, masked = np.moveaxis(windows, 2, 0)  # each [repeats, 2]
+    if given.horizon and horizon_of(env) > given.horizon:
+        env = esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={given.horizon}")
+    plays = {"random": of_random(env, given), "eggroll": of_eggroll(env, given)}
+    compiling = {who: first(partial(play, 0)) - first(partial(play, 0)) for who, play in plays.items()}
+    generations = itertools.count(1)
+    calls = {who: lambda play=play: play(next(generations)) for who, play in plays.items()}
+    windows = turns(calls, dict.fromkeys(calls, 0.0), given.repeats, given.seconds, 1e9)
+    live, every = ({who: found[:, i] / found[:, 0] for who, found in windows.items()} for i in (1, 2))
+    masked = {who: round(float(np.median(1 - found[:, 1] / found[:, 2])), 4) for who, found in windows.items()}
     return {
         "env": name,
         "horizon": horizon_of(env),
-        "lanes": arguments.lanes,
-        "hidden": "x".join(map(str, arguments.hidden)),
-        "repeats": arguments.repeats,
+        "lanes": given.lanes,
+        "hidden": "x".join(map(str, given.hidden)),
+        "repeats": given.repeats,
         "construct_seconds": round(construct, 2),
-        "compile_seconds_random": round(compiling[0], 2),
-        "compile_seconds_eggroll": round(compiling[1], 2),
-        **spread("steps_per_second_random", live[:, 0], 1),
-        **spread("steps_per_second_eggroll", live[:, 1], 1),
-        **spread("ratio", live[:, 1] / live[:, 0], 4),
-        **spread("ratio_of_all_steps", every[:, 1] / every[:, 0], 4),
-        "masked_random": round(float(np.median(masked[:, 0])), 4),
-        "masked_eggroll": round(float(np.median(masked[:, 1])), 4),
+        **{f"compile_seconds_{who}": round(seconds, 2) for who, seconds in compiling.items()},
+        **spread("steps_per_second_random", live["random"]),
+        **spread("steps_per_second_eggroll", live["eggroll"]),
+        **spread("ratio", live["eggroll"] / live["random"], 4),
+        **spread("ratio_of_all_steps", every["eggroll"] / every["random"], 4),
+        **{f"masked_{who}": part for who, part in masked.items()},
     }
 
 
@@ -157,16 +149,16 @@ def uncached() -> None:
     esrl.configure()
 
 
-def one(name: str, path: Path, arguments: argparse.Namespace) -> None:
+def one(name: str, path: Path, given: Options) -> None:
     """Measures an environment in this process, and puts its row in the place of an older one."""
     uncached()
-    row = measure(name, arguments)
+    row = measure(name, given)
     rows = [old for old in read_rows(path) if old["env"] != name]
     write_rows(path, sorted([row, *rows], key=lambda row: row["env"].lower()))
     about = About(path.with_suffix(".json"), {"agent": "eggroll", "options": {"rank": 1, "deterministic": False}})
     about.values.setdefault("suites", {}).update(suite_versions(name))
     about.ran([name])
-    print(line(row), flush=True)
+    print(script.line(cells(row)), flush=True)
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
@@ -208,21 +200,11 @@ def in_process(name: str, path: Path, options: list[str], timeout: float) -> str
     return f"the process ended with status {done.returncode}"
 
 
-def ranged(row: Row, name: str, form: str) -> str:
-    """A median with its range."""
-    middle, low, high = (format(float(row[f"{name}{end}"]), form) for end in ("", "_lowest", "_highest"))
-    return f"{middle} [{low}, {high}]"
-
-
-def line(row: Row) -> str:
-    """One line of the table."""
-    columns = ("construct_seconds", "compile_seconds_random", "compile_seconds_eggroll")
-    seconds = [f"{float(row[column]):.1f}" for column in columns]
-    cells = [f"`{row['env']}`", row["horizon"], row["lanes"], *seconds]
-    cells += [ranged(row, f"steps_per_second_{agent}", ",.0f") for agent in ("random", "eggroll")]
-    cells += [ranged(row, "ratio", ".3g"), ranged(row, "ratio_of_all_steps", ".3g")]
-    cells += [", ".join(f"{100 * float(row[f'masked_{agent}']):.0f} %" for agent in ("random", "eggroll"))]
-    return "| " + " | ".join(map(str, cells)) + " |"
+def cells(row: Row) -> list[str]:
+    """A row's line of the table."""
+    masked = ", ".join(script.shown(row, f"masked_{agent}", "%") for agent in ("random", "eggroll"))
+    shown = [script.shown(row, *cell) for cell in CELLS.values()]
+    return [f"`{row['env']}`", row["horizon"], row["lanes"], *shown, masked]
 
 
 def table(path: Path) -> str:
@@ -233,36 +215,22 @@ def table(path: Path) -> str:
     versions = ", ".join([f"jax {last['versions']['jax']}", *packages])
     caption = CAPTION.format(repeats, where["processor"], where["cores"], where["device"], versions, last["commit"])
     failed = [f"{env} failed: {error}" for env, error in about["failed"].items()]
-    head = "| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|"
-    return "\n".join([head, *map(line, rows), "", caption, *failed])
+    return "\n".join([script.table(HEAD, map(cells, rows)), "", caption, *failed])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*", help="those of the paper that are installed unless given")
-    parser.add_argument("--lanes", type=int, default=256, help="an even number")
-    parser.add_argument("--horizon", type=int, default=200, help="steps at most; 0 leaves each environment its own")
-    parser.add_argument("--hidden", type=int, nargs="*", default=[256, 256, 256])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each window, at least")
-    parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for an environment")
-    parser.add_argument("--out", type=Path, default=results("suites"))
-    parser.add_argument("--name", help="of the result file; the devices' unless given")
-    parser.add_argument("--table", action="store_true", help="measure nothing; print what is there")
-    parser.add_argument("--one", action="store_true", help="one environment, in this process")
-    arguments = parser.parse_args()
-    if arguments.table:
-        paths = [arguments.out / f"{arguments.name}.csv"] if arguments.name else sorted(arguments.out.glob("*.csv"))
+    given = script.options(Options, __doc__)
+    if given.table:
+        paths = [given.out / f"{given.name}.csv"] if given.name else sorted(given.out.glob("*.csv"))
         print("\n\n".join(table(path) for path in paths))
         return
-    path = arguments.out / f"{arguments.name or devices()}.csv"
-    if arguments.one:
-        one(arguments.envs[0], path, arguments)
+    path = given.out / f"{given.name or devices()}.csv"
+    if given.one:
+        one(given.envs[0], path, given)
         return
-    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("lanes", "horizon", "repeats", "seconds")]
-    options = [*sizes, "--hidden", *map(str, arguments.hidden)]
-    for env in arguments.envs or installed(PAPER):
-        reason = in_process(env, path, options, arguments.timeout)
+    sizes = [f"--{name}={getattr(given, name)}" for name in ("lanes", "horizon", "repeats", "seconds")]
+    for env in given.envs or installed(PAPER):
+        reason = in_process(env, path, [*sizes, "--hidden", *map(str, given.hidden)], given.timeout)
         if reason:
             About(path.with_suffix(".json"), {}).failed(env, reason)
             print(f"{env} failed: {reason}", flush=True)

@@ -37,8 +37,8 @@ COLUMNS += ("passes_per_second", "compile_seconds", "peak_bytes", "noise_bytes",
 COLUMNS += ("gflops_ceiling", "gbytes_ceiling")
 COLUMNS += ("roofline_ms", "fraction_of_roofline", "roofline_fraction_of_inference")
 CELLS = {
-    "ms a step": ("ms_per_step", "range"),
-    "of inference": ("fraction_of_inference", "range"),
+    "ms a step": ("ms_per_step", "[.3g]"),
+    "of inference": ("fraction_of_inference", "[.3g]"),
     "roofline allows": ("roofline_fraction_of_inference", ".3g"),
     "of its roofline": ("fraction_of_roofline", ".3g"),
     "passes/s": ("passes_per_second", ",.0f"),

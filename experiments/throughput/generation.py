@@ -46,10 +46,10 @@ RANGES = tuple(f"{name}{end}" for name in (*SPREAD, *OF_NO_NOISE) for end in (""
 COLUMNS: tuple[str, ...] = ("network", "devices", "repeats", *RANGES, "masked", "live_steps_per_generation")
 COLUMNS += ("compile_seconds", "peak_bytes", "noise_bytes")
 CELLS = {
-    "generation, s": ("generation_seconds", "range"),
-    "live steps/s": ("live_steps_per_second", "range"),
-    "of no noise": ("fraction_of_no_noise", "range"),
-    "of no noise, all steps": ("fraction_of_no_noise_all_steps", "range"),
+    "generation, s": ("generation_seconds", "[.3g]"),
+    "live steps/s": ("live_steps_per_second", "[.3g]"),
+    "of no noise": ("fraction_of_no_noise", "[.3g]"),
+    "of no noise, all steps": ("fraction_of_no_noise_all_steps", "[.3g]"),
     "masked": ("masked", "%"),
     "compile s": ("compile_seconds", ".2g"),
     "peak MiB": ("peak_bytes", "MiB"),

@@ -37,8 +37,8 @@ COLUMNS: tuple[str, ...] = ("value", "repeats", "seconds", "seconds_lowest", "se
 COLUMNS += ("ns_per_lane_step", "ns_per_lane_step_lowest", "ns_per_lane_step_highest", "ns_per_unit")
 COLUMNS += ("compile_seconds", "peak_bytes", "noise_bytes")
 CELLS = {
-    "s": ("seconds", "range"),
-    "ns a lane step": ("ns_per_lane_step", "range"),
+    "s": ("seconds", "[.3g]"),
+    "ns a lane step": ("ns_per_lane_step", "[.3g]"),
     "ns a unit": ("ns_per_unit", ".3g"),
     "compile s": ("compile_seconds", ".2g"),
     "peak MiB": ("peak_bytes", "MiB"),

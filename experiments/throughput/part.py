@@ -11,7 +11,7 @@ import jax
 
 from experiments import script
 from experiments.lab.record import Row, results
-from experiments.lab.timing import Call, Table, ranged
+from experiments.lab.timing import Call, Table
 from experiments.throughput.machine_limits import Ceilings, Loads, on_cpu
 
 RESULTS = results("throughput")
@@ -79,7 +79,7 @@ class Part(NamedTuple):
       run: measures it, and gives every row to `add`.
       key, columns: of its CSV: the columns that tell rows apart, and the others.
       names: of the key, as the table shows them: title and column.
-      cells: the other titles: column, and how it is shown: a format, "range", "MiB" or "%".
+      cells: the other titles: column, and its format for `script.shown`.
     """
 
     run: Callable[[Bench, Callable[[Row], None]], None]
@@ -95,7 +95,7 @@ class Part(NamedTuple):
     def line(self, row: Row) -> str:
         """A row's line; dashes where it was left out."""
         why = row.get("left_out", "")
-        cells = ["–" if why else _shown(row, *cell) for cell in self.cells.values()]
+        cells = ["–" if why else script.shown(row, *cell) for cell in self.cells.values()]
         return script.line([*(row[column] for column in self.names.values()), *cells, why])
 
     def measure(self, bench: Bench, path: Path, settings: dict[str, Any]) -> None:
@@ -108,15 +108,6 @@ class Part(NamedTuple):
             print(self.line(row), flush=True)
 
         self.run(bench, add)
-
-
-def _shown(row: Row, column: str, form: str) -> str:
-    if form == "range":
-        return ranged(row, column)
-    if row.get(column) in ("", None):
-        return "–"
-    value = float(row[column])
-    return f"{value / 2**20:.3g}" if form == "MiB" else f"{100 * value:.0f} %" if form == "%" else f"{value:{form}}"
 
 
 def waited(program: Any, given: tuple[Any, ...], *done: float) -> Call:
