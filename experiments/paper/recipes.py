@@ -8,14 +8,13 @@ centred_rank, and false is z_score; every other name is the same. Evolution stra
 normalise no observations; PPO normalises observations, not rewards.
 """
 
-from __future__ import annotations
-
-import argparse
 import sys
 import textwrap
 import tomllib
+from dataclasses import dataclass
 from typing import Any
 
+from experiments import script
 from experiments.lab.record import ROOT
 
 DATA = ROOT / "experiments" / "paper" / "rl.toml"
@@ -96,10 +95,13 @@ def _value(value: Any) -> str:
     return f"{value:.0e}".replace("e+0", "e") if isinstance(value, float) and value >= 1e6 else str(value)
 
 
+@dataclass(frozen=True)
+class Options:
+    check: bool = False  # write nothing; fail where a file differs
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs")
-    arguments = parser.parse_args()
+    check = script.options(Options, __doc__).check
     data = tomllib.loads(DATA.read_text())
     differ = []
     for env in configurations(data):
@@ -108,11 +110,11 @@ def main() -> None:
             if path.is_file() and path.read_text() == text:
                 continue
             differ.append(str(path.relative_to(ROOT)))
-            if not arguments.check:
+            if not check:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text)
-    print("\n".join([*differ, f"{len(differ)} {'differ' if arguments.check else 'written'}"]))
-    if arguments.check and differ:
+    print("\n".join([*differ, f"{len(differ)} {'differ' if check else 'written'}"]))
+    if check and differ:
         sys.exit(1)
 
 

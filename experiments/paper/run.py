@@ -18,9 +18,6 @@ of an environment is measured once, in the same worlds, to random.csv.
 `--table` reads the result files alone, and what the paper reached from experiments/paper/rl.toml.
 """
 
-from __future__ import annotations
-
-import argparse
 import importlib.metadata
 import math
 import subprocess
@@ -28,22 +25,44 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tyro.conf import Positional
 
 import esrl
 from esrl.core.compile_time import compile_seconds
 from esrl.core.types import seed_key
 from esrl.envs.registry import SUITES
 from esrl.training import recipe as recipes
+from experiments import script
 from experiments.lab.random_policy import random_agent
 from experiments.lab.record import ROOT, About, Row, folder_name, plain, read_rows, results, write_rows
-from experiments.paper.table import table
+from experiments.paper.compare import table
+from experiments.paper.recipes import DATA, FOLDER
 
 WORLDS = 0  # the seed of the held-out worlds, the same for all
+RESULTS = results("paper")
+
+
+@dataclass(frozen=True)
+class Options:
+    envs: Positional[tuple[str, ...]] = ()
+    agent: tuple[str, ...] = ("eggroll",)  # eggroll, open_es, ppo: one or several
+    minutes: float = 20.0  # of training, for each run
+    env_steps: float | None = None  # in place of the recipe's
+    seed: int = 0  # the first one
+    seeds: int = 1  # how many, one after another
+    episodes: int = 256  # held-out ones of each evaluation
+    evaluations: int = 20  # of each run, beside the start
+    recipes: Path = FOLDER
+    out: Path = RESULTS
+    table: bool = False  # measure nothing; print the table of what is there
+    paper: Path = DATA
+    here: bool = False  # in this process
 
 
 def generation(agent: esrl.Agent, state: Any) -> tuple[Any, float, float]:
@@ -60,22 +79,20 @@ def generation(agent: esrl.Agent, state: Any) -> tuple[Any, float, float]:
     return state, time.perf_counter() - begun - compiled, compiled
 
 
-def train(
-    agent: esrl.Agent, recipe: esrl.Recipe, seed: int, arguments: argparse.Namespace, save: Callable[..., None]
-) -> str:
+def train(agent: esrl.Agent, recipe: esrl.Recipe, seed: int, given: Options, save: Callable[..., None]) -> str:
     """One run; `save(rows)` after every evaluation. Returns what ended it.
 
     Raises:
       EsrlError: a generation has not one finite return.
     """
-    budget, minutes = recipe.env_steps or math.inf, arguments.minutes
+    budget, minutes = recipe.env_steps or math.inf, given.minutes
     times = {"seconds": 0.0, "seconds_compile": 0.0, "seconds_evaluate": 0.0}
-    due = list(np.geomspace(0.01, 1.0, arguments.evaluations))
+    due = list(np.geomspace(0.01, 1.0, given.evaluations))
     rows: list[Row] = []
 
     def score() -> None:
         begun = time.perf_counter()
-        found = esrl.evaluate(agent, state, arguments.episodes, WORLDS)
+        found = esrl.evaluate(agent, state, given.episodes, WORLDS)
         times["seconds_evaluate"] += time.perf_counter() - begun
         values = {"return_mean": found.return_mean, "return_std": found.return_std, "length_mean": found.length_mean}
         done = {"generation": int(state.generation), "env_steps": int(state.env_steps)}
@@ -110,7 +127,7 @@ def suite_versions(env: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in dict.fromkeys(names)}
 
 
-def measure(recipe: esrl.Recipe, folder: Path, seeds: list[int], arguments: argparse.Namespace) -> list[str]:
+def measure(recipe: esrl.Recipe, folder: Path, seeds: list[int], given: Options) -> list[str]:
     """Runs a recipe with each seed in turn; notes and returns what fails."""
     agent, failed = None, []
     for seed in seeds:
@@ -118,7 +135,7 @@ def measure(recipe: esrl.Recipe, folder: Path, seeds: list[int], arguments: argp
         for old in (csv, csv.with_suffix(".json")):
             old.unlink(missing_ok=True)
         about = About(csv.with_suffix(".json"), plain(recipe))
-        run = {"minutes": arguments.minutes, "worlds": WORLDS, "suite": suite_versions(recipe.env), "ended": ""}
+        run = {"minutes": given.minutes, "worlds": WORLDS, "suite": suite_versions(recipe.env), "ended": ""}
         about.values["run"] = run
         about.ran([seed])
 
@@ -131,7 +148,7 @@ def measure(recipe: esrl.Recipe, folder: Path, seeds: list[int], arguments: argp
         try:
             agent = agent or recipe.build()
             run["devices"], run["lanes"] = agent.plan.devices, agent.plan.lanes
-            run["ended"] = train(agent, recipe, seed, arguments, save)
+            run["ended"] = train(agent, recipe, seed, given, save)
             about.ran([])
         except Exception as error:
             traceback.print_exc()
@@ -158,21 +175,21 @@ def measure_random(recipe: esrl.Recipe, folder: Path, episodes: int) -> None:
     print(f"{recipe.env}: random policy {found.return_mean:.4g} +- {found.return_std:.4g}", flush=True)
 
 
-def run(env: str, name: str, arguments: argparse.Namespace) -> list[str]:
+def run(env: str, name: str, given: Options) -> list[str]:
     """One environment and agent in this process; returns what failed."""
-    path = arguments.recipes / env.partition("?")[0] / f"{name}.toml"
+    path = given.recipes / env.partition("?")[0] / f"{name}.toml"
     try:
         recipe = recipes.read(path)
-        own = {"evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
+        own: Row = {"evaluations": given.evaluations, "evaluate_episodes": given.episodes}
         own |= {"env": env} if "?" in env else {}
-        own |= {"env_steps": arguments.env_steps} if arguments.env_steps else {}
+        own |= {"env_steps": given.env_steps} if given.env_steps else {}
         recipe = recipe.override(own)
-        folder = arguments.out / folder_name(recipe.env)
-        measure_random(recipe, folder, arguments.episodes)
+        folder = given.out / folder_name(recipe.env)
+        measure_random(recipe, folder, given.episodes)
     except esrl.EsrlError as error:
         return [f"{env}, {name}: {error}"]
-    print(f"{recipe.env}, {name}: {arguments.minutes:g} minutes of training at most", flush=True)
-    return measure(recipe, folder, list(range(arguments.seed, arguments.seed + arguments.seeds)), arguments)
+    print(f"{recipe.env}, {name}: {given.minutes:g} minutes of training at most", flush=True)
+    return measure(recipe, folder, list(range(given.seed, given.seed + given.seeds)), given)
 
 
 def in_process(env: str, name: str, options: list[str]) -> list[str]:
@@ -184,31 +201,19 @@ def in_process(env: str, name: str, options: list[str]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*")
-    parser.add_argument("--agent", nargs="+", default=["eggroll"], help="eggroll, open_es, ppo: one or several")
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training, for each run")
-    parser.add_argument("--env-steps", type=float, help="in place of the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help="the first one")
-    parser.add_argument("--seeds", type=int, default=1, help="how many, one after another")
-    parser.add_argument("--episodes", type=int, default=256, help="held-out ones of each evaluation")
-    parser.add_argument("--evaluations", type=int, default=20, help="of each run, beside the start")
-    parser.add_argument("--recipes", type=Path, default=ROOT / "agents" / "paper")
-    parser.add_argument("--out", type=Path, default=results("paper"))
-    parser.add_argument("--table", action="store_true", help="measure nothing; print the table of what is there")
-    parser.add_argument("--paper", type=Path, default=ROOT / "experiments" / "paper" / "rl.toml")
-    parser.add_argument("--here", action="store_true", help="in this process")
-    arguments = parser.parse_args()
-    if arguments.table:
-        print(table(arguments.out, arguments.paper))
+    given = script.options(Options, __doc__)
+    if given.table:
+        print(table(given.out, given.paper))
         return
+    if not given.envs:
+        script.wrong("name an environment, or --table")
     names = ("minutes", "env_steps", "seed", "seeds", "episodes", "evaluations", "recipes", "out")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    values = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+    options = [text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     failed = []
-    for env in arguments.envs or parser.error("name an environment, or --table"):
-        for name in arguments.agent:
-            failed += run(env, name, arguments) if arguments.here else in_process(env, name, options)
+    for env in given.envs:
+        for name in given.agent:
+            failed += run(env, name, given) if given.here else in_process(env, name, options)
     if failed:
         sys.exit("failed: " + "; ".join(failed))
 

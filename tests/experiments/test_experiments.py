@@ -182,15 +182,15 @@ def test_paper_ends_before_a_generation_that_would_be_too_late(script, recipes, 
 
 
 def test_fractions_of_ppo(monkeypatch):
-    from experiments.paper import table as paper_table
+    from experiments.paper import compare
 
     def runs(mean):
         return [{"return_mean": mean, "return_std": 1.0, "episodes": 100}]
 
-    assert paper_table.normalised(-300.0, runs(-200), runs(-1200)) == pytest.approx((0.9, math.nan), nan_ok=True)
-    assert paper_table.normalised(3.0, runs(5), runs(1)) == pytest.approx((0.5, 0.6))
-    assert math.isnan(paper_table.normalised(3.0, runs(1.1), runs(1))[0])  # PPO does not differ from random
-    assert paper_table.published({ENV: {"result": {"eggroll_final": 0.5}}}, ENV, "eggroll", 5e8, 5e8) == "0.5 at 5e8"
+    assert compare.normalized(-300.0, runs(-200), runs(-1200)) == pytest.approx((0.9, math.nan), nan_ok=True)
+    assert compare.normalized(3.0, runs(5), runs(1)) == pytest.approx((0.5, 0.6))
+    assert math.isnan(compare.normalized(3.0, runs(1.1), runs(1))[0])  # PPO does not differ from random
+    assert compare.published({ENV: {"result": {"eggroll_final": 0.5}}}, ENV, "eggroll", 5e8, 5e8) == "0.5 at 5e8"
 
 
 def test_suites(script, tmp_path):

@@ -11,7 +11,7 @@ RESULT = {"eggroll_1e8": 0.25, "eggroll_25e7": 0.5, "eggroll_final": 0.75}
 
 @pytest.fixture
 def paper_steps(monkeypatch):
-    from experiments.paper import steps as paper_steps
+    from experiments.paper import compare as paper_steps
 
     return paper_steps
 
