@@ -3,27 +3,30 @@
     python -m experiments.report.build                             # experiments/report/report.html
     python -m experiments.report.build --out somewhere.html
 
-The page needs nothing outside it: figures are embedded, there is no script. Tables are made from each question's
-results/, figures are those beside them and in plots/ (`make figures` redraws them), and the prose is conclusions.md:
-its numbers are looked up in the results, see values.py. What is not measured says so, with its command. A number that
-no result file has ends with a sentence, and no page.
+The page (page.html) needs nothing outside it: figures are embedded, there is no script. Tables are made from each
+question's results/, figures are those beside them and in plots/ (`make figures` redraws them), and the prose is
+conclusions.md: its numbers are looked up in the results, see values.py. What is not measured says so, with its command.
+A number that no result file has ends with a sentence, and no page.
 """
 
-from __future__ import annotations
-
-import argparse
+import base64
+import html
 import os
 import re
+import string
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+from markdown_it import MarkdownIt
 
+from experiments import script
 from experiments.lab.record import ROOT, versions
 from experiments.report import tables
-from experiments.report.page import figure, folded, markdown, missing, page
 from experiments.report.values import UnknownValue, fill, place
 
+HERE = ROOT / "experiments" / "report"
 TITLE = "EGGROLL, OpenES and PPO: what was measured"
 SECTIONS = {
     "use": "What to use when",
@@ -41,7 +44,7 @@ COMMANDS = {
     "comparison": "python -m experiments.study.tune ENV ... --space study --trials 10 --seconds 6"
     " --final-seconds 15 --out experiments/study/results/study",
     "statistics": "python -m experiments.study.analysis",
-    "steps": "python -m experiments.paper.steps",
+    "steps": "python -m experiments.paper.compare",
     "paper": "python -m experiments.paper.run gymnax/CartPole-v1 --agent eggroll ppo --minutes 20",
     "sweeps": "python -m experiments.sweep.run",
     "defaults": "python -m experiments.ablation.run",
@@ -51,13 +54,8 @@ COMMANDS = {
     "figures": "make figures",
     "report": "python -m experiments.report.build",
 }
-SCRIPTS = {  # the script that draws a figure, by how the figure's name begins
-    "ablation": "ablation/figures.py",
-    "claims": "claims/figures.py",
-    "growth": "throughput/figures.py",
-    "sweep": "sweep/figures.py",
-    "throughput": "throughput/figures.py",
-}
+SCRIPTS = ("ablation", "claims", "sweep")  # whose figures.py draws figures that begin with its name
+KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 CAPTIONS = {
     "study": "Normalised scores over all environments (interquartile mean, median, mean, optimality gap) and the"
     " probability that a run of one agent is better than one of another, with 95 % bootstrap intervals.",
@@ -65,6 +63,10 @@ CAPTIONS = {
     "curves": "Held-out return over environment steps: interquartile means over seeds, 95 % bootstrap intervals.",
     "curves_seconds": "The same over seconds: of training, and what compiling took before.",
     "curves_episodes": "The same over episodes.",
+    "throughput": "Fraction of plain inference against width for every kind of noise, from the files of"
+    " experiments/throughput/run.py.",
+    "growth": "Time and memory against population, width, rank and episodes, from the growth files of"
+    " experiments/throughput/run.py.",
 }
 
 
@@ -83,17 +85,44 @@ def prose(path: Path, results: Path) -> dict[str, str]:
     return {key: markdown(fill(part, results)) for key, part in found.items() if part.strip()}
 
 
+# ---- HTML -----------------------------------------------------------------------------------------------------------
+
+
+def markdown(text: str) -> str:
+    """Markdown with tables as HTML. HTML in it is shown as text; a table that is too wide scrolls.
+
+    Pictures are files by their path in the repository, and are embedded.
+    """
+    made = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    made = re.sub(r'(<img src=")([^":]+)"', lambda found: f'{found[1]}{embedded(ROOT / found[2])}"', made)
+    return made.replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+
+
+def embedded(path: Path) -> str:
+    """A picture's file as an address that holds its bytes."""
+    return f"data:{KINDS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def missing(command: str) -> str:
+    """What stands where there are no results."""
+    return f'<p class="missing">Not measured yet: <code>{html.escape(command)}</code></p>'
+
+
 def made(table: str, command: str, summary: str = "") -> str:
-    """A table, folded if it has a summary; or how to measure it."""
+    """A table; folded, to open by a click, if it has a summary. Without one, how to measure it."""
     if not table:
-        return missing(command)
-    return folded(summary, markdown(table)) if summary else markdown(table)
+        return missing(command) if command else ""
+    content = markdown(table)
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>" if summary else content
 
 
-def pictures(folders: tuple[Path, Path], *names: str) -> str:
+def figures(results: Path, plots: Path, question: str, *names: str) -> str:
     """Figures by pattern, with their captions, from a question's results and from plots/."""
+    folders = place(results, question), plots
     found = [path for name in names for folder in folders for path in sorted(folder.glob(f"{name}.png"))]
-    return "".join(figure(path, caption(path.stem)) for path in dict.fromkeys(found))
+    texts = {path: html.escape(caption(path.stem)) for path in found}
+    picture = '<figure><img alt="{0}" src="{1}"><figcaption>{0}</figcaption></figure>'
+    return "".join(picture.format(text, embedded(path)) for path, text in texts.items())
 
 
 def caption(stem: str) -> str:
@@ -102,92 +131,97 @@ def caption(stem: str) -> str:
     key = f"curves{curve[1]}" if curve else stem
     if key in CAPTIONS:
         return CAPTIONS[key]
-    names = [name for name in SCRIPTS if re.match(rf"{name}\b|{name}_", stem)]
-    if not names:
-        return stem
-    first = (ROOT / "experiments" / SCRIPTS[names[0]]).read_text().partition("\n")[0]
-    return f"{stem}: {first.strip(chr(34))}"
+    first = re.split("[-_]", stem)[0]
+    if first in SCRIPTS:
+        text = (ROOT / "experiments" / first / "figures.py").read_text().partition("\n")[0].strip('"')
+        return f"{stem}: {text}"
+    return f"{stem}: {CAPTIONS[first]}" if first in CAPTIONS else stem
 
 
-def comparison(results: Path, plots: Path) -> str:
+# ---- sections -------------------------------------------------------------------------------------------------------
+
+
+def comparison(results: Path, shown: Callable[..., str]) -> str:
     study, recipes = place(results, "study/study"), place(results, "study/compare")
-    shown = place(results, "study"), plots
-    parts = [pictures(shown, "study", "study_profiles", "study_curves", "study_curves_*")]
-    parts += [made(tables.statistics(study), f"{COMMANDS['comparison']}; {COMMANDS['statistics']}")]
-    if tables.settings(study):
-        parts += [made(tables.settings(study), "", "settings, budgets, seeds and machine of every run")]
-    parts += ["<h3>With the repository's recipes</h3>", pictures(shown, "compare", "compare_*")]
-    parts += [made(tables.comparison(recipes), "python -m experiments.study.compare")]
-    return "".join([*parts, made(tables.settings(recipes), "", "their settings") if tables.settings(recipes) else ""])
+    return "".join(
+        [
+            shown("study", "study", "study_profiles", "study_curves", "study_curves_*"),
+            made(tables.statistics(study), f"{COMMANDS['comparison']}; {COMMANDS['statistics']}"),
+            made(tables.settings(study), "", "settings, budgets, seeds and machine of every run"),
+            "<h3>With the repository's recipes</h3>",
+            shown("study", "compare", "compare_*"),
+            made(tables.comparison(recipes), "python -m experiments.study.compare"),
+            made(tables.settings(recipes), "", "their settings"),
+        ]
+    )
 
 
-def swept(folder: Path, command: str) -> str:
-    """A table for each file of a sweep or ablation."""
+def swept(folder: Path) -> str:
+    """A table for each file of a sweep."""
     files = sorted([*folder.glob("*.parquet"), *folder.glob("*.csv")])
-    if not files:
-        return missing(command)
     return "".join(f"<h3>{path.stem}</h3>" + markdown(tables.sweep(path)) for path in files)
 
 
-def speed(results: Path, plots: Path) -> str:
-    parts = [pictures((place(results, "throughput"), plots), "throughput-*", "growth-*")]
-    for path in sorted(place(results, "throughput").glob("*-forward.csv")):
-        rows = pd.read_csv(path)
-        shown = [
-            c for c in ("kind", "hidden", "population", "dtype", "ms_per_step", "fraction_of_inference") if c in rows
-        ]
-        cells = [[tables.plain(x) for x in row] for row in rows[shown].itertuples(index=False)]
-        parts.append(folded(f"forward passes, {path.stem}", markdown(tables.study_table.lines(shown, cells))))
-    return "".join(parts) if len(parts) > 1 else missing(COMMANDS["speed"])
+def sections(results: Path, plots: Path, said: dict[str, str]) -> dict[str, str]:
+    """Every section: its prose before its figures and tables."""
 
+    def at(name: str) -> Path:
+        return place(results, name)
 
-def sections(results: Path, plots: Path, said: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Every section: its heading, and its prose before its figures and tables."""
+    def shown(question: str, *names: str) -> str:
+        return figures(results, plots, question, *names)
+
+    forward = [(path.stem, tables.forward(path)) for path in sorted(at("throughput").glob("*-forward.csv"))]
+    speed = shown("throughput", "throughput-*", "growth-*")
+    speed += "".join(made(table, "", f"forward passes, {name}") for name, table in forward)
+    tuned = tables.tuned(at("study/study")) or tables.tuned(at("study/tune"))
     commands = "\n".join(f"- {key}: `{command}`" for key, command in COMMANDS.items())
     bodies = {
         "use": "" if "use" in said else '<p class="missing">No conclusions are written yet.</p>',
-        "comparison": comparison(results, plots),
-        "paper": made(tables.steps(place(results, "paper/steps.csv")), COMMANDS["steps"])
+        "comparison": comparison(results, shown),
+        "paper": made(tables.steps(at("paper/steps.csv")), COMMANDS["steps"])
         + "<h3>The paper's own configurations</h3>"
-        + made(tables.paper(place(results, "paper")), COMMANDS["paper"]),
-        "sweeps": pictures((place(results, "sweep"), plots), "sweep", "sweep_*")
-        + swept(place(results, "sweep"), COMMANDS["sweeps"]),
+        + made(tables.paper(at("paper")), COMMANDS["paper"]),
+        "sweeps": shown("sweep", "sweep", "sweep_*") + (swept(at("sweep")) or missing(COMMANDS["sweeps"])),
         "defaults": markdown(tables.defaults())
-        + pictures((place(results, "ablation"), plots), "ablation", "ablation_*")
-        + made(tables.ablation(place(results, "ablation")), COMMANDS["defaults"]),
-        "claims": pictures((place(results, "claims"), plots), "claims", "claims_*", "claims-*")
-        + made(tables.claims(place(results, "claims")), COMMANDS["claims"]),
-        "tuning": made(
-            tables.tuned(place(results, "study/study")) or tables.tuned(place(results, "study/tune")),
-            COMMANDS["tuning"],
-        ),
-        "speed": speed(results, plots),
+        + shown("ablation", "ablation", "ablation_*")
+        + made(tables.ablation(at("ablation")), COMMANDS["defaults"]),
+        "claims": shown("claims", "claims", "claims_*", "claims-*")
+        + made(tables.claims(at("claims")), COMMANDS["claims"]),
+        "tuning": made(tuned, COMMANDS["tuning"]),
+        "speed": speed if forward else missing(COMMANDS["speed"]),
         "rerun": markdown("Each goes on where it was; `--help` says what it writes.\n\n" + commands),
         "limits": "" if "limits" in said else '<p class="missing">Not written yet.</p>',
     }
-    return {key: (SECTIONS[key], said.get(key, "") + body) for key, body in bodies.items()}
+    return {key: said.get(key, "") + body for key, body in bodies.items()}
+
+
+@dataclass(frozen=True)
+class Options:
+    results: Path = ROOT / "experiments"  # a folder of questions, each with its results/
+    plots: Path = ROOT / "plots"
+    conclusions: Path = HERE / "conclusions.md"
+    out: Path = HERE / "report.html"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "experiments", help="a folder of questions, each with its results/"
-    )
-    parser.add_argument("--plots", type=Path, default=ROOT / "plots")
-    parser.add_argument("--conclusions", type=Path, default=ROOT / "experiments" / "report" / "conclusions.md")
-    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "report" / "report.html")
-    arguments = parser.parse_args()
+    given = script.options(Options, __doc__)
     try:
-        said = prose(arguments.conclusions, arguments.results)
+        said = prose(given.conclusions, given.results)
     except UnknownValue as error:
         sys.exit(str(error))
-    lead = f"<p>Made from the result files at commit {versions()['commit']}. Intervals are of 95 %.</p>"
-    text = page(TITLE, lead, sections(arguments.results, arguments.plots, said))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    part = arguments.out.with_name(arguments.out.name + ".part")
+    bodies = sections(given.results, given.plots, said)
+    text = string.Template((HERE / "page.html").read_text()).substitute(
+        title=html.escape(TITLE),
+        lead=f"<p>Made from the result files at commit {versions()['commit']}. Intervals are of 95 %.</p>",
+        contents=" ".join(f'<a href="#{key}">{html.escape(SECTIONS[key])}</a>' for key in bodies),
+        sections="\n".join(f'<h2 id="{k}">{html.escape(SECTIONS[k])}</h2>\n{body}' for k, body in bodies.items()),
+    )
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    part = given.out.with_name(given.out.name + ".part")
     part.write_text(text)
-    os.replace(part, arguments.out)
-    print(f"{arguments.out}: {len(text) / 1e6:.1f} MB")
+    os.replace(part, given.out)
+    print(f"{given.out}: {len(text) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

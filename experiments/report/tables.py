@@ -11,17 +11,15 @@ from typing import Any
 import pandas as pd
 
 from esrl.algorithms.es_options import EggrollOptions
+from experiments import script
 from experiments.ablation import analysis as effects
 from experiments.claims import table as claims_table
-from experiments.lab.record import ROOT
 from experiments.lab.stats import about, final, interquartile_mean, interval, read
-from experiments.paper import steps as paper_steps
-from experiments.paper.table import table as paper_table
+from experiments.paper import compare
+from experiments.paper.recipes import DATA
 from experiments.study import study_table
 from experiments.study.recipe_headers import HEAD, line, measures
 
-PAPER = ROOT / "experiments" / "paper" / "rl.toml"
-SWEPT = ("env", "agent", "rank", "population", "sigma")
 PLAIN = {"seed", "generation", "env_steps", "episodes", "seconds", "seconds_compile", "seconds_evaluate", "used"}
 PLAIN |= {"return_mean", "return_std", "length_mean", "runs_together", "recipe", "settings", "base", "commit"}
 PLAIN |= {"versions", "machine", "date"}
@@ -32,8 +30,10 @@ def comparison(folder: Path) -> str:
     """Every agent in every environment, as experiments/study/recipe_headers.py prints it."""
     if not any(folder.glob("*/*.csv")):
         return ""
-    rows = read(folder).groupby(["env", "agent"], sort=False)
-    return study_table.lines(list(HEAD), []) + "\n" + "\n".join(line(*key, measures(group)) for key, group in rows)
+    lines = [
+        line(env, agent, measures(rows)) for (env, agent), rows in read(folder).groupby(["env", "agent"], sort=False)
+    ]
+    return "\n".join([script.table(HEAD), *lines])
 
 
 def statistics(folder: Path) -> str:
@@ -41,11 +41,8 @@ def statistics(folder: Path) -> str:
     csv = folder / "statistics.csv"
     if not csv.exists():
         return ""
-    left = (
-        json.loads(csv.with_suffix(".json").read_text()).get("left out", [])
-        if csv.with_suffix(".json").exists()
-        else []
-    )
+    about = csv.with_suffix(".json")
+    left = json.loads(about.read_text()).get("left out", []) if about.exists() else []
     return study_table.markdown(pd.read_csv(csv)) + "\n\n" + "\n".join(f"- {note}" for note in left)
 
 
@@ -67,17 +64,17 @@ def settings(folder: Path) -> str:
         cells += [shown, ", ".join(dict.fromkeys(m["commit"] for m in measured)), "; ".join(sorted(where))]
         cells += [f"{len(found['failed'])} failed" if found["failed"] else ""]
         made.append([cell or "–" for cell in cells])
-    return study_table.lines(["environment", "agent", "seeds", "budget", "settings", "commit", "machine", ""], made)
+    return script.table(["environment", "agent", "seeds", "budget", "settings", "commit", "machine", ""], made)
 
 
 def steps(path: Path) -> str:
-    """EGGROLL beside the paper's at no more steps, from what experiments/paper/steps.py wrote."""
-    return paper_steps.markdown(pd.read_csv(path).to_dict("records")) if path.exists() else ""
+    """EGGROLL beside the paper's at no more steps, from what experiments/paper/compare.py wrote."""
+    return compare.markdown(pd.read_csv(path).to_dict("records")) if path.exists() else ""
 
 
 def paper(folder: Path) -> str:
     """Ours beside the paper's."""
-    return paper_table(folder, PAPER) if any(folder.glob("*/*.csv")) else ""
+    return compare.table(folder, DATA) if any(folder.glob("*/*.csv")) else ""
 
 
 def sweep(path: Path) -> str:
@@ -91,11 +88,11 @@ def sweep(path: Path) -> str:
     for key, group in rows.groupby([*down, *across], sort=False, dropna=False):
         cells[tuple(key)] = score(final(group)["return_mean"])
     if not across:
-        return study_table.lines([*down, "final return, IQM [95 %]"], [[*map(plain, k), v] for k, v in cells.items()])
+        return script.table([*down, "final return, IQM [95 %]"], [[*map(plain, k), v] for k, v in cells.items()])
     sigmas = sorted({key[-1] for key in cells})
     settings = list(dict.fromkeys(key[:-1] for key in cells))
     made = [[*map(plain, s), *(cells.get((*s, sigma), "–") for sigma in sigmas)] for s in settings]
-    return study_table.lines([*down, *(f"sigma {sigma:g}" for sigma in sigmas)], made)
+    return script.table([*down, *(f"sigma {sigma:g}" for sigma in sigmas)], made)
 
 
 def ablation(folder: Path) -> str:
@@ -113,6 +110,14 @@ def score(returns: pd.Series) -> str:
     return f"{interquartile_mean(returns):.4g}{bounds} ({len(returns)})"
 
 
+def forward(path: Path) -> str:
+    """Forward passes beside inference."""
+    rows = pd.read_csv(path)
+    names = ("kind", "hidden", "population", "dtype", "ms_per_step", "fraction_of_inference")
+    shown = [name for name in names if name in rows]
+    return script.table(shown, [[plain(x) for x in row] for row in rows[shown].itertuples(index=False)])
+
+
 def plain(cell: Any) -> str:
     return f"{cell:g}" if isinstance(cell, float) else str(cell)
 
@@ -125,7 +130,7 @@ def claims(folder: Path) -> str:
 
 def defaults() -> str:
     """EGGROLL's defaults beside the values that the paper's search tried."""
-    space = tomllib.loads(PAPER.read_text())["search_space"]["es"]
+    space = tomllib.loads(DATA.read_text())["search_space"]["es"]
     known = {field.name: field for field in fields(EggrollOptions)}
     made = []
     for name, values in space.items():
@@ -133,7 +138,7 @@ def defaults() -> str:
         if own in known:
             default = known[own].default
             made.append([f"`{own}`", f"`{default}`", f"`{name}`: " + ", ".join(map(str, values))])
-    return study_table.lines(["option", "esrl's default", "the paper's search space"], made)
+    return script.table(["option", "esrl's default", "the paper's search space"], made)
 
 
 def tuned(folder: Path) -> str:
@@ -147,16 +152,12 @@ def tuned(folder: Path) -> str:
             top = rows[rows["chosen"]].iloc[0]
         else:
             top = good.loc[good["value"].idxmax()] if len(good) else None
-        values, after = list(rows.columns).index("value"), list(rows.columns).index("env_steps")
-        names = rows.columns[values + 1 : after]
-        shown = (
-            "–"
-            if top is None
-            else ", ".join(f"{k.rpartition('.')[2]} {plain(top[k])}" for k in names if pd.notna(top[k]))
-        )
+        names = rows.columns[rows.columns.get_loc("value") + 1 : rows.columns.get_loc("env_steps")]
+        best = {} if top is None else {name: top[name] for name in names if pd.notna(top[name])}
+        shown = ", ".join(f"{name.rpartition('.')[2]} {plain(x)}" for name, x in best.items())
         counts = ", ".join(f"{number} {state}" for state, number in states.items())
         value = "–" if top is None else f"{top['value']:.4g}"
         cells = [path.parent.parent.name, study_table.name(path.stem), str(len(rows)), counts]
-        made.append([*cells, f"{rows['seconds'].sum():.0f}", value, shown])
+        made.append([*cells, f"{rows['seconds'].sum():.0f}", value, "–" if top is None else shown])
     head = ["environment", "agent", "trials", "of which", "seconds of training", "best trial's return", "its settings"]
-    return study_table.lines(head, made) if made else ""
+    return script.table(head, made) if made else ""

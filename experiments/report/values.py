@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from experiments.claims.table import same
 from experiments.lab.record import folder_name
 from experiments.lab.stats import interquartile_mean
 from experiments.study.study_table import value
@@ -117,11 +118,3 @@ def _cell(key: str, results: Path) -> str:
         return format(found, form.strip() or ".3g")
     except ValueError:
         raise UnknownValue(f"{form.strip()} is no format for numbers") from None
-
-
-def same(cell: Any, text: str) -> bool:
-    """Whether a cell is what a condition says: as numbers where both are, else as text."""
-    try:
-        return float(cell) == float(text)
-    except (TypeError, ValueError):
-        return str(cell) == text
