@@ -5,7 +5,7 @@
 
 An option of the paper and its name in esrl: deterministic_policy is deterministic; rank_transform = true is the shaping
 centred_rank, and false is z_score; every other name is the same. Evolution strategies take the paper's step scale and
-normalise no observations; PPO normalises observations, not rewards.
+normalize no observations; PPO normalizes observations, not rewards.
 """
 
 import sys

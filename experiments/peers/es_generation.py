@@ -1,11 +1,11 @@
 """Other libraries' generations for experiments/throughput/run.py: evosax's `Open_ES`, and `brax.training.agents.es`.
 
 evosax is open_es.py's side: population, network, sigma, Adam, centered ranks, deterministic actions, horizon and
-normalisation are those of esrl's OpenES. All members of a generation are in one world, and every member is stepped for
+normalization are those of esrl's OpenES. All members of a generation are in one world, and every member is stepped for
 the whole horizon. It runs on one device by itself, and here on all of them by one added line.
 
 brax's ES has the same number of members (it counts pairs), network (by its own factory), sigma, centered ranks, horizon
-and normalisation. It samples its actions, steps every member for the whole horizon, and keeps all observations. Its
+and normalization. It samples its actions, steps every member for the whole horizon, and keeps all observations. Its
 own `train` runs it, with a learning rate of 0, so that parameters stay fresh. After each generation it reports its
 progress, and there it waits for its next turn. Its seconds are its own, of the epoch alone; what it does between
 generations (scoring two episodes) is not counted.

@@ -5,13 +5,13 @@
     python -m experiments.peers.open_es --table
 
 Both sides have the same population, sigma, Adam, learning rate, centered ranks, antithetic pairs, network (layers,
-activation, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalised
+activation, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalized
 observations, and budget of live environment steps. They run in turn in one process. Scored is the mean of the search
 distribution, on the same 128 held-out episodes, through `esrl.evaluate`; scoring is not timed.
 
 What is each side's own way: evosax plays every member in one and the same world of a generation, esrl each pair in a
 world of its own; evosax steps every member for the whole horizon and resets it in between, and what it sees after an
-episode's end also goes into its normalisation, esrl stops counting there and stops stepping once all of a chunk are
+episode's end also goes into its normalization, esrl stops counting there and stops stepping once all of a chunk are
 done. Live steps are those before a member's first end; `padded_steps` are the others. evosax runs on one device by
 itself; "evosax, 2 devices" is the same program with its population split over JAX's devices by one added line, as
 esrl's always is.
@@ -139,7 +139,7 @@ def agent_of(env: Any, line: Line, hidden: tuple[int, ...], mesh: Any) -> esrl.A
 
 
 def _problem(env: Any, network: Any) -> Any:
-    """evosax's own problem class for the environment, with its own normalisation."""
+    """evosax's own problem class for the environment, with its own normalization."""
     from evosax.problems.rl.brax import BraxProblem
     from evosax.problems.rl.gymnax import GymnaxProblem
 

@@ -34,7 +34,7 @@ REMAINS = """
 - rejax takes gymnax's `done` at the time limit for the end of the world; esrl takes the value of what comes after.
 - rejax bounds every entry of a gradient by max_grad_norm, and gives actor and critic an optimizer each; esrl bounds the
   global norm of both together.
-- rejax normalises by statistics of the very step, esrl and brax.training by those at the start of an iteration or after
+- rejax normalizes by statistics of the very step, esrl and brax.training by those at the start of an iteration or after
   it.
 - brax.training begins every episode of a lane in the state of its first one, which costs nothing; rejax and esrl draw a
   new one, and work it out in every step. rejax plays Brax through two automatic resets, its wrapper's and gymnax's.

@@ -11,7 +11,7 @@ scoring. `seconds` hold compiling, which only the first run of a process does; t
 
 What remains different: stable-baselines3 steps its environments one by one (`DummyVecEnv`), esrl by Gymnasium's vector
 entry point where there is one (CartPole-v1), else as Gymnasium's `SyncVectorEnv`; stable-baselines3 has orthogonal
-weights, lets the clip range fall linearly on CartPole as its learning rate, and updates its normalisation in every
+weights, lets the clip range fall linearly on CartPole as its learning rate, and updates its normalization in every
 step; with esrl both stay as they are within an iteration. PyTorch gets as many threads as `--threads` says.
 """
 
@@ -177,7 +177,7 @@ class Sb3:
 
 
 def _weights(model: Any) -> PyTree:
-    """A stable-baselines3 policy as arrays: its layers, and what observations are normalised by."""
+    """A stable-baselines3 policy as arrays: its layers, and what observations are normalized by."""
     layers = [x for x in model.policy.mlp_extractor.policy_net if hasattr(x, "weight")] + [model.policy.action_net]
     found = [
         (jnp.asarray(x.weight.detach().numpy().T.copy()), jnp.asarray(x.bias.detach().numpy().copy())) for x in layers

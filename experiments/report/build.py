@@ -59,7 +59,7 @@ KINDS = {".png": "image/png", ".svg": "image/svg+xml"}
 CAPTIONS = {
     "study": "Normalised scores over all environments (interquartile mean, median, mean, optimality gap) and the"
     " probability that a run of one agent is better than one of another, with 95 % bootstrap intervals.",
-    "study_profiles": "Performance profiles: the part of all runs whose normalised score is above a value.",
+    "study_profiles": "Performance profiles: the part of all runs whose normalized score is above a value.",
     "curves": "Held-out return over environment steps: interquartile means over seeds, 95 % bootstrap intervals.",
     "curves_seconds": "The same over seconds: of training, and what compiling took before.",
     "curves_episodes": "The same over episodes.",

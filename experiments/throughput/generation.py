@@ -4,7 +4,7 @@ A generation is `agent.step`: noise, rollout, fitness shaping, contraction and u
 compiled program, from the same state and in other worlds each time; timed is the call until its results are there.
 
 "no noise" is the same rollout without anything else: as many lanes in the same worlds, as many at once on the same
-devices, observation normalisation and its sums as in training, but the unperturbed parameters in every lane, and no
+devices, observation normalization and its sums as in training, but the unperturbed parameters in every lane, and no
 update. Peers: evosax's Open_ES and brax's own ES on the environments that they have, see peers/es_generation.py.
 
 Two states to start from: "fresh" parameters; and, for CartPole, "trained" ones, with sigma so small that every member

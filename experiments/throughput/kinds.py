@@ -157,7 +157,7 @@ class Cost(NamedTuple):
 def cost(work: Work, kind: Kind, chunk: int, devices: int) -> Cost:
     """What a step must take.
 
-    Counted are products and biases; normalisation, activations, and drawing numbers are not. Weights are read once for
+    Counted are products and biases; normalization, activations, and drawing numbers are not. Weights are read once for
     each chunk, activations come in and go out once for each layer, stored noise is read once in a step.
     """
     leaves = kind.noise.plan(work.leaves) if kind.noise else work.leaves
