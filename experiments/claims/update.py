@@ -131,15 +131,9 @@ def wrong_update(effort: Effort) -> list[Row]:
         leaf, floats = matrix(size, size, rank), 4 * pairs * size * size
         settings: Row = {"m": size, "n": size, **ranked(rank), "pairs": pairs}
 
-        def right(key: Key, leaf: noise.Leaf = leaf) -> Array:
-            return gradient(key, leaf, fitness, 0 * goal, pairs=pairs)
-
-        def wrong(key: Key, leaf: noise.Leaf = leaf) -> Array:
-            return wrong_gradient(key, leaf, fitness, 0 * goal, pairs)
-
-        def raw(key: Key, leaf: noise.Leaf = leaf) -> Array:
-            return wrong_gradient(key, leaf, fitness, 0 * goal, pairs, offset=1.0)
-
+        right = partial(gradient, leaf=leaf, fitness=fitness, w=0 * goal, pairs=pairs)
+        wrong = partial(wrong_gradient, leaf=leaf, fitness=fitness, w=0 * goal, pairs=pairs)
+        raw = partial(wrong, offset=1.0)
         expected = 1 / math.sqrt(1 + error(size, size, rank) / pairs)
         aims: dict[str, tuple[Callable[[Key], Array], float, float | None]]
         aims = {"sum of products": (right, 1.0, expected), "product of sums": (wrong, 0.0, 0.0)}

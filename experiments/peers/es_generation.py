@@ -13,11 +13,11 @@ generations (scoring two episodes) is not counted.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -47,11 +47,6 @@ def peer_sides(env: Any, population: int, hidden: tuple[int, ...]) -> dict[str, 
     return found
 
 
-def _needed(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{package} is not installed")
-
-
 class _Named:
     """An environment by the name that its own suite knows, without esrl's options."""
 
@@ -63,7 +58,6 @@ class _Named:
 
 
 def _evosax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
-    _needed("evosax")
     from experiments.peers.open_es import Evosax, Line
 
     begun = compile_seconds()
@@ -110,24 +104,23 @@ class _Turns:
         if not self._go.get():
             raise _Enough
 
-    def next(self) -> tuple[int, Any]:
-        """(live steps so far, metrics) after the next generation; the first call is of none."""
+    def first(self) -> tuple[int, Any]:
+        """(live steps so far, metrics) before any generation."""
         found = self._done.get()
         if isinstance(found, Exception):
             raise found
         return found
 
-    def go_on(self) -> None:
+    def next(self) -> tuple[int, Any]:
+        """The same after the next generation."""
         self._go.put(True)
+        return self.first()
 
     def end(self) -> None:
         self._go.put(False)
 
 
 def _brax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
-    _needed("brax")
-    from functools import partial
-
     import brax.envs
     from brax.training.agents.es import networks as es_networks
     from brax.training.agents.es import train as es
@@ -167,14 +160,12 @@ def _brax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
 
     with mock.patch.object(jax, "jit", jit):
         turns = _Turns(partial(es.train, **options))
-        turns.next()
+        turns.first()
         for _ in range(WARM):
-            turns.go_on()
             turns.next()
     live = [0]
 
     def call() -> tuple[float, ...]:
-        turns.go_on()
         steps, metrics = turns.next()
         done, live[0] = steps - live[0], steps
         seconds = population * horizon / metrics["training/sps"]

@@ -18,7 +18,7 @@ What could not be made the same is in `REMAINS`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -68,18 +68,33 @@ class Line:
     default: bool = True
 
 
-def rejax_line(env: str, file: str, env_steps: float, given: dict[str, Any], **config: Any) -> Line:
-    """A line against rejax: its file's numbers, of which esrl's are a translation; networks are its default, 2x64."""
-    activation = config["agent_kwargs"]["activation"]
-    options: dict[str, Any] = {
-        name: config[name] for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches")
-    }
-    options |= {name: config[name] for name in ("learning_rate", "gamma", "gae_lambda", "clip_eps", "max_grad_norm")}
-    options |= {"entropy_coef": config["ent_coef"], "value_coef": config["vf_coef"], "clip_value": True}
-    options |= {"normalize_observations": config.get("normalize_observations", False), "normalize_rewards": False}
-    esrls = {"swish": "silu"}.get(activation, activation)
-    source = f"rejax, configs/{file}"
-    return Line(env, source, {**given, **config}, (64, 64), esrls, {**options, "squash": "clip"}, env_steps)
+ESRLS = {"swish": "silu"}  # activations by other names
+REJAX = (
+    "num_envs",
+    "num_steps",
+    "num_epochs",
+    "num_minibatches",
+    "learning_rate",
+    "max_grad_norm",
+    "gamma",
+    "ent_coef",
+)
+
+
+def rejax_line(
+    env: str, file: str, env_steps: float, activation: str, numbers: Sequence[float], given: dict[str, Any]
+) -> Line:
+    """A line against rejax: its file's numbers, of which esrl's are a translation; networks are its default, 2x64.
+
+    Args:
+      file: of rejax. numbers: of `REJAX`. given: what else its file says.
+    """
+    same: dict[str, Any] = dict(zip(REJAX, numbers, strict=True)) | {"gae_lambda": 0.95, "clip_eps": 0.2}
+    config = {**same, "vf_coef": 0.5, "agent_kwargs": {"activation": activation}, **given}
+    options = {**same, "entropy_coef": same["ent_coef"], "value_coef": 0.5, "clip_value": True, "squash": "clip"}
+    options |= {"normalize_observations": given.get("normalize_observations", False), "normalize_rewards": False}
+    del options["ent_coef"]
+    return Line(env, f"rejax, configs/{file}", config, (64, 64), ESRLS.get(activation, activation), options, env_steps)
 
 
 def brax_line(env: str, env_steps: float, critic: tuple[int, ...], **more: bool) -> Line:
@@ -100,57 +115,30 @@ def brax_line(env: str, env_steps: float, critic: tuple[int, ...], **more: bool)
     return Line(env, source, config, (32,) * 4, "silu", options, env_steps, **more)
 
 
-GAE = {"gae_lambda": 0.95, "clip_eps": 0.2, "vf_coef": 0.5}
 LINES = {
     "rejax/gymnax/CartPole-v1": rejax_line(
         "gymnax/CartPole-v1",
         "gymnax/cartpole.yaml",
         1e5,
+        "tanh",
+        (5, 100, 5, 5, 7.5e-4, 0.5, 0.99, 0.01),
         {"env": "CartPole-v1"},
-        **GAE,
-        agent_kwargs={"activation": "tanh"},
-        num_envs=5,
-        num_steps=100,
-        num_epochs=5,
-        num_minibatches=5,
-        learning_rate=7.5e-4,
-        max_grad_norm=0.5,
-        gamma=0.99,
-        ent_coef=0.01,
     ),
     "rejax/gymnax/Pendulum-v1": rejax_line(
         "gymnax/Pendulum-v1",
         "gymnax/pendulum.yaml",
         7.5e5,  # its total_timesteps is 150,000, but it trains an iteration of 10,000 for each of 75 evaluations
-        {"env": "Pendulum-v1"},
-        **GAE,
-        agent_kwargs={"activation": "swish"},
-        num_envs=100,
-        num_steps=100,
-        num_epochs=10,
-        num_minibatches=10,
-        learning_rate=1e-3,
-        max_grad_norm=10.0,
-        gamma=0.995,
-        ent_coef=0.0,
-        normalize_observations=True,
+        "swish",
+        (100, 100, 10, 10, 1e-3, 10.0, 0.995, 0.0),
+        {"env": "Pendulum-v1", "normalize_observations": True},
     ),
     "rejax/brax/hopper": rejax_line(
         "brax/hopper",
         "brax/hopper.yaml",
         2e6,  # of 5.24 million
-        {"env": "brax/hopper", "env_params": {"backend": "spring"}},
-        **GAE,
-        agent_kwargs={"activation": "tanh"},
-        num_envs=32,
-        num_steps=32,
-        num_epochs=9,
-        num_minibatches=2,
-        learning_rate=0.00025674088686342003,
-        max_grad_norm=1.0,
-        gamma=0.995,
-        ent_coef=0.01,
-        normalize_observations=True,
+        "tanh",
+        (32, 32, 9, 2, 0.00025674088686342003, 1.0, 0.995, 0.01),
+        {"env": "brax/hopper", "env_params": {"backend": "spring"}, "normalize_observations": True},
     ),
     # brax.training's own critic is 5x256, on which two cores spend nine tenths of their time
     "brax/inverted_double_pendulum, critic 4x32": brax_line("brax/inverted_double_pendulum", 3e6, (32,) * 4),

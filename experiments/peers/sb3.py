@@ -51,22 +51,14 @@ class Line:
 
 
 SOURCE = "RL Baselines3 Zoo, hyperparams/ppo.yml; what it leaves out is stable-baselines3's default"
+ZOO = ("n_steps", "batch_size", "gae_lambda", "gamma", "n_epochs", "ent_coef", "learning_rate", "clip_range")
 LINES = {
     "CartPole-v1": Line(
         threshold=475.0,
         env_steps=1e5,
         every=2048,
         num_envs=8,
-        zoo={
-            "n_steps": 32,
-            "batch_size": 256,
-            "gae_lambda": 0.8,
-            "gamma": 0.98,
-            "n_epochs": 20,
-            "ent_coef": 0.0,
-            "learning_rate": 1e-3,
-            "clip_range": 0.2,
-        },
+        zoo=dict(zip(ZOO, (32, 256, 0.8, 0.98, 20, 0.0, 1e-3, 0.2), strict=True)),
         falling=("learning_rate", "clip_range"),
     ),
     "Acrobot-v1": Line(
@@ -74,16 +66,7 @@ LINES = {
         env_steps=1e6,
         every=8192,
         num_envs=16,
-        zoo={
-            "n_steps": 256,
-            "batch_size": 64,
-            "gae_lambda": 0.94,
-            "gamma": 0.99,
-            "n_epochs": 4,
-            "ent_coef": 0.0,
-            "learning_rate": 3e-4,
-            "clip_range": 0.2,
-        },
+        zoo=dict(zip(ZOO, (256, 64, 0.94, 0.99, 4, 0.0, 3e-4, 0.2), strict=True)),
         normalize=True,
     ),
 }

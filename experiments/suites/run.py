@@ -48,6 +48,7 @@ from experiments.lab.random_policy import random_agent
 from experiments.lab.record import ROOT, About, Row, read_rows, results, write_rows
 from experiments.lab.timing import first, spread, turns
 from experiments.paper.run import suite_versions
+from experiments.throughput.generation import shortened
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"
 RESULTS = results("suites")
@@ -117,8 +118,7 @@ def measure(name: str, given: Options) -> Row:
     begun = time.perf_counter()
     env = esrl.make(name)
     construct = time.perf_counter() - begun
-    if given.horizon and horizon_of(env) > given.horizon:
-        env = esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={given.horizon}")
+    env = shortened(env, name, given.horizon)
     plays = {"random": of_random(env, given), "eggroll": of_eggroll(env, given)}
     compiling = {who: first(partial(play, 0)) - first(partial(play, 0)) for who, play in plays.items()}
     generations = itertools.count(1)

@@ -24,10 +24,10 @@ import numpy as np
 from esrl.algorithms import memory_plan
 from esrl.core import sharding
 from experiments.lab.record import Row
-from experiments.lab.timing import Call, compiled, first, reason_of, rounded, spread, turns
+from experiments.lab.timing import Call, compiled, first, reason_of, rounded, spread
 from experiments.throughput.kinds import Kind, Work, cost, kinds, layer_work, policy_work, program, steps_for
-from experiments.throughput.machine_limits import Ceilings, held
-from experiments.throughput.part import Bench, Part, waited
+from experiments.throughput.machine_limits import Ceilings, held, waited
+from experiments.throughput.part import Bench, Part
 
 KEY: tuple[str, ...] = ("part", "network", "population", "dtype", "kind")
 COLUMNS: tuple[str, ...] = ("rank", "width", "devices", "chunk_lanes", "steps", "repeats")
@@ -126,10 +126,9 @@ def _timed(
     bench: Bench,
 ) -> None:
     """Times what is compiled, in turn with what the ceilings are measured by, and adds it to the rows."""
-    options = bench.options
     calls |= {"flops": bench.loads.products[work.dtype], "bytes": bench.loads.add}
     once |= {name: first(calls[name]) for name in ("flops", "bytes")}
-    found = turns(calls, once, options.repeats, options.seconds, options.seconds_limit * options.repeats)
+    found = bench.turns(calls, once)
     flops, moved = (float(np.median(windows[:, 1] / windows[:, 0])) for windows in map(found.pop, ("flops", "bytes")))
     now = Ceilings({work.dtype: flops}, moved, bench.ceilings.memory)
     per_step = {name: windows[:, 0] / windows[:, 1] for name, windows in found.items()}

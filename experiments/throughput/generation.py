@@ -28,9 +28,9 @@ from esrl.core.types import seed_key
 from esrl.envs.base import horizon_of
 from esrl.training.evaluation import act_all
 from experiments.lab.record import Row
-from experiments.lab.timing import compiled, first, reason_of, rounded, spread, turns
+from experiments.lab.timing import compiled, first, reason_of, rounded, spread
 from experiments.throughput.machine_limits import held
-from experiments.throughput.part import Bench, Options, Part
+from experiments.throughput.part import Bench, Part
 
 ENVS = {  # and members of a generation
     "gymnasium/phys2d/CartPole-v1": 2048,
@@ -155,6 +155,13 @@ def trained_state(env: Any, generations: int = 100) -> Any:
     raise RuntimeError(f"episodes end early after {generations} generations")
 
 
+def shortened(env: Any, name: str, horizon: int | None) -> Any:
+    """The environment of this name, with a horizon where its own is longer."""
+    if not horizon or horizon_of(env) <= horizon:
+        return env
+    return esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={horizon}")
+
+
 def sides(env: Any, population: int, start: str, peers: bool) -> dict[str, Callable[[], Side]]:
     """What is compared on an environment, each made when it is called.
 
@@ -214,9 +221,7 @@ def compare(name: str, start: str, bench: Bench) -> list[Row]:
     population = options.generation_population or ENVS.get(name, 1024)
     common = {"env": name, "horizon": "", "start": start, "population": population, "side": "all"}
     try:
-        env = esrl.make(name)
-        if options.horizon and horizon_of(env) > options.horizon:
-            env = esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={options.horizon}")
+        env = shortened(esrl.make(name), name, options.horizon)
         makers = sides(env, population, start, options.peers)
     except Exception as error:
         return [{**common, "left_out": reason_of(error)}]
@@ -237,16 +242,16 @@ def compare(name: str, start: str, bench: Bench) -> list[Row]:
             row["left_out"] = reason_of(error)
             continue
         made[side] = one
-    _timed(rows, made, once, options)
+    _timed(rows, made, once, bench)
     for one in made.values():
         one.close()
     return list(rows.values())
 
 
-def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], options: Options) -> None:
+def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], bench: Bench) -> None:
     """Times the sides in turn and adds what was found to their rows."""
     calls = {side: one.call for side, one in made.items()}
-    found = turns(calls, once, options.repeats, options.seconds, options.seconds_limit * options.repeats)
+    found = bench.turns(calls, once)
     rates = {}
     for side, windows in found.items():
         seconds, live, every, number = windows[:, :4].T

@@ -23,12 +23,12 @@ from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.perturbation import noise as noises
 from experiments.lab.record import Row
-from experiments.lab.timing import Call, compiled, first, reason_of, rounded, spread, turns
+from experiments.lab.timing import Call, compiled, first, reason_of, rounded, spread
 from experiments.throughput.forward import chunk_of
 from experiments.throughput.generation import trained_by
 from experiments.throughput.kinds import Kind, cost, policy_work, program, steps_for
-from experiments.throughput.machine_limits import held
-from experiments.throughput.part import Bench, Options, Part, waited
+from experiments.throughput.machine_limits import held, waited
+from experiments.throughput.part import Bench, Options, Part
 
 ENV = "gymnasium/phys2d/CartPole-v1"
 FACTORS = ("population", "width", "rank", "episodes")
@@ -85,7 +85,7 @@ def _forward(point: Row, bench: Bench) -> Row:
     function, given = program(work, kind, chunk, steps, mesh)()
     run, seconds = compiled(function, *given)
     fixed = {"compile_seconds": rounded(seconds, 3), "peak_bytes": held(run, mesh.size), "noise_bytes": int(need.noise)}
-    return {**fixed, **_timed(waited(run, given, steps, float(steps * work.lanes)), bench.options)}
+    return {**fixed, **_timed(waited(run, given, steps, float(steps * work.lanes)), bench)}
 
 
 def _generation(point: Row, bench: Bench) -> Row:
@@ -102,12 +102,11 @@ def _generation(point: Row, bench: Bench) -> Row:
         return number, every
 
     fixed = {"compile_seconds": rounded(side.compile_seconds, 3), "peak_bytes": int(side.peak_bytes or 0)}
-    return {**fixed, "noise_bytes": 4 * side.noise_floats, **_timed(call, bench.options)}
+    return {**fixed, "noise_bytes": 4 * side.noise_floats, **_timed(call, bench)}
 
 
-def _timed(call: Call, options: Options) -> Row:
-    limit = options.seconds_limit * options.repeats
-    seconds, number, every = turns({"": call}, {"": first(call)}, options.repeats, options.seconds, limit)[""].T
+def _timed(call: Call, bench: Bench) -> Row:
+    seconds, number, every = bench.turns({"": call}, {"": first(call)})[""].T
     row = {"repeats": len(seconds), **spread("seconds", seconds / number), "lane_steps": int((every / number).mean())}
     return {**row, **spread("ns_per_lane_step", 1e9 * seconds / every)}
 

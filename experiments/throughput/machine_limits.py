@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from esrl.core.sharding import AXIS, Mesh, default_mesh
+from experiments.lab.timing import Call
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SHARE = 0.6  # of the memory that is free, for what a measurement may take
@@ -43,8 +44,8 @@ class Loads(NamedTuple):
     `products` by dtype: a large matrix product. `add`: 1 added in place to an array far larger than any cache.
     """
 
-    products: dict[str, Callable[[], tuple[float, ...]]]
-    add: Callable[[], tuple[float, ...]]
+    products: dict[str, Call]
+    add: Call
 
 
 def loads(dtypes: Iterable[str]) -> Loads:
@@ -87,7 +88,7 @@ def held(program: Any, devices: int) -> int:
     return devices * sum(int(getattr(sizes, name)) for name in names)
 
 
-def _best(call: Callable[[], tuple[float, ...]]) -> float:
+def _best(call: Call) -> float:
     """What the fastest of a few calls does in a second."""
     call()
     rates = []
@@ -98,7 +99,7 @@ def _best(call: Callable[[], tuple[float, ...]]) -> float:
     return max(rates)
 
 
-def _product(mesh: Mesh, dtype: str) -> Callable[[], tuple[float, ...]]:
+def _product(mesh: Mesh, dtype: str) -> Call:
     """x @ W, with a square of x on each device, and W on each."""
     side, times = (1024, 2) if on_cpu() else (8192, 16)
     split, everywhere = PartitionSpec(AXIS), PartitionSpec()
@@ -110,22 +111,24 @@ def _product(mesh: Mesh, dtype: str) -> Callable[[], tuple[float, ...]]:
 
     mapped = jax.shard_map(chain, mesh=mesh, in_specs=(split, everywhere), out_specs=split, check_vma=False)
     program = jax.jit(mapped).lower(x, w).compile()
-    return _counted(lambda: program(x, w), times * 2.0 * mesh.size * side**3)
+    return waited(program, (x, w), times * 2.0 * mesh.size * side**3)
 
 
-def _add(mesh: Mesh) -> Callable[[], tuple[float, ...]]:
+def _add(mesh: Mesh) -> Call:
     """x + 1, in place, again and again."""
     size, times = (1 << 26) if on_cpu() else (1 << 29), 8
     place = NamedSharding(mesh, PartitionSpec(AXIS))
     x = jax.device_put(jnp.zeros(size // mesh.size * mesh.size), place)
     again = jax.jit(lambda x: jax.lax.fori_loop(0, times, lambda _, y: y + 1, x), out_shardings=place)
     program = again.lower(x).compile()
-    return _counted(lambda: program(x), times * 2.0 * x.nbytes)
+    return waited(program, (x,), times * 2.0 * x.nbytes)
 
 
-def _counted(run: Callable[[], Any], done: float) -> Callable[[], tuple[float, ...]]:
+def waited(program: Any, given: tuple[Any, ...], *done: float) -> Call:
+    """A call of a compiled program that waits for its results, and says what was done in it."""
+
     def call() -> tuple[float, ...]:
-        jax.block_until_ready(run())
-        return (done,)
+        jax.block_until_ready(program(*given))
+        return done
 
     return call

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import numpy as np
+import pandas as pd
 from tyro.conf import Positional
 
 import esrl
@@ -41,30 +41,20 @@ def measure(recipe: esrl.Recipe, kind: str, seeds: int) -> list[Row]:
     """A row for each seed and evaluation."""
     begun = time.perf_counter()
     agent = recipe.override({}, None, KINDS[kind]).build()
-    many = esrl.train_many(
-        agent,
-        range(seeds),
-        env_steps=recipe.env_steps,
-        evaluations=recipe.evaluations,
-        evaluate_episodes=recipe.evaluate_episodes,
-    )
+    budget: Row = {"env_steps": recipe.env_steps, "evaluations": recipe.evaluations}
+    many = esrl.train_many(agent, range(seeds), **budget, evaluate_episodes=recipe.evaluate_episodes)
     seconds = round(time.perf_counter() - begun, 2)
-    common = {"env": recipe.env, "kind": kind}
-    return [
-        {**common, **{k: row[k] for k in ("seed", "generation", "env_steps", "eval_return_mean")}, "seconds": seconds}
-        for row in many.rows
-    ]
+    names = ("seed", "generation", "env_steps", "eval_return_mean")
+    return [{"env": recipe.env, "kind": kind, **{k: row[k] for k in names}, "seconds": seconds} for row in many.rows]
 
 
-def line(rows: list[Row], kind: str) -> str:
-    """A kind's row of the table."""
-    mine = [row for row in rows if row["kind"] == kind]
-    runs = [[row for row in mine if row["seed"] == seed] for seed in dict.fromkeys(row["seed"] for row in mine)]
-    last = [float(run[-1]["eval_return_mean"]) for run in runs]
-    mean = [float(np.mean([float(row["eval_return_mean"]) for row in run[1:]])) for run in runs]
-    cells = [f"{interquartile_mean(x):.4g} [{', '.join(f'{end:.4g}' for end in interval(x))}]" for x in (last, mean)]
-    steps = np.median([float(run[-1]["env_steps"]) for run in runs])
-    return script.line([mine[0]["env"], kind, len(runs), f"{steps:.3g}", *cells, mine[0]["seconds"]])
+def line(rows: list[Row]) -> str:
+    """A kind's row of the table, from its rows."""
+    runs = pd.DataFrame(rows).astype({"env_steps": float, "eval_return_mean": float}).groupby("seed")
+    scores = runs["eval_return_mean"].last(), runs["eval_return_mean"].apply(lambda run: run.iloc[1:].mean())
+    cells = [f"{interquartile_mean(x):.4g} [{', '.join(f'{end:.4g}' for end in interval(x))}]" for x in scores]
+    steps = runs["env_steps"].last().median()
+    return script.line([rows[0]["env"], rows[0]["kind"], len(runs), f"{steps:.3g}", *cells, rows[0]["seconds"]])
 
 
 @dataclass(frozen=True)
@@ -85,7 +75,7 @@ def main() -> None:
     print(script.table(HEAD))
     for env in given.envs:
         csv = given.out / f"{folder_name(env)}.csv"
-        budget = {"env_steps": given.env_steps} if given.env_steps else {}
+        budget: Row = {"env_steps": given.env_steps} if given.env_steps else {}
         recipe = recipes.read(ROOT / "agents" / env / "eggroll.toml").override({"evaluations": 10, **budget})
         rows, about = read_rows(csv), None if given.table else About(csv.with_suffix(".json"), plain(recipe))
         for kind in given.kinds:
@@ -94,8 +84,9 @@ def main() -> None:
                 write_rows(csv, rows)
                 about.ran([kind])
                 jax.clear_caches()
-            if any(row["kind"] == kind for row in rows):
-                print(line(rows, kind), flush=True)
+            mine = [row for row in rows if row["kind"] == kind]
+            if mine:
+                print(line(mine), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
+import numpy as np
 
 from experiments import script
 from experiments.lab.record import Row, results
-from experiments.lab.timing import Call, Table
+from experiments.lab.timing import Call, Table, turns
 from experiments.throughput.machine_limits import Ceilings, Loads, on_cpu
 
 RESULTS = results("throughput")
@@ -71,6 +71,11 @@ class Bench(NamedTuple):
             return f"would take {seconds:.3g} s or more a window"
         return ""
 
+    def turns(self, calls: Mapping[str, Call], once: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """Windows of all calls in turn: [windows, 1 + numbers], seconds first."""
+        own = self.options
+        return turns(calls, once, own.repeats, own.seconds, own.seconds_limit * own.repeats)
+
 
 class Part(NamedTuple):
     """A part.
@@ -108,13 +113,3 @@ class Part(NamedTuple):
             print(self.line(row), flush=True)
 
         self.run(bench, add)
-
-
-def waited(program: Any, given: tuple[Any, ...], *done: float) -> Call:
-    """A call of a compiled program that waits for its results, and says what was done in it."""
-
-    def call() -> tuple[float, ...]:
-        jax.block_until_ready(program(*given))
-        return done
-
-    return call
