@@ -5,13 +5,17 @@
 
 Points are measurements with 95 % intervals (1.96 standard errors), dashed lines are theory; where points are joined by
 a thin line there is no theory. Where the horizontal axis has names, theory is a short bar.
+
+A line of figures.csv is a panel of its part's figure: the quantity, the columns on the horizontal axis (x) and of a
+line each (hue), the title, settings that its rows have (where), the scales of both axes ("names-log" for names across),
+and the factor that values are multiplied by.
 """
 
 import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -21,111 +25,26 @@ from matplotlib import pyplot as plt
 from tyro.conf import Positional
 
 from experiments import script
+from experiments.claims.table import matching
 from experiments.lab.record import result_names, results
 
 RESULTS = results("claims")
+FIGURES = Path(__file__).with_name("figures.csv")
 MARKERS, LINES = "osD^vPX*", ("--", (0, (5, 1)), (0, (1, 1)), "-.", (0, (3, 1, 1, 1, 1, 1)))
-
-
-class Panel(NamedTuple):
-    """What one panel shows.
-
-    Attributes:
-      quantity: rows of this quantity.
-      x, hue: columns on the horizontal axis, and of a line each.
-      title: above it. where: rows with these settings alone.
-      scales: of the axes, as in "log-linear"; "names" for a horizontal axis of names.
-      factor: what values are multiplied by.
-    """
-
-    quantity: str
-    x: str
-    hue: str
-    title: str
-    where: dict[str, Any] = {}  # noqa: RUF012
-    scales: str = "log-log"
-    factor: float = 1.0
-
-
-def _grid(scheme: str, rank: int) -> Panel:
-    title = f"final loss, {scheme}, {'rank 1' if rank else 'dense'}"
-    return Panel("final loss over the first", "sigma", "population", title, {"scheme": scheme, "rank": rank})
-
-
-NORMAL = {"distribution": "normal"}
-FIGURES = {
-    "error-rank": [
-        Panel("squared error", "rank", "distribution", "squared error, 64x64", {"m": 64}, "log-linear"),
-        Panel("excess over dense", "rank", "m", "excess over dense, normal factors", NORMAL),
-        Panel("squared error of a pair", "rank", "fitness", "squared error of a pair, 16x16"),
-        Panel(
-            "mean along G over dense noise's, less 1", "rank", "fitness", "distance of means from dense", factor=-1.0
-        ),
-    ],
-    "error-width": [
-        Panel("excess relative to dense", "m", "noise", "excess relative to dense", NORMAL),
-        Panel("cosine with 64 pairs", "m", "noise", "cosine with the gradient, 64 pairs", NORMAL),
-        Panel("squared error", "m", "noise", "squared error", NORMAL),
-    ],
-    "update-rank": [
-        Panel("rank of the update", "pairs", "noise", "rank of the update, 48x32", {"m": 48}),
-        Panel("rank of the update", "pairs", "noise", "rank of the update, 32x64", {"m": 32}),
-    ],
-    "thin": [
-        Panel("excess relative to dense", "layer", "thin", "excess relative to dense", scales="names-linear"),
-        Panel("numbers of a perturbation", "layer", "thin", "random numbers of a member", scales="names-log"),
-    ],
-    "antithetic": [
-        Panel("squared error", "fitness", "scheme", "squared error, rank 1", {"rank": 1}, "names-log"),
-        Panel("ratio of squared errors", "fitness", "noise", "leave one out / antithetic", scales="names-log"),
-    ],
-    "crn": [
-        Panel("variance over worlds of f+ - f-", "env", "crn", "Var over worlds of f+ - f-", scales="names-log"),
-        Panel("variance of f+ - f-", "env", "crn", "Var of f+ - f-", scales="names-log"),
-        Panel("variance of the estimate along the gradient", "env", "crn", "Var of the estimate", scales="names-log"),
-    ],
-    "spectrum": [
-        Panel("singular value", "index", "noise", "singular values, 32 pairs", {"pairs": 32}, "linear-linear"),
-        Panel("singular value", "index", "noise", "singular values, 2048 pairs", {"pairs": 2048}, "linear-linear"),
-        Panel("fourth spectral moment", "pairs", "noise", "fourth spectral moment"),
-        Panel("distance to Marchenko-Pastur (KS)", "pairs", "noise", "distance to Marchenko-Pastur"),
-    ],
-    "quadratic": [
-        Panel(name, "condition", "noise", f"{name} to 0.1 % of the loss")
-        for name in ("iterations", "evaluations", "seconds")
-    ]
-    + [Panel("loss after one step over the first", "noise", "condition", "loss after one step", scales="names-linear")],
-    "step": [
-        Panel("fitness", "step", "noise", "share of steps climbed", scales="linear-linear"),
-        Panel("slope of the smoothed steps", "distance", "noise", "slope at a distance in sigmas", scales="linear-log"),
-    ],
-    "moons": [
-        Panel("held-out accuracy", x, "noise", f"held-out accuracy over {name}", scales="log-linear")
-        for x, name in (("step", "steps"), ("step_evaluations", "evaluations"), ("step_seconds", "seconds"))
-    ],
-    "grid": [_grid(scheme, rank) for scheme in ("antithetic", "leave one out") for rank in (0, 1)],
-    "wrong-update": [
-        Panel("loss over its first value", "step", "update", "loss on a quadratic, rank 1", {"rank": 1}, "linear-log"),
-        Panel("projection on the gradient", "update", "noise", "projection on the gradient", scales="names-linear"),
-    ],
-}
 LABELS = {"m": "width m = n", "rank": "rank R", "pairs": "pairs P", "step_evaluations": "evaluations"}
 LABELS |= {"step_seconds": "seconds", "distance": "distance, sigmas"}
 
 
-def chosen(rows: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+def chosen(rows: pd.DataFrame, panel: Any) -> pd.DataFrame:
     """A panel's rows; a logarithmic axis has none at 0 (dense noise, as a rank)."""
-    rows = rows[rows["quantity"] == panel.quantity]
-    for column, value in panel.where.items():
-        numbers = pd.to_numeric(rows[column], errors="coerce")
-        rows = rows[numbers == value] if isinstance(value, int | float) else rows[rows[column] == value]
+    rows = matching(rows, panel.quantity, panel.where)
     if not panel.scales.startswith("names"):
         rows = rows.assign(**{panel.x: pd.to_numeric(rows[panel.x], errors="coerce")}).dropna(subset=[panel.x])
         rows = rows[rows[panel.x] > 0] if panel.scales.startswith("log") else rows
     return rows
 
 
-def draw(rows: pd.DataFrame, panels: list[Panel], path: Path) -> None:
+def draw(rows: pd.DataFrame, panels: list[Any], path: Path) -> None:
     """A figure of so many panels, at most two in a row when there are four, else all in one."""
     wide = 2 if len(panels) > 3 else len(panels)
     high = math.ceil(len(panels) / wide)
@@ -148,7 +67,7 @@ def draw(rows: pd.DataFrame, panels: list[Panel], path: Path) -> None:
     plt.close(figure)
 
 
-def _lines(axes: Any, rows: pd.DataFrame, panel: Panel) -> None:
+def _lines(axes: Any, rows: pd.DataFrame, panel: Any) -> None:
     """A marker and color for each hue; theory dashed through where there is one, else a thin line."""
     for i, (hue, here) in enumerate(rows.groupby(panel.hue, sort=False, dropna=False)):
         here = here.sort_values(panel.x)
@@ -162,7 +81,7 @@ def _lines(axes: Any, rows: pd.DataFrame, panel: Panel) -> None:
             axes.plot(here[panel.x], here["theory"] * panel.factor, **line)
 
 
-def _named(axes: Any, rows: pd.DataFrame, panel: Panel) -> None:
+def _named(axes: Any, rows: pd.DataFrame, panel: Any) -> None:
     """Names along the axis, the hues beside each other; theory is a bar across the point."""
     names, hues = list(dict.fromkeys(rows[panel.x])), list(dict.fromkeys(rows[panel.hue]))
     for i, hue in enumerate(hues):
@@ -190,13 +109,15 @@ class Options:
 
 def main() -> None:
     given = script.options(Options, __doc__)
+    panels = pd.read_csv(FIGURES, keep_default_na=False)
     matplotlib.use("Agg")
     sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
     for name in result_names(given.results, ".csv", list(given.parts), given.out):
         path = given.results / f"{name}.csv"
-        if name not in FIGURES or not path.exists():
+        mine = list(panels[panels["part"] == name].itertuples())
+        if not mine or not path.exists():
             sys.exit(f"{path} is no result of experiments/claims/run.py")
-        draw(pd.read_csv(path), FIGURES[name], given.out or RESULTS / f"claims-{name}.png")
+        draw(pd.read_csv(path), mine, given.out or RESULTS / f"claims-{name}.png")
 
 
 if __name__ == "__main__":
