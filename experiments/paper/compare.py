@@ -108,26 +108,19 @@ def rows(folders: list[Path], paper: dict[str, Any]) -> list[Row]:
             continue
         low, (top, what) = random_return(folders, env), reference(folders, env)
         scores = [(x - low) / (top - low) for x in runs.returns]
+        # a ratio of negative returns says nothing
         plain = min(*runs.returns, low, top) >= 0 < top
-        theirs, at = reading(table["result"], runs.env_steps)
+        ratio = float(interquartile_mean(runs.returns if plain else scores)) / (top if plain else 1.0)
         ends = (math.nan, math.nan) if math.isnan(top + low) else interval(scores)
-        found.append(
-            {
-                "env": env,
-                "runs": len(runs.returns),
-                "env_steps": runs.env_steps,
-                "return": float(interquartile_mean(runs.returns)),
-                "random": low,
-                "reference": top,
-                "reference_is": what,
-                "ratio": float(interquartile_mean(runs.returns if plain else scores)) / (top if plain else 1.0),
-                "fraction": float(interquartile_mean(scores)),
-                "low": ends[0],
-                "high": ends[1],
-                "paper": theirs,
-                "paper_steps": at,
-            }
+        row: Row = {"env": env, "runs": len(runs.returns), "env_steps": runs.env_steps}
+        row |= {"return": float(interquartile_mean(runs.returns)), "random": low, "reference": top}
+        row |= {"reference_is": what, "ratio": ratio, "fraction": float(interquartile_mean(scores))}
+        row |= dict(
+            zip(
+                ("low", "high", "paper", "paper_steps"), (*ends, *reading(table["result"], runs.env_steps)), strict=True
+            )
         )
+        found.append(row)
     return found
 
 

@@ -30,10 +30,8 @@ def comparison(folder: Path) -> str:
     """Every agent in every environment, as experiments/study/recipe_headers.py prints it."""
     if not any(folder.glob("*/*.csv")):
         return ""
-    lines = [
-        line(env, agent, measures(rows)) for (env, agent), rows in read(folder).groupby(["env", "agent"], sort=False)
-    ]
-    return "\n".join([script.table(HEAD), *lines])
+    groups = read(folder).groupby(["env", "agent"], sort=False)
+    return "\n".join([script.table(HEAD), *(line(env, agent, measures(rows)) for (env, agent), rows in groups)])
 
 
 def statistics(folder: Path) -> str:
@@ -41,8 +39,8 @@ def statistics(folder: Path) -> str:
     csv = folder / "statistics.csv"
     if not csv.exists():
         return ""
-    about = csv.with_suffix(".json")
-    left = json.loads(about.read_text()).get("left out", []) if about.exists() else []
+    notes = csv.with_suffix(".json")
+    left = json.loads(notes.read_text()).get("left out", []) if notes.exists() else []
     return study_table.markdown(pd.read_csv(csv)) + "\n\n" + "\n".join(f"- {note}" for note in left)
 
 

@@ -45,8 +45,8 @@ from esrl.envs.base import horizon_of
 from esrl.envs.registry import SUITES, missing
 from experiments import script
 from experiments.lab.random_policy import random_agent
-from experiments.lab.record import ROOT, About, Row, read_rows, results, write_rows
-from experiments.lab.timing import first, spread, turns
+from experiments.lab.record import ROOT, About, Row, read_rows, results
+from experiments.lab.timing import Table, first, spread, turns
 from experiments.paper.run import suite_versions
 from experiments.throughput.generation import shortened
 
@@ -153,11 +153,10 @@ def one(name: str, path: Path, given: Options) -> None:
     """Measures an environment in this process, and puts its row in the place of an older one."""
     uncached()
     row = measure(name, given)
-    rows = [old for old in read_rows(path) if old["env"] != name]
-    write_rows(path, sorted([row, *rows], key=lambda row: row["env"].lower()))
-    about = About(path.with_suffix(".json"), {"agent": "eggroll", "options": {"rank": 1, "deterministic": False}})
-    about.values.setdefault("suites", {}).update(suite_versions(name))
-    about.ran([name])
+    settings = {"agent": "eggroll", "options": {"rank": 1, "deterministic": False}}
+    table = Table(path, tuple(row), ("env",), settings)
+    table._about.values.setdefault("suites", {}).update(suite_versions(name))
+    table.add(row)
     print(script.line(cells(row)), flush=True)
 
 
@@ -209,7 +208,8 @@ def cells(row: Row) -> list[str]:
 
 def table(path: Path) -> str:
     """A result file as Markdown."""
-    rows, about = read_rows(path), json.loads(path.with_suffix(".json").read_text())
+    rows = sorted(read_rows(path), key=lambda row: row["env"].lower())
+    about = json.loads(path.with_suffix(".json").read_text())
     last, repeats = about["measured"][-1], "/".join(sorted({row["repeats"] for row in rows}))
     where, packages = last["machine"], [f"{name} {version}" for name, version in about.get("suites", {}).items()]
     versions = ", ".join([f"jax {last['versions']['jax']}", *packages])

@@ -118,13 +118,7 @@ def _described(work: Work, part: str, kind: Kind, chunk: int, steps: int, device
     return {**names, "rank": kind.rank, "width": width, "devices": devices, "chunk_lanes": lanes, "steps": steps}
 
 
-def _timed(
-    rows: dict[str, Row],
-    calls: dict[str, Call],
-    once: dict[str, float],
-    work: Work,
-    bench: Bench,
-) -> None:
+def _timed(rows: dict[str, Row], calls: dict[str, Call], once: dict[str, float], work: Work, bench: Bench) -> None:
     """Times what is compiled, in turn with what the ceilings are measured by, and adds it to the rows."""
     calls |= {"flops": bench.loads.products[work.dtype], "bytes": bench.loads.add}
     once |= {name: first(calls[name]) for name in ("flops", "bytes")}
@@ -133,7 +127,7 @@ def _timed(
     now = Ceilings({work.dtype: flops}, moved, bench.ceilings.memory)
     per_step = {name: windows[:, 0] / windows[:, 1] for name, windows in found.items()}
     plain = [name for name in REFERENCE if name in per_step]
-    best = min(plain, key=lambda name: np.median(per_step[name])) if plain else None
+    best = min(plain, key=lambda name: np.median(per_step[name]), default="")
     for name, seconds in per_step.items():
         row = rows[name]
         ideal = now.seconds(row["flops_per_step"], row["bytes_per_step"], work.dtype)
@@ -142,13 +136,12 @@ def _timed(
         row |= {"repeats": len(seconds), **spread("ms_per_step", 1e3 * seconds)}
         row["passes_per_second"] = rounded(work.lanes / np.median(seconds))
         row["fraction_of_roofline"] = rounded(row["roofline_ms"] / row["ms_per_step"], 4)
-        if best is not None:
-            both = min(len(seconds), len(per_step[best]))
+        if best:
+            both = min(len(seconds), len(per_step[best]))  # windows of the same turn are compared
             row |= spread("fraction_of_inference", per_step[best][:both] / seconds[:both], 4)
-    for name in per_step:
-        if best is not None:
-            allowed = rows[best]["roofline_ms"] / rows[name]["roofline_ms"]
-            rows[name]["roofline_fraction_of_inference"] = rounded(allowed, 4)
+    for name in per_step if best else ():
+        allowed = rows[best]["roofline_ms"] / rows[name]["roofline_ms"]
+        rows[name]["roofline_fraction_of_inference"] = rounded(allowed, 4)
 
 
 NAMES = {name: name for name in KEY}

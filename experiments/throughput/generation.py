@@ -255,7 +255,7 @@ def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], 
     rates = {}
     for side, windows in found.items():
         seconds, live, every, number = windows[:, :4].T
-        seconds = windows[:, 4] if windows.shape[1] > 4 else seconds
+        seconds = windows[:, 4] if windows.shape[1] > 4 else seconds  # brax's ES measures its own
         rates[side] = live / seconds, every / seconds
         row = rows[side]
         row |= {"repeats": len(seconds), **spread("generation_seconds", seconds / number)}
@@ -264,7 +264,7 @@ def _timed(rows: dict[str, Row], made: dict[str, Side], once: dict[str, float], 
         row["live_steps_per_generation"] = int(np.median(live / number))
     for side, both in rates.items() if REFERENCE in rates else ():
         for column, mine, plain in zip(OF_NO_NOISE, both, rates[REFERENCE], strict=True):
-            shared = min(len(mine), len(plain))
+            shared = min(len(mine), len(plain))  # windows of the same turn are compared
             rows[side] |= spread(column, mine[:shared] / plain[:shared], 4)
 
 
