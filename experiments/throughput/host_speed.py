@@ -68,7 +68,7 @@ def measure(identifier: str, lanes: int, hidden: tuple[int, ...], repeats: int) 
 
 @dataclass(frozen=True)
 class Options:
-    envs: Positional[tuple[str, ...]]
+    envs: Positional[tuple[str, ...]] = ()  # of Gymnasium
     lanes: int = 64
     hidden: tuple[int, ...] = (32, 32)
     repeats: int = 5
@@ -76,6 +76,8 @@ class Options:
 
 def main() -> None:
     given = script.options(Options, __doc__)
+    if not given.envs:
+        script.wrong("name an environment of Gymnasium")
     esrl.configure()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for identifier in given.envs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from esrl.core.sharding import AXIS, Mesh, default_mesh
-from experiments.lab.timing import Call
+from experiments.lab.timing import Call, first, turns
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SHARE = 0.6  # of the memory that is free, for what a measurement may take
@@ -90,13 +89,9 @@ def held(program: Any, devices: int) -> int:
 
 def _best(call: Call) -> float:
     """What the fastest of a few calls does in a second."""
-    call()
-    rates = []
-    for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        (done,) = call()
-        rates.append(done / (time.perf_counter() - begun))
-    return max(rates)
+    first(call)
+    windows = turns({"": call}, {"": 0.0}, ROUNDS, least=0.0, limit=1e9)[""]
+    return float((windows[:, 1] / windows[:, 0]).max())
 
 
 def _product(mesh: Mesh, dtype: str) -> Call:
