@@ -330,10 +330,9 @@ def _differences(env: str, returns: dict[str, np.ndarray]) -> list[Row]:
     for name in ("on", "off"):
         gap = found[name] - aims[name]
         error = float(gap.std(ddof=1) / np.sqrt(len(gap)))
-        theory = float(aims[name].mean())
         settings: Row = _world(env, name)
         own: Row = {**settings, "error": error, "repeats": len(gap)}
-        rows.append(row("variance over worlds of f+ - f-", found[name].mean(), theory, **own))
+        rows.append(row("variance over worlds of f+ - f-", found[name].mean(), float(aims[name].mean()), **own))
         shares = (returns[name][:, 0] - returns[name][:, 1]).var(axis=0, ddof=1)
         rows.append(row("variance of f+ - f-", shares, **settings))
     spread = (together - rho * variances["on"]).std(ddof=1) / np.sqrt(len(together)) / variances["on"].mean()

@@ -183,6 +183,18 @@ def test_what_fails_is_noted(script, tmp_path, monkeypatch):
     assert not (tmp_path / "update-rank.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["claims.csv", "figures.csv"])
+def test_every_claim_and_panel_has_a_measurement(name):
+    import pandas as pd
+
+    from experiments.claims.table import matching
+
+    folder = ROOT / "experiments" / "claims"
+    for line in read(folder / name):
+        rows = pd.read_csv(folder / "results" / f"{line['part']}.csv")
+        assert len(matching(rows, line["quantity"], line["where"])), line
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"), [(("nonsense",), "no such part"), (("thin", "--seeds", "1"), "at least 2")]
 )
