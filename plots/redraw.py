@@ -1,61 +1,71 @@
 """Redraws every figure whose results are there: what `make figures` runs.
 
-    python plots/redraw.py                     # all
-    python plots/redraw.py compare sweep       # some, by the names of their scripts
+    python -m plots.redraw                     # all
+    python -m plots.redraw compare sweep       # some, by their names in FIGURES
 
-Each figure has a script of its own in plots/, which runs here in a process without arguments. Scripts whose results
-are not there are named and left out; whatever else goes wrong ends with an error, after the others were drawn. The
-curves of experiments/results/study are drawn by plots/compare.py as plots/study_curves.png.
+Each figure is drawn by a script beside its results, which runs here in a process of its own. Figures whose results are
+not there are named and left out; whatever else goes wrong ends with an error, after the others were drawn. The two
+figures that the front page shows are in plots/, all others in their question's results/.
 """
 
-from __future__ import annotations
-
-import argparse
 import subprocess
 import sys
-from pathlib import Path
+from dataclasses import dataclass
+from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-RESULTS = HERE.parent / "experiments" / "results"
-NEEDS = {  # a pattern under experiments/results of what a script draws; a script that is not here says so itself
-    "ablation": "ablation/*.parquet",
-    "claims": "claims/*.csv",
-    "compare": "compare/*/*.csv",
-    "growth": "throughput/*-growth.csv",
-    "study": "study/statistics.csv",
-    "sweep": "sweep/*.*",
-    "throughput": "throughput/*-forward.csv",
+from tyro.conf import Positional
+
+from experiments import script
+from experiments.lab.record import ROOT
+
+STUDY = "experiments/study/results"
+
+
+class Figure(NamedTuple):
+    """A script of experiments/, a pattern of the results that it needs, and what it is given."""
+
+    script: str
+    needs: str
+    words: tuple[str, ...] = ()
+
+
+FIGURES = {
+    "ablation": Figure("ablation.figures", "ablation/results/*.parquet"),
+    "claims": Figure("claims.figures", "claims/results/*.csv"),
+    "compare": Figure("study.curves", "study/results/compare/*/*.csv"),
+    "study": Figure("study.figures", "study/results/study/statistics.csv"),
+    "study_curves": Figure(
+        "study.curves",
+        "study/results/study/*/*.csv",
+        ("--results", f"{STUDY}/study", "--out", f"{STUDY}/study_curves.png"),
+    ),
+    "sweep": Figure("sweep.figures", "sweep/results/*.parquet"),
+    "throughput": Figure("throughput.figures", "throughput/results/*-[fg]*.csv"),
 }
-MORE = {"compare": (("study/*/*.csv", ["--results", RESULTS / "study", "--out", HERE / "study_curves.png"]),)}
 
 
-def drawings(names: list[str]) -> tuple[list[list[str]], list[str]]:
-    """Commands whose results are there, and the scripts that are left out."""
-    found, left = [], []
-    for path in sorted(HERE.glob("*.py")):
-        if path.name == Path(__file__).name or (names and path.stem not in names):
-            continue
-        there = any(RESULTS.glob(NEEDS[path.stem])) if path.stem in NEEDS else True
-        (found if there else left).append([str(path)] if there else path.stem)
-        found += [[str(path), *map(str, words)] for need, words in MORE.get(path.stem, ()) if any(RESULTS.glob(need))]
-    return found, left
+@dataclass(frozen=True)
+class Options:
+    names: Positional[tuple[str, ...]] = ()  # of the figures; all unless given
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="of scripts in plots/")
-    arguments = parser.parse_args()
-    for name in arguments.names:
-        if not (HERE / f"{name}.py").exists():
-            parser.error(f"there is no plots/{name}.py")
-    commands, left = drawings(arguments.names)
-    failed = []
-    for command in commands:
+    names = script.options(Options, __doc__).names
+    unknown = [name for name in names if name not in FIGURES]
+    if unknown:
+        script.wrong(f"there is no figure {unknown[0]}, only {', '.join(FIGURES)}")
+    failed, left = [], []
+    for name in names or FIGURES:
+        figure = FIGURES[name]
+        if not any((ROOT / "experiments").glob(figure.needs)):
+            left.append(name)
+            continue
+        command = ["-m", f"experiments.{figure.script}", *figure.words]
         print(" ".join(["python", *command]), flush=True)
-        if subprocess.run([sys.executable, *command]).returncode:
+        if subprocess.run([sys.executable, *command], cwd=ROOT).returncode:
             failed.append(" ".join(command))
     for name in left:
-        print(f"plots/{name}.py is left out: it has no results")
+        print(f"{name} is left out: it has no results")
     if failed:
         sys.exit("failed: " + "; ".join(failed))
 

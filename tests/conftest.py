@@ -61,14 +61,13 @@ def lenient() -> Iterator[None]:
 
 @pytest.fixture
 def script(monkeypatch: Any, capsys: Any, lenient: None) -> Callable[..., str]:
-    """Runs a script of the repository in this process, and returns what it prints to standard output."""
+    """Runs a module as `python -m` does, but in this process, and returns what it prints to standard output."""
 
     def run(name: str, *arguments: object) -> str:
-        path = Path(__file__).parents[1] / name
-        monkeypatch.syspath_prepend(path.parent)
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
-        runpy.run_path(str(path), run_name="__main__")
+        runpy.run_module(name, run_name="__main__")
         return capsys.readouterr().out
 
     return run

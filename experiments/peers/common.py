@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-# A clone that is not installed, the other experiments, and no cache, so that compile seconds are real.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# No cache, so that compile seconds are real.
 os.environ["ESRL_CACHE_DIR"] = os.environ.get("ESRL_CACHE_DIR", "")
 
 import jax
 import numpy as np
-from record import RESULTS, About, Row, read_rows, write_rows
-from summary import interquartile_mean, interval
 
 import esrl
 from esrl.core.compile_time import compile_seconds
 from esrl.core.types import seed_key
+from experiments.lab.record import Row, results
+from experiments.lab.stats import interquartile_mean, interval
+from experiments.lab.timing import Table
+from experiments.throughput.machine_limits import held
+
+RESULTS = results("peers")
 
 WORLDS = 1000  # seed of the held-out episodes: the same for every side and run
 EPISODES = 128
 PEERS = ("evosax", "rejax", "brax", "gymnax", "gymnasium", "stable-baselines3", "torch")
+COST = ("steps/s", "s", "compile s", "MiB")  # the titles of `cost`
 
 Act = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
@@ -48,6 +49,12 @@ def scorer(env: Any, act: Callable[[], Act]) -> Callable[[Any], float]:
         return dataclasses.replace(esrl.open_es(env, esrl.mlp(()), population=2), act=act())  # another's policy
 
     return lambda state: round(esrl.evaluate(agent(), state, EPISODES, WORLDS).return_mean, 3)
+
+
+def scores(env: Any, acts: Iterable[Callable[[], Act]]) -> Callable[[Any], Row]:
+    """`score(state) -> columns` of a policy that acts by its mode, and by sampling."""
+    mode, sampled = (scorer(env, act) for act in acts)
+    return lambda state: {"return_mean": mode(state), "return_sampled": sampled(state)}
 
 
 class Stopwatch:
@@ -89,47 +96,37 @@ def times(watch: Stopwatch, steps: int) -> Row:
 
 def mib(program: Any, devices: int = 1) -> float:
     """MiB that a compiled program holds while it runs, on all its devices: arguments, temporaries and results."""
-    sizes = program.memory_analysis()
-    names = ("argument_size_in_bytes", "temp_size_in_bytes", "output_size_in_bytes")
-    return round(devices * sum(getattr(sizes, name) for name in names) / 2**20, 1)
+    return round(held(program, devices) / 2**20, 1)
 
 
 def one_step(agent: esrl.Agent) -> tuple[Callable[[Any], Any], Callable[[Any], Any], int, float]:
     """An esrl agent as `agent.init` and `agent.step`, compiled ahead: `(init, step, devices, MiB)`."""
-    state = agent.init(seed_key(0))
+    state, devices = agent.init(seed_key(0)), agent.plan.devices
     place = jax.tree.leaves(state)[0].sharding
-    program = jax.jit(agent.pure.step, out_shardings=place).lower(state).compile()
-    devices = agent.plan.devices
-    return (
-        lambda seed: agent.init(seed_key(seed)),
-        lambda state: blocked(program(state)[0]),
-        devices,
-        mib(program, devices),
-    )
+    program = jax.jit(agent.pure.step, out_shardings=place).lower(state).compile()  # type: ignore[union-attr]
+
+    def step(state: Any) -> Any:
+        return blocked(program(state)[0])
+
+    return lambda seed: agent.init(seed_key(seed)), step, devices, mib(program, devices)
 
 
-class Results:
+class Results(Table):
     """A CSV of runs that grows run by run, and the JSON beside it; `key` are the columns that tell runs apart."""
 
     def __init__(self, path: Path, key: tuple[str, ...], settings: dict[str, Any]) -> None:
-        self.path, self.key = path, key
-        self.rows: list[Row] = read_rows(path)
-        self._about = About(path.with_suffix(".json"), settings)
-        found = {}
-        for name in PEERS:
-            try:
-                found[name] = importlib.metadata.version(name)
-            except importlib.metadata.PackageNotFoundError:
-                continue
-        self._about.values["peers"] = found
+        super().__init__(path, (), key, settings)
+        self.columns = tuple(self.rows[0]) if self.rows else ()
+        installed = {name for names in importlib.metadata.packages_distributions().values() for name in names}
+        self._about.values["peers"] = {name: importlib.metadata.version(name) for name in PEERS if name in installed}
 
-    def _label(self, row: Row) -> str:
+    def label(self, row: Row) -> str:
         return "/".join(str(row[name]) for name in self.key)
 
     def attempt(self, key: Row, run: Callable[..., Row], *arguments: Any) -> None:
         """Makes a run that the file does not hold, writes and prints it; one that fails is noted, and left out."""
-        label = self._label(key)
-        if label in map(self._label, self.rows):
+        label = self.label(key)
+        if label in map(self.label, self.rows):
             return
         try:
             row = {**key, **run(*arguments)}
@@ -137,11 +134,19 @@ class Results:
             self._about.failed(label, f"{type(error).__name__}: {error}")
             print(f"{label} failed: {type(error).__name__}: {error}", flush=True)
             return
-        self.rows.append(row)
-        write_rows(self.path, self.rows)
-        self._about.ran([label])
+        self.columns = self.columns or tuple(row)
+        self.add(row)
         rest = ", ".join(f"{name} {_short(value)}" for name, value in row.items() if name not in self.key)
         print(f"{label}: {rest}", flush=True)
+
+    def compare(
+        self, name: str, sides: Mapping[str, Callable[[], Any]], budget: int, seeds: int, run: Callable[..., Row]
+    ) -> None:
+        """Runs every side in turn, seed by seed, by `run(make, seed)`; a side is made once, in its first run's time."""
+        makers = {who: cache(make) for who, make in sides.items()}
+        for seed in range(seeds):
+            for who, make in makers.items():
+                self.attempt({self.key[0]: name, "side": who, "budget": budget, "seed": seed}, run, make, seed)
 
 
 def _short(value: Any) -> str:
@@ -174,28 +179,30 @@ def grouped(rows: Iterable[Row], *names: str) -> dict[tuple[str, ...], list[Row]
     return found
 
 
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *lines])
+def largest(rows: Sequence[Row], *names: str) -> list[str]:
+    """The largest values of columns."""
+    return [f"{numbers(rows, name).max():.1f}" for name in names]
 
 
-def parser(doc: str, seeds: int = 5) -> argparse.ArgumentParser:
-    """The flags that all comparisons have."""
-    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--seeds", type=int, default=seeds, help="runs of each side: seeds 0 to N - 1")
-    found.add_argument(
-        "--env-steps", type=float, help="live environment steps of each run; each line's own unless given"
-    )
-    found.add_argument("--only", nargs="+", metavar="PART", help="lines of this name, or that contain it")
-    found.add_argument("--results", type=Path, default=RESULTS / "peers", help="folder of the result files")
-    found.add_argument("--table", action="store_true", help="only print the tables of what is there")
-    return found
+def cost(rows: Sequence[Row]) -> list[str]:
+    """Median speed and seconds of training, and the most seconds of compiling and MiB: as `COST` names them."""
+    working = np.median(numbers(rows, "seconds") - numbers(rows, "seconds_compile"))
+    most = largest(rows, "seconds_compile", "mib")
+    return [rate_text(numbers(rows, "env_steps_per_second")), f"{working:.1f}", *most]
 
 
-def chosen(names: Iterable[str], only: Sequence[str] | None) -> list[str]:
-    """The names that were asked for, whole or by a part; all when nothing was."""
-    names = list(names)
-    return [n for n in names if only is None or any(p == n or (p in n and p not in names) for p in only)]
+@dataclasses.dataclass(frozen=True)
+class Options:
+    seeds: int = 5  # runs of each side: seeds 0 to N - 1
+    env_steps: float | None = None  # live environment steps of each run; each line's own unless given
+    only: tuple[str, ...] = ()  # lines of this name, or that contain it
+    results: Path = RESULTS  # folder of the result files
+    table: bool = False  # only print the tables of what is there
+
+    def chosen(self, names: Iterable[str]) -> list[str]:
+        """The names that were asked for, whole or by a part; all when nothing was, and none for the tables alone."""
+        names = [] if self.table else list(names)
+        return [n for n in names if not self.only or any(p == n or (p in n and p not in names) for p in self.only)]
 
 
 def blocked(x: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Other libraries' generations for experiments/throughput.py: evosax's `Open_ES`, and `brax.training.agents.es`.
+"""Other libraries' generations for experiments/throughput/run.py: evosax's `Open_ES`, and `brax.training.agents.es`.
 
-evosax is open_es.py's side: population, network, sigma, Adam, centred ranks, deterministic actions, horizon and
-normalisation are those of esrl's OpenES. All members of a generation are in one world, and every member is stepped for
+evosax is open_es.py's side: population, network, sigma, Adam, centered ranks, deterministic actions, horizon and
+normalization are those of esrl's OpenES. All members of a generation are in one world, and every member is stepped for
 the whole horizon. It runs on one device by itself, and here on all of them by one added line.
 
-brax's ES has the same number of members (it counts pairs), network (by its own factory), sigma, centred ranks, horizon
-and normalisation. It samples its actions, steps every member for the whole horizon, and keeps all observations. Its
+brax's ES has the same number of members (it counts pairs), network (by its own factory), sigma, centered ranks, horizon
+and normalization. It samples its actions, steps every member for the whole horizon, and keeps all observations. Its
 own `train` runs it, with a learning rate of 0, so that parameters stay fresh. After each generation it reports its
 progress, and there it waits for its next turn. Its seconds are its own, of the epoch alone; what it does between
 generations (scoring two episodes) is not counted.
@@ -13,23 +13,23 @@ generations (scoring two episodes) is not counted.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import jax
 import numpy as np
-from ceilings import held
-from throughput_generation import Side
-from windows import compiled
 
 from esrl.core.compile_time import compile_seconds
 from esrl.envs.base import horizon_of
 from esrl.policies.networks import ACTIVATIONS
+from experiments.lab.timing import compiled
+from experiments.throughput.generation import Side
+from experiments.throughput.machine_limits import held
 
 SIGMA, LEARNING_RATE = 0.05, 0.01
 WORLDS = 32  # of evosax, in turn: the same parameters, other keys
@@ -47,11 +47,6 @@ def peer_sides(env: Any, population: int, hidden: tuple[int, ...]) -> dict[str, 
     return found
 
 
-def _needed(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{package} is not installed")
-
-
 class _Named:
     """An environment by the name that its own suite knows, without esrl's options."""
 
@@ -63,8 +58,7 @@ class _Named:
 
 
 def _evosax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
-    _needed("evosax")
-    from open_es import Evosax, Line
+    from experiments.peers.open_es import Evosax, Line
 
     begun = compile_seconds()
     line = Line(population, SIGMA, LEARNING_RATE, 0, "pqn")
@@ -110,24 +104,23 @@ class _Turns:
         if not self._go.get():
             raise _Enough
 
-    def next(self) -> tuple[int, Any]:
-        """(live steps so far, metrics) after the next generation; the first call is of none."""
+    def first(self) -> tuple[int, Any]:
+        """(live steps so far, metrics) before any generation."""
         found = self._done.get()
         if isinstance(found, Exception):
             raise found
         return found
 
-    def go_on(self) -> None:
+    def next(self) -> tuple[int, Any]:
+        """The same after the next generation."""
         self._go.put(True)
+        return self.first()
 
     def end(self) -> None:
         self._go.put(False)
 
 
 def _brax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
-    _needed("brax")
-    from functools import partial
-
     import brax.envs
     from brax.training.agents.es import networks as es_networks
     from brax.training.agents.es import train as es
@@ -167,14 +160,12 @@ def _brax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
 
     with mock.patch.object(jax, "jit", jit):
         turns = _Turns(partial(es.train, **options))
-        turns.next()
+        turns.first()
         for _ in range(WARM):
-            turns.go_on()
             turns.next()
     live = [0]
 
     def call() -> tuple[float, ...]:
-        turns.go_on()
         steps, metrics = turns.next()
         done, live[0] = steps - live[0], steps
         seconds = population * horizon / metrics["training/sps"]

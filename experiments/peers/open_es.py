@@ -1,34 +1,32 @@
 """esrl's OpenES against evosax's `Open_ES`, on the same environments.
 
-    python experiments/peers/open_es.py                    # both parts, five seeds
-    python experiments/peers/open_es.py --part speed --only CartPole
-    python experiments/peers/open_es.py --table
+    python -m experiments.peers.open_es                    # both parts, five seeds
+    python -m experiments.peers.open_es --part speed --only CartPole
+    python -m experiments.peers.open_es --table
 
-Both sides have the same population, sigma, Adam, learning rate, centred ranks, antithetic pairs, network (layers,
-activation, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalised
+Both sides have the same population, sigma, Adam, learning rate, centered ranks, antithetic pairs, network (layers,
+activation, LeCun-normal weights), deterministic actions (argmax; tanh onto the bounds), horizon, normalized
 observations, and budget of live environment steps. They run in turn in one process. Scored is the mean of the search
 distribution, on the same 128 held-out episodes, through `esrl.evaluate`; scoring is not timed.
 
 What is each side's own way: evosax plays every member in one and the same world of a generation, esrl each pair in a
 world of its own; evosax steps every member for the whole horizon and resets it in between, and what it sees after an
-episode's end also goes into its normalisation, esrl stops counting there and stops stepping once all of a chunk are
+episode's end also goes into its normalization, esrl stops counting there and stops stepping once all of a chunk are
 done. Live steps are those before a member's first end; `padded_steps` are the others. evosax runs on one device by
 itself; "evosax, 2 devices" is the same program with its population split over JAX's devices by one added line, as
 esrl's always is.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
-from typing import Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, Literal
 
-import common  # first: it finds esrl
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results, Row, Stopwatch, blocked, numbers, rate_text, score_text
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import esrl
@@ -36,6 +34,9 @@ from esrl.core.sharding import one_device
 from esrl.core.types import seed_key
 from esrl.envs.base import horizon_of
 from esrl.policies.networks import ACTIVATIONS
+from experiments import script
+from experiments.peers import common
+from experiments.peers.common import Results, Row, Stopwatch, blocked, numbers, rate_text, score_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +59,6 @@ LINES = {
 LEARN = ("gymnax/CartPole-v1", "gymnax/Pendulum-v1", "brax/inverted_pendulum")
 SPEED = {"gymnax/Pendulum-v1": 1, "brax/hopper": 0}  # on so many devices as well as on all
 SPEED_WIDTHS = ((32, 32), (256, 256, 256))
-SIDES = ("esrl", "evosax")
 
 
 class Esrl:
@@ -130,13 +130,16 @@ class Evosax:
         return state, int(live), self.steps - int(live)
 
 
+SIDES: dict[str, Callable[..., Any]] = {"esrl": Esrl, "evosax": Evosax}
+
+
 def agent_of(env: Any, line: Line, hidden: tuple[int, ...], mesh: Any) -> esrl.Agent:
     options: dict[str, Any] = {k: getattr(line, k) for k in ("population", "sigma", "learning_rate")}
     return esrl.open_es(env, esrl.mlp(hidden, line.activation), mesh=mesh, **options)
 
 
 def _problem(env: Any, network: Any) -> Any:
-    """evosax's own problem class for the environment, with its own normalisation."""
+    """evosax's own problem class for the environment, with its own normalization."""
     from evosax.problems.rl.brax import BraxProblem
     from evosax.problems.rl.gymnax import GymnaxProblem
 
@@ -167,16 +170,14 @@ def _lengths(states: Any) -> Any:
 
 def learn(results: Results, name: str, seeds: int, env_steps: float | None) -> None:
     """Trains both sides in turn, seed by seed, on all devices."""
-    budget = int(env_steps or LINES[name].env_steps)
-    sides = Sides(esrl.make(name), LINES[name], (32, 32))
-    for seed, who in itertools.product(range(seeds), SIDES):
-        key = {"env": name, "side": who, "budget": budget, "seed": seed}
-        results.attempt(key, _learnt, sides, who, budget, seed)
+    budget, arguments = int(env_steps or LINES[name].env_steps), (LINES[name], (32, 32), len(jax.local_devices()))
+    sides = {who: partial(side, esrl.make(name), *arguments) for who, side in SIDES.items()}
+    results.compare(name, sides, budget, seeds, partial(_learned, budget))
 
 
-def _learnt(sides: Sides, who: str, budget: int, seed: int) -> Row:
+def _learned(budget: int, make: Callable[[], Any], seed: int) -> Row:
     watch = Stopwatch()
-    one = sides.get(who, len(jax.local_devices()))
+    one = make()
     state, live, padded, generations = one.init(seed), 0, 0, 0
     while live < budget:
         state, more, idle = one.generation(state)
@@ -189,15 +190,19 @@ def speed(results: Results, name: str, seconds: float) -> None:
     """Times the first generation again and again: sides, devices and widths in turn, three times over."""
     env, devices = esrl.make(name), len(jax.local_devices())
     for hidden in SPEED_WIDTHS:
-        sides, width = Sides(env, LINES[name], hidden), "x".join(map(str, hidden))
+
+        @cache
+        def make(who: str, number: int, hidden: tuple[int, ...] = hidden) -> Any:
+            return SIDES[who](env, LINES[name], hidden, number)
+
         for repeat, number, who in itertools.product(range(3), sorted({SPEED[name] or devices, devices}), SIDES):
-            key = {"env": name, "network": width, "side": who, "devices": number, "repeat": repeat}
-            results.attempt(key, _timed, sides, who, number, seconds)
+            key = {"env": name, "network": "x".join(map(str, hidden)), "side": who, "devices": number, "repeat": repeat}
+            results.attempt(key, _timed, partial(make, who, number), seconds)
 
 
-def _timed(sides: Sides, who: str, devices: int, seconds: float) -> Row:
+def _timed(make: Callable[[], Any], seconds: float) -> Row:
     watch = Stopwatch()
-    one = sides.get(who, devices)
+    one = make()
     compiling, state = watch.seconds()[1], one.init(0)
     watch, live, padded = Stopwatch(), 0, 0
     while live == 0 or watch.seconds()[0] < seconds:
@@ -207,54 +212,43 @@ def _timed(sides: Sides, who: str, devices: int, seconds: float) -> Row:
     return {"padded_steps": padded, **timed, "mib": one.mib}
 
 
-class Sides:
-    """Each side, made when it is first needed."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self._arguments, self._made = arguments, {}
-
-    def get(self, who: str, devices: int) -> Any:
-        if (who, devices) not in self._made:
-            kind = Esrl if who == "esrl" else Evosax
-            self._made[who, devices] = kind(*self._arguments, devices)
-        return self._made[who, devices]
-
-
-def tables(learning: Results, speeds: Results) -> None:
+def learned_table(results: Results) -> str:
     lines = []
-    for (env, _, who), rows in common.grouped(learning.rows, "env", "budget", "side").items():
+    for (env, _, who), rows in common.grouped(results.rows, "env", "budget", "side").items():
         million = [f"{np.mean(numbers(rows, name)) / 1e6:.2f}M" for name in ("env_steps", "padded_steps")]
-        working = np.median(numbers(rows, "seconds") - numbers(rows, "seconds_compile"))
-        speed, held_out = rate_text(numbers(rows, "env_steps_per_second")), score_text(numbers(rows, "return_mean"))
-        most = [f"{numbers(rows, name).max():.1f}" for name in ("seconds_compile", "mib")]
-        lines.append([env, who, str(len(rows)), *million, held_out, speed, f"{working:.1f}", *most])
-    header = ["environment", "side", "seeds", "env steps", "padded", "return, IQM [95 %]", "steps/s", "s", "compile s"]
-    print("\n2x32, held-out return of the mean parameters\n\n" + common.markdown([*header, "MiB"], lines))
+        lines.append([env, who, len(rows), *million, score_text(numbers(rows, "return_mean")), *common.cost(rows)])
+    head = ("environment", "side", "seeds", "env steps", "padded", "return, IQM [95 %]")
+    return script.table([*head, *common.COST], lines)
+
+
+def speed_table(results: Results) -> str:
     lines = []
-    for key, rows in common.grouped(speeds.rows, "env", "network", "side", "devices").items():
+    for key, rows in common.grouped(results.rows, "env", "network", "side", "devices").items():
         live, padded, seconds = (numbers(rows, name) for name in ("env_steps", "padded_steps", "seconds"))
-        most = [f"{numbers(rows, name).max():.1f}" for name in ("seconds_compile", "mib")]
-        lines.append([*key, rate_text((live + padded) / seconds), rate_text(live / seconds), *most])
-    header = ["environment", "network", "side", "devices", "all steps/s", "live steps/s", "compile s", "MiB"]
-    print("\nThe first generation, median of three\n\n" + common.markdown(header, lines))
+        rates = rate_text((live + padded) / seconds), rate_text(live / seconds)
+        lines.append([*key, *rates, *common.largest(rows, "seconds_compile", "mib")])
+    head = ("environment", "network", "side", "devices", "all steps/s", "live steps/s", "compile s", "MiB")
+    return script.table(head, lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(common.Options):
+    part: Literal["learn", "speed", "both"] = "both"
+    seconds: float = 3.0  # of each speed measurement, at least
 
 
 def main() -> None:
-    flags = common.parser(__doc__ or "")
-    flags.add_argument("--part", choices=("learn", "speed", "both"), default="both")
-    flags.add_argument("--seconds", type=float, default=3, help="of each speed measurement, at least")
-    arguments = flags.parse_args()
+    given = script.options(Options, __doc__)
     settings = {name: dataclasses.asdict(line) for name, line in LINES.items()}
-    learning = Results(arguments.results / "open_es.csv", ("env", "side", "budget", "seed"), settings)
+    learning = Results(given.results / "open_es.csv", ("env", "side", "budget", "seed"), settings)
     key = ("env", "network", "side", "devices", "repeat")
-    speeds = Results(arguments.results / "open_es_speed.csv", key, settings)
-    if not arguments.table and arguments.part in ("learn", "both"):
-        for name in common.chosen(LEARN, arguments.only):
-            learn(learning, name, arguments.seeds, arguments.env_steps)
-    if not arguments.table and arguments.part in ("speed", "both"):
-        for name in common.chosen(SPEED, arguments.only):
-            speed(speeds, name, arguments.seconds)
-    tables(learning, speeds)
+    speeds = Results(given.results / "open_es_speed.csv", key, settings)
+    for name in given.chosen(LEARN) if given.part != "speed" else []:
+        learn(learning, name, given.seeds, given.env_steps)
+    for name in given.chosen(SPEED) if given.part != "learn" else []:
+        speed(speeds, name, given.seconds)
+    print(f"\n2x32, held-out return of the mean parameters\n\n{learned_table(learning)}")
+    print(f"\nThe first generation, median of three\n\n{speed_table(speeds)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """esrl's PPO against rejax's and brax.training's, with the peer's published hyper-parameters on both sides.
 
-    python experiments/peers/ppo.py                            # the lines that are not slow, five seeds
-    python experiments/peers/ppo.py --only rejax/gymnax --seeds 3
-    python experiments/peers/ppo.py --table
-    JAX_NUM_CPU_DEVICES=1 python experiments/peers/ppo.py --results one_device    # one device for every side
+    python -m experiments.peers.ppo                            # the lines that are not slow, five seeds
+    python -m experiments.peers.ppo --only rejax/gymnax --seeds 3
+    python -m experiments.peers.ppo --table
+    JAX_NUM_CPU_DEVICES=1 python -m experiments.peers.ppo --results one_device    # one device for every side
 
 Each line is an environment, a peer, and one set of hyper-parameters: the peer's own, and their translation for esrl,
 side by side in `LINES`. Sides run in turn in one process, on the same environment (spring backend), with the same
@@ -18,23 +18,23 @@ What could not be made the same is in `REMAINS`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import common  # first: it finds esrl
 import numpy as np
-from brax_ppo import Brax
-from common import Results, Row, Stopwatch, numbers, rate_text, score_text
-from rejax_ppo import Rejax
 
 import esrl
+from experiments import script
+from experiments.peers import common
+from experiments.peers.common import Options, Results, Row, Stopwatch, numbers, score_text
+from experiments.peers.ppo_peers import Brax, Rejax
 
 REMAINS = """
 - rejax takes gymnax's `done` at the time limit for the end of the world; esrl takes the value of what comes after.
-- rejax bounds every entry of a gradient by max_grad_norm, and gives actor and critic an optimiser each; esrl bounds the
+- rejax bounds every entry of a gradient by max_grad_norm, and gives actor and critic an optimizer each; esrl bounds the
   global norm of both together.
-- rejax normalises by statistics of the very step, esrl and brax.training by those at the start of an iteration or after
+- rejax normalizes by statistics of the very step, esrl and brax.training by those at the start of an iteration or after
   it.
 - brax.training begins every episode of a lane in the state of its first one, which costs nothing; rejax and esrl draw a
   new one, and work it out in every step. rejax plays Brax through two automatic resets, its wrapper's and gymnax's.
@@ -68,21 +68,43 @@ class Line:
     default: bool = True
 
 
-def rejax_line(env: str, file: str, env_steps: float, given: dict[str, Any], **config: Any) -> Line:
-    """A line against rejax: its file's numbers, of which esrl's are a translation; networks are its default, 2x64."""
-    activation = config["agent_kwargs"]["activation"]
-    options = {name: config[name] for name in ("num_envs", "num_steps", "num_epochs", "num_minibatches")}
-    options |= {name: config[name] for name in ("learning_rate", "gamma", "gae_lambda", "clip_eps", "max_grad_norm")}
-    options |= {"entropy_coef": config["ent_coef"], "value_coef": config["vf_coef"], "clip_value": True}
-    options |= {"normalize_observations": config.get("normalize_observations", False), "normalize_rewards": False}
-    esrls = {"swish": "silu"}.get(activation, activation)
-    source = f"rejax, configs/{file}"
-    return Line(env, source, {**given, **config}, (64, 64), esrls, {**options, "squash": "clip"}, env_steps)
+ESRLS = {"swish": "silu"}  # activations by other names
+REJAX = (
+    "num_envs",
+    "num_steps",
+    "num_epochs",
+    "num_minibatches",
+    "learning_rate",
+    "max_grad_norm",
+    "gamma",
+    "ent_coef",
+)
+
+
+def rejax_line(
+    env: str, file: str, env_steps: float, activation: str, numbers: Sequence[float], given: dict[str, Any]
+) -> Line:
+    """A line against rejax: its file's numbers, of which esrl's are a translation; networks are its default, 2x64.
+
+    Args:
+      file: of rejax. numbers: of `REJAX`. given: what else its file says.
+    """
+    same: dict[str, Any] = dict(zip(REJAX, numbers, strict=True)) | {"gae_lambda": 0.95, "clip_eps": 0.2}
+    config = {**same, "vf_coef": 0.5, "agent_kwargs": {"activation": activation}, **given}
+    options = {**same, "entropy_coef": same["ent_coef"], "value_coef": 0.5, "clip_value": True, "squash": "clip"}
+    options |= {"normalize_observations": given.get("normalize_observations", False), "normalize_rewards": False}
+    del options["ent_coef"]
+    return Line(env, f"rejax, configs/{file}", config, (64, 64), ESRLS.get(activation, activation), options, env_steps)
 
 
 def brax_line(env: str, env_steps: float, critic: tuple[int, ...], **more: bool) -> Line:
     """A line against brax.training: its notebook's settings for inverted_double_pendulum, its default policy."""
-    same = {"num_envs": 2048, "num_minibatches": 32, "learning_rate": 3e-4, "normalize_observations": True}
+    same: dict[str, Any] = {
+        "num_envs": 2048,
+        "num_minibatches": 32,
+        "learning_rate": 3e-4,
+        "normalize_observations": True,
+    }
     config = {**same, "unroll_length": 5, "batch_size": 1024, "num_updates_per_batch": 4, "discounting": 0.97}
     config |= {"entropy_cost": 1e-2, "reward_scaling": 10, "policy": (32,) * 4, "value": critic}
     steps = config["batch_size"] * config["num_minibatches"] * config["unroll_length"] // config["num_envs"]
@@ -93,57 +115,30 @@ def brax_line(env: str, env_steps: float, critic: tuple[int, ...], **more: bool)
     return Line(env, source, config, (32,) * 4, "silu", options, env_steps, **more)
 
 
-GAE = {"gae_lambda": 0.95, "clip_eps": 0.2, "vf_coef": 0.5}
 LINES = {
     "rejax/gymnax/CartPole-v1": rejax_line(
         "gymnax/CartPole-v1",
         "gymnax/cartpole.yaml",
         1e5,
+        "tanh",
+        (5, 100, 5, 5, 7.5e-4, 0.5, 0.99, 0.01),
         {"env": "CartPole-v1"},
-        **GAE,
-        agent_kwargs={"activation": "tanh"},
-        num_envs=5,
-        num_steps=100,
-        num_epochs=5,
-        num_minibatches=5,
-        learning_rate=7.5e-4,
-        max_grad_norm=0.5,
-        gamma=0.99,
-        ent_coef=0.01,
     ),
     "rejax/gymnax/Pendulum-v1": rejax_line(
         "gymnax/Pendulum-v1",
         "gymnax/pendulum.yaml",
         7.5e5,  # its total_timesteps is 150,000, but it trains an iteration of 10,000 for each of 75 evaluations
-        {"env": "Pendulum-v1"},
-        **GAE,
-        agent_kwargs={"activation": "swish"},
-        num_envs=100,
-        num_steps=100,
-        num_epochs=10,
-        num_minibatches=10,
-        learning_rate=1e-3,
-        max_grad_norm=10.0,
-        gamma=0.995,
-        ent_coef=0.0,
-        normalize_observations=True,
+        "swish",
+        (100, 100, 10, 10, 1e-3, 10.0, 0.995, 0.0),
+        {"env": "Pendulum-v1", "normalize_observations": True},
     ),
     "rejax/brax/hopper": rejax_line(
         "brax/hopper",
         "brax/hopper.yaml",
         2e6,  # of 5.24 million
-        {"env": "brax/hopper", "env_params": {"backend": "spring"}},
-        **GAE,
-        agent_kwargs={"activation": "tanh"},
-        num_envs=32,
-        num_steps=32,
-        num_epochs=9,
-        num_minibatches=2,
-        learning_rate=0.00025674088686342003,
-        max_grad_norm=1.0,
-        gamma=0.995,
-        ent_coef=0.01,
-        normalize_observations=True,
+        "tanh",
+        (32, 32, 9, 2, 0.00025674088686342003, 1.0, 0.995, 0.01),
+        {"env": "brax/hopper", "env_params": {"backend": "spring"}, "normalize_observations": True},
     ),
     # brax.training's own critic is 5x256, on which two cores spend nine tenths of their time
     "brax/inverted_double_pendulum, critic 4x32": brax_line("brax/inverted_double_pendulum", 3e6, (32,) * 4),
@@ -162,7 +157,7 @@ class Esrl:
         network = esrl.mlp(line.hidden, line.activation)
         made = [partial(esrl.ppo, env, network, **options, deterministic=mode) for mode in (True, False)]
         self._init, self._step, _, self.mib = common.one_step(made[0]())
-        self._mode, self._sampled = (common.scorer(env, lambda make=make: make().act) for make in made)
+        self.scores = common.scores(env, (partial(lambda make: make().act, make) for make in made))
         self.env_steps = env_steps
 
     def train(self, seed: int) -> tuple[Any, int]:
@@ -172,20 +167,13 @@ class Esrl:
             state = self._step(state)
         return state, int(state.env_steps)
 
-    def scores(self, state: Any) -> dict[str, float]:
-        return {"return_mean": self._mode(state), "return_sampled": self._sampled(state)}
-
 
 def measure(results: Results, name: str, seeds: int, env_steps: float | None) -> None:
     """Trains both sides of a line in turn, seed by seed."""
     line, peer = LINES[name], name.partition("/")[0]
     env, budget = esrl.make(line.env), int(env_steps or line.env_steps)
-    kind = Rejax if peer == "rejax" else Brax
-    makers = {"esrl": cache(lambda: Esrl(env, line, budget)), peer: cache(lambda: kind(env, line.config, budget))}
-    for seed in range(seeds):
-        for who, make in makers.items():
-            key = {"line": name, "side": who, "budget": budget, "seed": seed}
-            results.attempt(key, _measured, make, seed)
+    other = partial(Rejax if peer == "rejax" else Brax, env, line.config, budget)
+    results.compare(name, {"esrl": partial(Esrl, env, line, budget), peer: other}, budget, seeds, _measured)
 
 
 def _measured(make: Callable[[], Any], seed: int) -> Row:
@@ -195,29 +183,24 @@ def _measured(make: Callable[[], Any], seed: int) -> Row:
     return {**common.times(watch, steps), **one.scores(state), "mib": one.mib}
 
 
-def tables(results: Results) -> None:
+def table(results: Results) -> str:
     lines = []
     for (name, _, who), rows in common.grouped(results.rows, "line", "budget", "side").items():
         steps = f"{np.mean(numbers(rows, 'env_steps')) / 1e6:.3g}M"
-        working = np.median(numbers(rows, "seconds") - numbers(rows, "seconds_compile"))
         scores = [score_text(numbers(rows, column)) for column in ("return_mean", "return_sampled")]
-        most = [f"{numbers(rows, column).max():.1f}" for column in ("seconds_compile", "mib")]
-        speed = rate_text(numbers(rows, "env_steps_per_second"))
         settings = LINES[name].source if LINES[name].published else LINES[name].source + " (of another environment)"
-        lines.append([name, settings, who, str(len(rows)), steps, *scores, speed, f"{working:.1f}", *most])
-    header = ["line", "settings", "side", "seeds", "env steps", "return (mode), IQM [95 %]", "return (sampled)"]
-    print("\n" + common.markdown([*header, "steps/s", "s", "compile s", "MiB"], lines))
-    print("\nWhat remains different:" + REMAINS)
+        lines.append([name, settings, who, len(rows), steps, *scores, *common.cost(rows)])
+    head = ("line", "settings", "side", "seeds", "env steps", "return (mode), IQM [95 %]", "return (sampled)")
+    return script.table([*head, *common.COST], lines)
 
 
 def main() -> None:
-    arguments = common.parser(__doc__ or "").parse_args()
+    given = script.options(Options, __doc__)
     settings = {name: dataclasses.asdict(line) for name, line in LINES.items()}
-    results = Results(arguments.results / "ppo.csv", ("line", "side", "budget", "seed"), settings)
-    names = [name for name, line in LINES.items() if line.default or arguments.only]
-    for name in [] if arguments.table else common.chosen(names, arguments.only):
-        measure(results, name, arguments.seeds, arguments.env_steps)
-    tables(results)
+    results = Results(given.results / "ppo.csv", ("line", "side", "budget", "seed"), settings)
+    for name in given.chosen(name for name, line in LINES.items() if line.default or given.only):
+        measure(results, name, given.seeds, given.env_steps)
+    print(f"\n{table(results)}\n\nWhat remains different:{REMAINS}")
 
 
 if __name__ == "__main__":

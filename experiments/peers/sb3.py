@@ -1,7 +1,7 @@
 """esrl's PPO against stable-baselines3's, on environments that Python steps: steps and seconds to a return.
 
-    python experiments/peers/sb3.py                        # CartPole-v1 and Acrobot-v1, five seeds
-    python experiments/peers/sb3.py --only CartPole --seeds 1 --env-steps 20000
+    python -m experiments.peers.sb3                        # CartPole-v1 and Acrobot-v1, five seeds
+    python -m experiments.peers.sb3 --only CartPole --seeds 1 --env-steps 20000
 
 Both sides have the hyper-parameters that RL Baselines3 Zoo publishes for stable-baselines3, networks of 2x64 tanh with
 outputs near zero at the start, Adam with epsilon 1e-5, and the same number of environment steps. Every so many steps
@@ -11,25 +11,24 @@ scoring. `seconds` hold compiling, which only the first run of a process does; t
 
 What remains different: stable-baselines3 steps its environments one by one (`DummyVecEnv`), esrl by Gymnasium's vector
 entry point where there is one (CartPole-v1), else as Gymnasium's `SyncVectorEnv`; stable-baselines3 has orthogonal
-weights, lets the clip range fall linearly on CartPole as its learning rate, and updates its normalisation in every
+weights, lets the clip range fall linearly on CartPole as its learning rate, and updates its normalization in every
 step; with esrl both stay as they are within an iteration. PyTorch gets as many threads as `--threads` says.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-import common  # first: it finds esrl
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Results, Row, Stopwatch, numbers
 
 import esrl
 from esrl.core.types import Array, PyTree, seed_key
+from experiments import script
+from experiments.peers import common
+from experiments.peers.common import Results, Row, Stopwatch, numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,22 +51,14 @@ class Line:
 
 
 SOURCE = "RL Baselines3 Zoo, hyperparams/ppo.yml; what it leaves out is stable-baselines3's default"
+ZOO = ("n_steps", "batch_size", "gae_lambda", "gamma", "n_epochs", "ent_coef", "learning_rate", "clip_range")
 LINES = {
     "CartPole-v1": Line(
         threshold=475.0,
         env_steps=1e5,
         every=2048,
         num_envs=8,
-        zoo={
-            "n_steps": 32,
-            "batch_size": 256,
-            "gae_lambda": 0.8,
-            "gamma": 0.98,
-            "n_epochs": 20,
-            "ent_coef": 0.0,
-            "learning_rate": 1e-3,
-            "clip_range": 0.2,
-        },
+        zoo=dict(zip(ZOO, (32, 256, 0.8, 0.98, 20, 0.0, 1e-3, 0.2), strict=True)),
         falling=("learning_rate", "clip_range"),
     ),
     "Acrobot-v1": Line(
@@ -75,16 +66,7 @@ LINES = {
         env_steps=1e6,
         every=8192,
         num_envs=16,
-        zoo={
-            "n_steps": 256,
-            "batch_size": 64,
-            "gae_lambda": 0.94,
-            "gamma": 0.99,
-            "n_epochs": 4,
-            "ent_coef": 0.0,
-            "learning_rate": 3e-4,
-            "clip_range": 0.2,
-        },
+        zoo=dict(zip(ZOO, (256, 64, 0.94, 0.99, 4, 0.0, 3e-4, 0.2), strict=True)),
         normalize=True,
     ),
 }
@@ -95,7 +77,8 @@ class Race:
 
     def __init__(self, line: Line, budget: float, score: Callable[[PyTree], float]) -> None:
         self.line, self.budget, self._score, self.watch = line, budget, score, Stopwatch()
-        self._next, self.best, self.row = line.every, -np.inf, {}
+        self._next, self.best = line.every, -np.inf
+        self.row: Row = {}
 
     def over(self, state: Callable[[], PyTree], steps: int) -> bool:
         if self.row or (steps < self._next and steps < self.budget):
@@ -138,7 +121,7 @@ class Esrl:
 
     def run(self, race: Race, seed: int) -> None:
         state = self.agent.init(seed_key(seed))
-        while not race.over(lambda state=state: state, int(state.env_steps)):
+        while not race.over(partial(lambda x: x, state), int(state.env_steps)):
             state, _ = common.blocked(self.agent.step(state))
 
 
@@ -177,7 +160,7 @@ class Sb3:
 
 
 def _weights(model: Any) -> PyTree:
-    """A stable-baselines3 policy as arrays: its layers, and what observations are normalised by."""
+    """A stable-baselines3 policy as arrays: its layers, and what observations are normalized by."""
     layers = [x for x in model.policy.mlp_extractor.policy_net if hasattr(x, "weight")] + [model.policy.action_net]
     found = [
         (jnp.asarray(x.weight.detach().numpy().T.copy()), jnp.asarray(x.bias.detach().numpy().copy())) for x in layers
@@ -202,37 +185,26 @@ def measure(results: Results, name: str, seeds: int, env_steps: float | None) ->
     """Races both sides in turn, seed by seed."""
     line, env = LINES[name], esrl.make(f"gymnasium/{name}")
     budget = int(env_steps or line.env_steps)
-    makers = {who: cache(partial(kind, name, env, line, budget)) for who, kind in (("esrl", Esrl), ("sb3", Sb3))}
-    for seed in range(seeds):
-        for who, make in makers.items():
-            key = {"env": name, "side": who, "budget": budget, "seed": seed}
-            results.attempt(key, _raced, make, line, budget, seed)
+    sides = {who: partial(kind, name, env, line, budget) for who, kind in (("esrl", Esrl), ("sb3", Sb3))}
+    results.compare(name, sides, budget, seeds, partial(_raced, line, budget))
 
 
-def _raced(make: Callable[[], Any], line: Line, budget: int, seed: int) -> Row:
+def _raced(line: Line, budget: int, make: Callable[[], Any], seed: int) -> Row:
     race = Race(line, budget, lambda state: make().score(state))
     make().run(race, seed)
     return race.row
 
 
-def tables(results: Results) -> None:
+def table(results: Results) -> str:
     lines = []
     for (env, _, who), rows in common.grouped(results.rows, "env", "budget", "side").items():
         there = [row for row in rows if row["reached"] in (1, "1")]
         working = numbers(there, "seconds") - numbers(there, "seconds_compile")
-        steps, speed = numbers(there, "env_steps"), numbers(rows, "env_steps_per_second")
-        compiling = f"{numbers(rows, 'seconds_compile').max():.1f}"
-        line = [
-            env,
-            f"{LINES[env].threshold:g}",
-            who,
-            f"{len(there)} of {len(rows)}",
-            _range(steps),
-            _range(working, 1),
-        ]
-        lines.append([*line, compiling, f"{np.median(speed):,.0f}"])
-    header = ["environment", "return", "side", "seeds that reach it", "env steps, median [range]"]
-    print("\n" + common.markdown([*header, "seconds, median [range]", "compile s", "steps/s"], lines))
+        cells = [f"{LINES[env].threshold:g}", who, f"{len(there)} of {len(rows)}"]
+        cells += [_range(numbers(there, "env_steps")), _range(working, 1), *common.largest(rows, "seconds_compile")]
+        lines.append([env, *cells, common.rate_text(numbers(rows, "env_steps_per_second"))])
+    head = ("environment", "return", "side", "seeds that reach it", "env steps, median [range]")
+    return script.table([*head, "seconds, median [range]", "compile s", "steps/s"], lines)
 
 
 def _range(x: np.ndarray, digits: int = 0) -> str:
@@ -241,20 +213,23 @@ def _range(x: np.ndarray, digits: int = 0) -> str:
     return f"{np.median(x):,.{digits}f} [{x.min():,.{digits}f}, {x.max():,.{digits}f}]"
 
 
+@dataclasses.dataclass(frozen=True)
+class Options(common.Options):
+    threads: int = 1  # PyTorch's; more are slower with networks this small
+
+
 def main() -> None:
-    flags = common.parser(__doc__ or "")
-    flags.add_argument("--threads", type=int, default=1, help="PyTorch's; more are slower with networks this small")
-    arguments = flags.parse_args()
+    given = script.options(Options, __doc__)
     settings = {name: {**dataclasses.asdict(line), "source": SOURCE} for name, line in LINES.items()}
-    results = Results(arguments.results / "sb3.csv", ("env", "side", "budget", "seed"), settings)
-    if not arguments.table:
+    results = Results(given.results / "sb3.csv", ("env", "side", "budget", "seed"), settings)
+    if not given.table:
         import stable_baselines3  # noqa: F401  # not in the first run's time
         import torch
 
-        torch.set_num_threads(arguments.threads)
-        for name in common.chosen(LINES, arguments.only):
-            measure(results, name, arguments.seeds, arguments.env_steps)
-    tables(results)
+        torch.set_num_threads(given.threads)
+    for name in given.chosen(LINES):
+        measure(results, name, given.seeds, given.env_steps)
+    print("\n" + table(results))
 
 
 if __name__ == "__main__":

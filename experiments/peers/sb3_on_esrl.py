@@ -1,29 +1,40 @@
 """stable-baselines3's PPO learns on a JAX environment of esrl, exported as a Gymnasium vector environment.
 
-    python experiments/peers/sb3_on_esrl.py                                   # gymnasium/phys2d/CartPole-v1, 3 seeds
-    python experiments/peers/sb3_on_esrl.py brax/inverted_pendulum --env-steps 1e6 --num-envs 64
+    python -m experiments.peers.sb3_on_esrl                                   # gymnasium/phys2d/CartPole-v1, 3 seeds
+    python -m experiments.peers.sb3_on_esrl brax/inverted_pendulum --env-steps 1e6 --num-envs 64
 
 `esrl.as_vector_env` steps all lanes in one compiled call. stable-baselines3 has an interface of its own for that,
 `VecEnv`, onto which `Lanes` below lays Gymnasium's: an episode's end begins the next one in the same step, and the last
 observation goes with the infos. What SB3 trained then plays held-out episodes through `esrl.as_vector_env` again.
 """
 
-from __future__ import annotations
-
-import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import EPISODES, RESULTS, Row, write_rows  # first of esrl's: it finds them
 from gymnasium.vector import AutoresetMode
-from record import folder_name
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+from tyro.conf import Positional
 
 import esrl
+from experiments import script
+from experiments.lab.record import Row, folder_name, write_rows
+from experiments.peers.common import EPISODES, RESULTS
+
+
+@dataclass(frozen=True)
+class Options:
+    env: Positional[str] = "gymnasium/phys2d/CartPole-v1"
+    env_steps: float = 1e5
+    num_envs: int = 16
+    num_steps: int = 128
+    seeds: int = 3
+    episodes: int = EPISODES
+    out: Path = RESULTS
 
 
 class Lanes(VecEnv):
@@ -84,41 +95,28 @@ def score(model: PPO, name: str, episodes: int) -> np.ndarray:
     return total
 
 
-def train(name: str, seed: int, arguments: argparse.Namespace) -> Row:
+def train(name: str, seed: int, given: Options) -> Row:
     """One run of SB3's PPO: returns before and after, steps and seconds."""
-    lanes = VecMonitor(Lanes(esrl.as_vector_env(name, arguments.num_envs, AutoresetMode.SAME_STEP)))
-    model = PPO("MlpPolicy", lanes, n_steps=arguments.num_steps, batch_size=256, seed=seed, device="cpu")
-    before = score(model, name, arguments.episodes).mean()
+    lanes = VecMonitor(Lanes(esrl.as_vector_env(name, given.num_envs, AutoresetMode.SAME_STEP)))
+    model = PPO("MlpPolicy", lanes, n_steps=given.num_steps, batch_size=256, seed=seed, device="cpu")
+    before = score(model, name, given.episodes).mean()
     begun = time.perf_counter()
-    model.learn(int(arguments.env_steps))
+    model.learn(int(given.env_steps))
     seconds = time.perf_counter() - begun
-    after = score(model, name, arguments.episodes)
-    row = {
-        "env": name,
-        "agent": "sb3 ppo",
-        "seed": seed,
-        "env_steps": model.num_timesteps,
-        "seconds": round(seconds, 2),
-    }
+    after = score(model, name, given.episodes)
+    row = {"env": name, "agent": "sb3 ppo", "seed": seed}
+    row |= {"env_steps": model.num_timesteps, "seconds": round(seconds, 2)}
     return {**row, "return_before": before, "return_mean": after.mean(), "return_std": after.std()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("env", nargs="?", default="gymnasium/phys2d/CartPole-v1")
-    parser.add_argument("--env-steps", type=float, default=1e5)
-    parser.add_argument("--num-envs", type=int, default=16)
-    parser.add_argument("--num-steps", type=int, default=128)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--episodes", type=int, default=EPISODES)
-    parser.add_argument("--out", type=Path, default=RESULTS / "peers")
-    arguments = parser.parse_args()
+    given = script.options(Options, __doc__)
     torch.set_num_threads(1)  # networks this small only lose by more
     rows = []
-    for seed in range(arguments.seeds):
-        row = train(arguments.env, seed, arguments)
+    for seed in range(given.seeds):
+        row = train(given.env, seed, given)
         rows.append(row)
-        write_rows(arguments.out / f"sb3_on_esrl-{folder_name(arguments.env)}.csv", rows)
+        write_rows(given.out / f"sb3_on_esrl-{folder_name(given.env)}.csv", rows)
         print(
             f"seed {seed}: {row['return_before']:.1f} before, {row['return_mean']:.1f} +- {row['return_std']:.1f} after"
             f" {row['env_steps']:,} steps in {row['seconds']:.0f} s",

@@ -19,14 +19,13 @@ SMALL = ("--effort", "0.02", "--seeds", "2")
 
 @pytest.fixture
 def script(monkeypatch, capsys, lenient):
-    """Runs a script of the repository in this process, and returns what it prints."""
+    """Runs a module as `python -m` does, but in this process, and returns what it prints."""
 
     def run(name, *arguments):
-        path = ROOT / name
-        monkeypatch.syspath_prepend(path.parent)
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
-        runpy.run_path(str(path), run_name="__main__")
+        runpy.run_module(name, run_name="__main__")
         return "".join(capsys.readouterr())
 
     return run
@@ -34,14 +33,12 @@ def script(monkeypatch, capsys, lenient):
 
 @pytest.fixture
 def theory(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    return importlib.import_module("claims_theory")
+    return importlib.import_module("experiments.claims.theory")
 
 
 @pytest.fixture
 def core(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    return importlib.import_module("claims_core")
+    return importlib.import_module("experiments.claims.estimator")
 
 
 def read(path):
@@ -149,42 +146,53 @@ def test_a_slope_and_a_distance(core):
 
 @pytest.mark.parametrize("part", ["update-rank", "antithetic", "thin"])
 def test_a_part_in_small_is_within_five_standard_errors_of_theory(script, tmp_path, part):
-    shown = script("experiments/claims.py", part, *SMALL, "--here", "--out", tmp_path)
+    shown = script("experiments.claims.run", part, *SMALL, "--here", "--out", tmp_path)
     rows = read(tmp_path / f"{part}.csv")
     exact = [row for row in rows if row["basis"] == "exact"]
     assert len(exact) > 10 and all(row["part"] == part for row in rows)
     assert max(abs(float(row["z"])) for row in exact) < 5
     assert "| claim | measured | theory |" in shown and f"| {part} | {len(rows)} | {len(exact)} |" in shown
-    script("plots/claims.py", part, "--results", tmp_path, "--out", tmp_path / "figure.png")
+    script("experiments.claims.figures", part, "--results", tmp_path, "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
 
 
 def test_what_is_there_stays_and_other_settings_are_refused(script, tmp_path):
     options = ("update-rank", "--effort", "0.02", "--here", "--out", tmp_path)
-    script("experiments/claims.py", *options)
+    script("experiments.claims.run", *options)
     before = (tmp_path / "update-rank.csv").read_bytes(), (tmp_path / "update-rank.json").read_bytes()
-    assert "there already" in script("experiments/claims.py", *options)
+    assert "there already" in script("experiments.claims.run", *options)
     with pytest.raises(SystemExit, match="--again measures anew"):
-        script("experiments/claims.py", *options, "--full")
+        script("experiments.claims.run", *options, "--full")
     assert before == ((tmp_path / "update-rank.csv").read_bytes(), (tmp_path / "update-rank.json").read_bytes())
     about = json.loads(before[1])
     assert about["recipe"]["factor"] == 0.02 and [entry["runs"] for entry in about["measured"]] == [["update-rank"]]
-    table = script("experiments/claims.py", "--table", "--out", tmp_path)
+    table = script("experiments.claims.run", "--table", "--out", tmp_path)
     assert "| Rank of the update, 12 pairs of rank 2, 48x32 | 24 | 24 | 0.0 |" in table
 
 
 def test_what_fails_is_noted(script, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    update = importlib.import_module("claims_update")
+    update = importlib.import_module("experiments.claims.update")
 
     def broken(effort):
         raise ValueError("no such luck")
 
     monkeypatch.setattr(update, "update_rank", broken)
     with pytest.raises(SystemExit, match="update-rank: ValueError: no such luck"):
-        script("experiments/claims.py", "update-rank", *SMALL, "--here", "--out", tmp_path)
+        script("experiments.claims.run", "update-rank", *SMALL, "--here", "--out", tmp_path)
     assert "no such luck" in json.loads((tmp_path / "update-rank.json").read_text())["failed"]["update-rank"]
     assert not (tmp_path / "update-rank.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["claims.csv", "figures.csv"])
+def test_every_claim_and_panel_has_a_measurement(name):
+    import pandas as pd
+
+    from experiments.claims.table import matching
+
+    folder = ROOT / "experiments" / "claims"
+    for line in read(folder / name):
+        rows = pd.read_csv(folder / "results" / f"{line['part']}.csv")
+        assert len(matching(rows, line["quantity"], line["where"])), line
 
 
 @pytest.mark.parametrize(
@@ -192,5 +200,5 @@ def test_what_fails_is_noted(script, tmp_path, monkeypatch):
 )
 def test_bad_arguments_get_a_sentence(script, capsys, words, sentence):
     with pytest.raises(SystemExit):
-        script("experiments/claims.py", *words)
+        script("experiments.claims.run", *words)
     assert sentence in capsys.readouterr().err

@@ -50,9 +50,9 @@ def recipes(tmp_path):
 def test_comparison(script, recipes, tmp_path):
     out, folder = tmp_path / "compare", recipes.parents[2]
     options = ("--recipes", folder, "--out", out, *SMALL)
-    script("experiments/compare.py", ENV, "--agents", "eggroll", "--seeds", "1", *options)  # a process of its own
+    script("experiments.study.compare", ENV, "--agents", "eggroll", "--seeds", "1", *options)  # a process of its own
     first = read(out / ENV.replace("/", "-") / "eggroll.csv")
-    shown = script("experiments/compare.py", "--seeds", "2", "--here", *options)
+    shown = script("experiments.study.compare", "--seeds", "2", "--here", *options)
     assert "seed 1:" in shown and "open_es" in shown and len(shown.split("seed 0:")) == 2
 
     rows = read(out / ENV.replace("/", "-") / "eggroll.csv")
@@ -65,35 +65,34 @@ def test_comparison(script, recipes, tmp_path):
     assert [(row["seed"], row["env_steps"]) for row in random] == [("0", "0"), ("1", "0")]
     assert all(8 < float(row["return_mean"]) < 60 for row in random)
 
-    table = script("experiments/table.py", "--results", out, "--recipes", folder, "--headers")
+    table = script("experiments.study.recipe_headers", "--results", out, "--recipes", folder, "--headers")
     assert f"| `{ENV}` | EGGROLL | 2 |" in table and f"| `{ENV}` | OpenES | 2 |" in table
     text = (recipes / "eggroll.toml").read_text()
     assert "seeds 0 to 1: held-out return" in text and "reached before" not in text
     assert text.endswith(RECIPE[RECIPE.index("#\n") :].replace("AGENT", "eggroll"))
-    script("experiments/table.py", "--results", out, "--recipes", folder, "--headers")
+    script("experiments.study.recipe_headers", "--results", out, "--recipes", folder, "--headers")
     assert (recipes / "eggroll.toml").read_text() == text
 
-    script("plots/compare.py", "--results", out, "--out", tmp_path / "figure.png")
+    script("experiments.study.curves", "--results", out, "--out", tmp_path / "figure.png")
     assert all((tmp_path / f"figure{what}.png").stat().st_size for what in ("", "_seconds", "_episodes"))
 
 
 def test_comparison_in_processes(script, recipes, tmp_path):
     options = ("--recipes", recipes.parents[2], "--out", tmp_path, *SMALL, "--agents", "eggroll", "--no-random")
-    script("experiments/compare.py", *options, "--seconds", "1e-3", "--seeds", "2", "--processes", "2")
+    script("experiments.study.compare", *options, "--seconds", "1e-3", "--seeds", "2", "--processes", "2")
     rows = read(tmp_path / ENV.replace("/", "-") / "eggroll.csv")
     assert [row["seed"] for row in rows] == sorted(row["seed"] for row in rows) and {r["seed"] for r in rows} == {*"01"}
     ends = [row for row in rows if float(row["used"]) == 1]
     assert len(ends) == 2 and all(float(row["seconds"]) < float(row["seconds_compile"]) for row in ends)
     assert not (tmp_path / ENV.replace("/", "-") / "parts").exists()
-    shown = script("experiments/compare.py", *options, "--seconds", "1e-3", "--seeds", "2", "--processes", "2")
+    shown = script("experiments.study.compare", *options, "--seconds", "1e-3", "--seeds", "2", "--processes", "2")
     assert "there already" in shown
     with pytest.raises(SystemExit, match="failed"):  # another budget
-        script("experiments/compare.py", *options, "--seconds", "2e-3", "--seeds", "2", "--here")
+        script("experiments.study.compare", *options, "--seconds", "2e-3", "--seeds", "2", "--here")
 
 
 def test_what_a_laptop_compares(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import compare
+    from experiments.study import compare
 
     def filled(**given):
         names = {"envs": [], "full": False, "recipes": compare.AGENTS_FOLDER, "seconds": None, "env_steps": None}
@@ -112,9 +111,8 @@ def test_what_a_laptop_compares(monkeypatch):
 
 
 def test_parts_are_gathered_once_whatever_broke_off(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    from parts import gather, missing, part
-    from record import About, write_rows
+    from experiments.lab.parts import gather, missing, part
+    from experiments.lab.record import About, write_rows
 
     csv = tmp_path / "env" / "eggroll.csv"
 
@@ -138,8 +136,7 @@ def test_parts_are_gathered_once_whatever_broke_off(monkeypatch, tmp_path):
 
 
 def test_evaluations_of_a_budget(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    from budget import Budget
+    from experiments.lab.budget import Budget
 
     assert Budget(evaluations=4).due() == [0.25, 0.5, 0.75, 1.0]
     assert Budget(evaluations=4, early=2).due() == [0.0625, 0.125, 0.25, 0.5, 0.75, 1.0]
@@ -150,7 +147,7 @@ def test_what_fails_is_noted_and_the_rest_goes_on(script, recipes, tmp_path):
     recipe.write_text(recipe.read_text() + "sigma = -1.0\n")
     options = ("--recipes", recipes.parents[2], "--out", tmp_path, "--here", "--seeds", "1", *SMALL)
     with pytest.raises(SystemExit, match=f"{ENV}, eggroll, seed 0"):
-        script("experiments/compare.py", *options)
+        script("experiments.study.compare", *options)
     folder = tmp_path / ENV.replace("/", "-")
     assert "sigma is -1.0" in json.loads((folder / "eggroll.json").read_text())["failed"]["0"]
     assert read(folder / "open_es.csv")
@@ -159,7 +156,7 @@ def test_what_fails_is_noted_and_the_rest_goes_on(script, recipes, tmp_path):
 def test_paper(script, recipes, tmp_path):
     out, data = tmp_path / "paper", tmp_path / "rl.toml"
     short = ("--minutes", "5", "--env-steps", "600", "--episodes", "4", "--evaluations", "3", "--out", out)
-    script("experiments/paper.py", ENV, "--recipes", recipes.parents[2], *short, "--seeds", "2", "--here")
+    script("experiments.paper.run", ENV, "--recipes", recipes.parents[2], *short, "--seeds", "2", "--here")
     folder = out / ENV.replace("/", "-")
     rows = read(folder / "eggroll-1.csv")
     assert rows[0]["env_steps"] == "0" and int(rows[-1]["env_steps"]) >= 600 and float(rows[-1]["seconds"]) > 0
@@ -171,13 +168,13 @@ def test_paper(script, recipes, tmp_path):
     with (folder / "ppo-0.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["env", "agent", *fixed], [ENV, "ppo", *fixed.values()]])
     data.write_text(f'["{ENV}".result]\neggroll_1e8 = 0.25\neggroll_final = 0.5\n')
-    table = script("experiments/paper.py", "--table", "--out", out, "--paper", data)
+    table = script("experiments.paper.run", "--table", "--out", out, "--paper", data)
     assert f"| `{ENV}` | EGGROLL | 2 |" in table and "| 500 | 2M | 1 |" in table and "| 0.25 at 1e8 † |" in table
 
 
 def test_paper_ends_before_a_generation_that_would_be_too_late(script, recipes, tmp_path):
     script(
-        "experiments/paper.py", ENV, "--recipes", recipes.parents[2], "--minutes", "1e-6", "--out", tmp_path, "--here"
+        "experiments.paper.run", ENV, "--recipes", recipes.parents[2], "--minutes", "1e-6", "--out", tmp_path, "--here"
     )
     folder = tmp_path / ENV.replace("/", "-")
     assert [row["generation"] for row in read(folder / "eggroll-0.csv")] == ["0", "1"]
@@ -185,38 +182,38 @@ def test_paper_ends_before_a_generation_that_would_be_too_late(script, recipes, 
 
 
 def test_fractions_of_ppo(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import paper_table
+    from experiments.paper import compare
 
     def runs(mean):
         return [{"return_mean": mean, "return_std": 1.0, "episodes": 100}]
 
-    assert paper_table.normalised(-300.0, runs(-200), runs(-1200)) == pytest.approx((0.9, math.nan), nan_ok=True)
-    assert paper_table.normalised(3.0, runs(5), runs(1)) == pytest.approx((0.5, 0.6))
-    assert math.isnan(paper_table.normalised(3.0, runs(1.1), runs(1))[0])  # PPO does not differ from random
-    assert paper_table.published({ENV: {"result": {"eggroll_final": 0.5}}}, ENV, "eggroll", 5e8, 5e8) == "0.5 at 5e8"
+    assert compare.normalized(-300.0, runs(-200), runs(-1200)) == pytest.approx((0.9, math.nan), nan_ok=True)
+    assert compare.normalized(3.0, runs(5), runs(1)) == pytest.approx((0.5, 0.6))
+    assert math.isnan(compare.normalized(3.0, runs(1.1), runs(1))[0])  # PPO does not differ from random
+    assert compare.published({ENV: {"result": {"eggroll_final": 0.5}}}, ENV, "eggroll", 5e8, 5e8) == "0.5 at 5e8"
 
 
 def test_suites(script, tmp_path):
     small = ("--lanes", "8", "--hidden", "4", "--horizon", "20", "--repeats", "2", "--seconds", "0.01")
-    shown = script("experiments/suites.py", "gymnasium/phys2d/No-v1", ENV, *small, "--out", tmp_path, "--name", "here")
+    shown = script("experiments.suites.run", "gymnasium/phys2d/No-v1", ENV, *small, "--out", tmp_path, "--name", "here")
     assert "gymnasium/phys2d/No-v1 failed: gymnasium has no environment" in shown
     (row,) = read(tmp_path / "here.csv")
     assert row["env"] == ENV and row["horizon"] == "20" and float(row["compile_seconds_eggroll"]) > 0
     assert float(row["ratio_lowest"]) <= float(row["ratio"]) <= float(row["ratio_highest"])
     about = json.loads((tmp_path / "here.json").read_text())
     assert about["measured"][0]["runs"] == [ENV] and not about["measured"][0]["compilation_cache"]
-    assert f"| `{ENV}` | 20 | 8 |" in script("experiments/suites.py", "--table", "--out", tmp_path)
+    assert f"| `{ENV}` | 20 | 8 |" in script("experiments.suites.run", "--table", "--out", tmp_path)
 
 
 def throughput(out, *arguments):
     small = ("--repeats", "2", "--seconds", "0.01", "--out", out, "--name", "here", *arguments)
     command = [
         sys.executable,
-        ROOT / "experiments" / "throughput.py",
+        "-m",
+        "experiments.throughput.run",
         *small,
     ]  # a process of its own: it keeps no cache
-    return subprocess.run([*map(str, command)], check=True, capture_output=True, text=True).stdout
+    return subprocess.run([*map(str, command)], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.mark.slow
@@ -230,7 +227,7 @@ def test_throughput_of_forward_passes(script, tmp_path):
     assert "1.0" in [row["fraction_of_inference"] for row in rows if row["kind"].startswith("inference")]
     assert int(rows[-1]["noise_bytes"]) == 4 * 4 * (4 * 8 + 8 + 2 * (8 * 8 + 8) + 8 * 2 + 2)
     assert json.loads((tmp_path / "here-forward.json").read_text())["recipe"]["ceilings"]["bytes"] > 0
-    script("plots/throughput.py", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
+    script("experiments.throughput.figures", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
 
     left = throughput(tmp_path, "--part", "layer", *sizes, "--seconds-limit", "0")
@@ -249,13 +246,12 @@ def test_throughput_of_generations_and_growth(script, tmp_path):
     assert [(row["measure"], row["factor"], row["value"]) for row in rows if row["factor"] == "population"] == [
         (measure, "population", value) for measure in ("forward", "generation") for value in "48"
     ]
-    shown = script("plots/growth.py", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
+    shown = script("experiments.throughput.figures", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
     assert "flat from population" in shown and (tmp_path / "figure-generation.png").stat().st_size
 
 
 def test_random_policy(monkeypatch, lenient):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    from random_policy import random_agent
+    from experiments.lab.random_policy import random_agent
 
     agent = random_agent(ENV, 4)
     batch = agent.rollout(agent.init(seed_key(0)))

@@ -1,7 +1,5 @@
 """EGGROLL beside the paper's: which runs are taken, what they are fractions of, and which reading they stand beside."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -13,8 +11,7 @@ RESULT = {"eggroll_1e8": 0.25, "eggroll_25e7": 0.5, "eggroll_final": 0.75}
 
 @pytest.fixture
 def paper_steps(monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "experiments")
-    import paper_steps
+    from experiments.paper import compare as paper_steps
 
     return paper_steps
 

@@ -15,16 +15,16 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def results(tmp_path):
     folder = tmp_path / "results"
-    (folder / "study").mkdir(parents=True)
-    (folder / "claims").mkdir()
-    (folder / "sweep").mkdir()
+    study, claim, swept = (folder / place for place in ("study/results/study", "claims/results", "sweep/results"))
+    for place in (study, claim, swept):
+        place.mkdir(parents=True)
     common = {"at": "end", "score": "", "low": 0.85, "high": 0.97, "runs": 10}
     rows = [
         {"measure": "iqm", "environment": "all", "agent": "eggroll", "other": "", "value": 0.912, **common},
         {"measure": "improvement", "environment": "all", "agent": "eggroll", "other": "ppo", "value": 0.7, **common},
         {"measure": "iqm", "environment": "brax/ant", "agent": "ppo", "other": "", "value": 0.4, **common},
     ]
-    pd.DataFrame(rows).to_csv(folder / "study" / "statistics.csv", index=False)
+    pd.DataFrame(rows).to_csv(study / "statistics.csv", index=False)
     claims = {
         "part": "thin",
         "quantity": "excess relative to dense",
@@ -34,7 +34,7 @@ def results(tmp_path):
         "theory": 0.5,
     }
     pd.DataFrame({**claims, "standard_error": 0.01, "basis": "exact", "z": [1.0, -3.0], "repeats": 9}).to_csv(
-        folder / "claims" / "thin.csv", index=False
+        claim / "thin.csv", index=False
     )
     sweep = [
         {"env": "e", "rank": r, "population": 8, "sigma": s, "seed": i, "env_steps": n, "return_mean": 10 * i + n}
@@ -43,14 +43,13 @@ def results(tmp_path):
         for i in range(4)
         for n in (0, 100)
     ]
-    pd.DataFrame(sweep).to_parquet(folder / "sweep" / "e.parquet")
+    pd.DataFrame(sweep).to_parquet(swept / "e.parquet")
     return folder
 
 
 @pytest.fixture
 def values(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import report_values
+    from experiments.report import values as report_values
 
     return report_values
 
@@ -124,7 +123,7 @@ def test_page(script, results, tmp_path):
         "<!-- not shown -->\n# use\n\nIt is **{{study.all.end.iqm.eggroll.value}}** of `x < 1`.\n\n- one\n"
     )
     options = ("--results", results, "--conclusions", prose, "--out", out)
-    script("experiments/report.py", *options)
+    script("experiments.report.build", *options)
     text = out.read_text()
     page = Page(text)
     assert (
@@ -134,7 +133,7 @@ def test_page(script, results, tmp_path):
     assert {address[1:] for address in page.addresses if address.startswith("#")} <= page.ids
     assert not page.tags & {"script", "link", "iframe"} and "url(" not in text and "@import" not in text
     paper = text[text.index('<h2 id="paper">') : text.index('<h2 id="sweeps">')]
-    assert "Not measured yet: <code>python experiments/paper.py" in paper
+    assert "Not measured yet: <code>python -m experiments.paper.run" in paper
     sweeps = re.sub(r"\s*\n\s*", "", text[text.index('<h2 id="sweeps">') : text.index('<h2 id="defaults">')])
     assert "<td>dense</td>" in sweeps and "115 [" in sweeps and "Not measured yet" not in sweeps
     assert "256x2" in text and "0.51" in text
@@ -142,22 +141,22 @@ def test_page(script, results, tmp_path):
     prose.write_text("# use\n{{study.all.end.iqm.sarsa}}")
     out.unlink()
     with pytest.raises(SystemExit, match="no sarsa"):
-        script("experiments/report.py", *options)
+        script("experiments.report.build", *options)
     assert not out.exists()
     prose.write_text("# usage\nText")
     with pytest.raises(SystemExit, match="part usage"):
-        script("experiments/report.py", *options)
+        script("experiments.report.build", *options)
 
 
 def test_page_without_results(script, tmp_path):
     out, empty = tmp_path / "report.html", tmp_path / "empty"
     empty.mkdir()
     script(
-        "experiments/report.py", "--results", empty, "--plots", empty, "--conclusions", empty / "no.md", "--out", out
+        "experiments.report.build", "--results", empty, "--plots", empty, "--conclusions", empty / "no.md", "--out", out
     )
     assert out.read_text().count("Not measured yet") >= 6
 
 
 def test_the_repository_has_a_report(script, tmp_path):
-    script("experiments/report.py", "--out", tmp_path / "report.html")
+    script("experiments.report.build", "--out", tmp_path / "report.html")
     Page((tmp_path / "report.html").read_text())

@@ -19,8 +19,7 @@ CARTPOLE, OTHER = "gymnasium/CartPole-v1", "brax/hopper"
 
 @pytest.fixture
 def study(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "experiments")
-    import study
+    from experiments.study import analysis as study
 
     return study
 
@@ -59,7 +58,7 @@ def value(rows, **where):
 
 
 def test_scores_and_aggregates(study, results):
-    from summary import random_returns, read
+    from experiments.lab.stats import random_returns, read
 
     rows = read(results)
     made, notes = study.study(rows, random_returns(results), resamples=50)
@@ -115,7 +114,7 @@ def test_intervals_are_a_stratified_bootstrap(study):
 
 
 def test_an_agents_interval_has_every_resample_and_no_order(study):
-    from summary import interval
+    from experiments.lab.stats import interval
 
     every = [np.mean(x) for x in itertools.product([1.0, 2.0, 7.0], repeat=3)]  # of three, the middle half is all
     assert (
@@ -131,7 +130,7 @@ def test_equal_steps_and_episodes(study, tmp_path):
     write(tmp_path, CARTPOLE, "eggroll", [(20, 120, 420)], steps=(0, 1000, 3000), episodes=(0, 10, 20))
     write(tmp_path, CARTPOLE, "ppo", [(20, 20, 260), (20, 140, 500)], steps=(0, 500, 2000), episodes=(0, 20, 40))
     write(tmp_path, CARTPOLE, "random", [[20.0]])
-    from summary import random_returns, read
+    from experiments.lab.stats import random_returns, read
 
     made, notes = study.study(read(tmp_path), random_returns(tmp_path), resamples=20)
     made = pd.DataFrame(made)
@@ -150,7 +149,7 @@ def test_equal_steps_and_episodes(study, tmp_path):
 
 
 def test_files_of_older_versions_are_read(study, results):
-    from summary import read
+    from experiments.lab.stats import read
 
     place = results / "brax-hopper" / "ppo.csv"
     rows = pd.read_csv(place)
@@ -165,7 +164,7 @@ def test_files_of_older_versions_are_read(study, results):
 
 
 def test_peers_and_missing_agents(study, results):
-    from summary import random_returns, read
+    from experiments.lab.stats import random_returns, read
 
     write(results, CARTPOLE, "sb3_ppo", [(20, 300, 400)] * 3)
     made, _ = study.study(read(results), random_returns(results), resamples=20)
@@ -177,18 +176,18 @@ def test_peers_and_missing_agents(study, results):
 
 
 def test_script_and_figures(results, script, tmp_path):
-    shown = script("experiments/study.py", "--results", results, "--resamples", "20")
+    shown = script("experiments.study.analysis", "--results", results, "--resamples", "20")
     assert "| end of the budget | EGGROLL | 6 |" in shown and "EGGROLL over PPO" in shown
     about = json.loads((results / "statistics.json").read_text())
     assert about["recipe"]["resamples"] == 20 and about["left out"] == []
-    script("plots/study.py", "--results", results, "--out", tmp_path / "study.png")
+    script("experiments.study.figures", "--results", results, "--out", tmp_path / "study.png")
     assert all((tmp_path / f"study{what}.png").stat().st_size for what in ("", "_profiles"))
     with pytest.raises(SystemExit, match=r"statistics\.csv is not there"):
-        script("plots/study.py", "--results", tmp_path)
+        script("experiments.study.figures", "--results", tmp_path)
     for path in results.glob("*/random.csv"):
         path.unlink()
     with pytest.raises(SystemExit, match="nothing to normalise"):
-        script("experiments/study.py", "--results", results)
+        script("experiments.study.analysis", "--results", results)
 
 
 def test_maxima(study):

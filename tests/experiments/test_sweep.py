@@ -30,9 +30,7 @@ population = 16
 
 @pytest.fixture(autouse=True)
 def experiments(monkeypatch):
-    """The scripts' modules can be imported."""
-    monkeypatch.syspath_prepend(ROOT / "plots")
-    monkeypatch.syspath_prepend(ROOT / "experiments")
+    """Processes that a test starts find this checkout; the signal handler is put back."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     before = signal.getsignal(signal.SIGTERM)
     yield
@@ -53,14 +51,14 @@ def table_of(small):
 
 
 def base(**run):
-    from variations import base_recipe
+    from experiments.lab.recipes import base_recipe
 
     return base_recipe(ENV, "eggroll", None, {"env_steps": 1000.0, **run}, {"hidden": [4]})
 
 
 def a_plan(table, sigmas=(0.1,), seeds=2, **run):
-    import cells
-    from variations import value, varied
+    from experiments.lab import run as cells
+    from experiments.lab.recipes import value, varied
 
     recipes = [varied(base(**run), {"sigma": sigma}) for sigma in sigmas]
     runs = [cells.Run(r, seed, {"sigma": value(r, "sigma")}) for r in recipes for seed in range(seeds)]
@@ -69,8 +67,8 @@ def a_plan(table, sigmas=(0.1,), seeds=2, **run):
 
 def rows_for(plan, runs):
     """Rows as a cell would write them."""
-    import cells
-    from record import plain
+    from experiments.lab import run as cells
+    from experiments.lab.record import plain
 
     common = {"env": ENV, "agent": "eggroll", "recipe": "{}", "base": cells.digest(plain(plan.base))}
     return [
@@ -84,7 +82,7 @@ def rows_for(plan, runs):
 
 
 def test_parquet_keeps_types_and_adds_columns(tmp_path):
-    from record import read_table, write_table
+    from experiments.lab.record import read_table, write_table
 
     path = tmp_path / "a" / "table.parquet"
     assert read_table(path) == []
@@ -95,8 +93,8 @@ def test_parquet_keeps_types_and_adds_columns(tmp_path):
 
 
 def test_only_missing_runs_are_wanted(tmp_path):
-    import cells
-    from record import write_table
+    from experiments.lab import run as cells
+    from experiments.lab.record import write_table
 
     plan = a_plan(tmp_path / "table.parquet")
     assert cells.missing(plan) == plan.runs
@@ -114,8 +112,8 @@ def test_only_missing_runs_are_wanted(tmp_path):
 
 
 def test_parts_are_merged_once_even_where_a_kill_left_them_behind(tmp_path):
-    from cell_tables import merge, parts
-    from record import read_table, write_table
+    from experiments.lab.record import read_table, write_table
+    from experiments.lab.tables import merge, parts
 
     plan = a_plan(tmp_path / "table.parquet")
     first, second = (rows_for(plan, [run]) for run in plan.runs)
@@ -128,8 +126,8 @@ def test_parts_are_merged_once_even_where_a_kill_left_them_behind(tmp_path):
 
 
 def test_another_recipe_is_refused_and_again_measures_anew(tmp_path):
-    import cells
-    from record import read_table, write_table
+    from experiments.lab import run as cells
+    from experiments.lab.record import read_table, write_table
 
     plan, other = a_plan(tmp_path / "table.parquet"), a_plan(tmp_path / "table.parquet", evaluations=3)
     write_table(plan.table, rows_for(plan, plan.runs))
@@ -143,7 +141,7 @@ def test_another_recipe_is_refused_and_again_measures_anew(tmp_path):
 
 
 def test_a_table_is_measured_by_one_process_at_a_time(tmp_path):
-    from cell_tables import alone, parts
+    from experiments.lab.tables import alone, parts
 
     table = tmp_path / "table.parquet"
     with alone(table):
@@ -157,8 +155,8 @@ def test_a_table_is_measured_by_one_process_at_a_time(tmp_path):
 
 
 def test_cells_hold_what_one_program_can():
-    import cells
-    from variations import varied
+    from experiments.lab import run as cells
+    from experiments.lab.recipes import varied
 
     recipe = base()
     names = [cells.structure(varied(recipe, v)) for v in ({"sigma": 0.2}, {"learning_rate": 0.5}, {})]
@@ -168,8 +166,8 @@ def test_cells_hold_what_one_program_can():
 
 
 def test_a_default_written_out_is_the_same_setting():
-    import cells
-    from variations import value, varied
+    from experiments.lab import run as cells
+    from experiments.lab.recipes import value, varied
 
     recipe = base()
     default = {"shaping": "centred_rank", "learning_rate": 0.02, "rank": "1", "activation": "pqn", "thin": None}
@@ -184,7 +182,7 @@ def test_a_default_written_out_is_the_same_setting():
     [("hidden", "32x8", [32, 8]), ("antithetic", "false", False), ("thin", "none", None), ("shaping", "none", "none")],
 )
 def test_values_are_of_the_options_types(name, text, found):
-    from variations import typed
+    from experiments.lab.recipes import typed
 
     assert typed("eggroll", name, text) == found
 
@@ -204,7 +202,7 @@ def test_values_are_of_the_options_types(name, text, found):
 )
 def test_bad_input_is_said_in_one_sentence(script, small, arguments, sentence):
     with pytest.raises(SystemExit) as left:
-        script("experiments/sweep.py", *small, *arguments)
+        script("experiments.sweep.run", *small, *arguments)
     assert sentence in str(left.value.code) and "\n" not in str(left.value.code)
 
 
@@ -212,12 +210,12 @@ def test_bad_input_is_said_in_one_sentence(script, small, arguments, sentence):
 
 
 def test_a_sweep_is_extended(script, small, tmp_path):
-    from record import read_table
+    from experiments.lab.record import read_table
 
-    script("experiments/sweep.py", *small, "--ranks", "1", "--sigmas", "0.1")
+    script("experiments.sweep.run", *small, "--ranks", "1", "--sigmas", "0.1")
     first = read_table(table_of(small))
     shown = script(
-        "experiments/sweep.py", *small, "--ranks", "1", "dense", "--sigmas", "0.1", "0.3", "--vary", "lr_decay=1.0"
+        "experiments.sweep.run", *small, "--ranks", "1", "dense", "--sigmas", "0.1", "0.3", "--vary", "lr_decay=1.0"
     )
     rows = read_table(table_of(small))
     assert "| open_es | dense | 0.3 | 2 |" in shown
@@ -229,20 +227,20 @@ def test_a_sweep_is_extended(script, small, tmp_path):
     assert sorted((row["rank"], row["sigma"], row["seed"]) for row in starts) == sorted(runs)
     for row in rows:
         assert row["episodes"] == row["generation"] * 16 and row["runs_together"] in (2, 4)
-    script("plots/sweep.py", "--results", small[4], "--out", tmp_path / "figure.png")
+    script("experiments.sweep.figures", "--results", small[4], "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
 
 
 def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
-    import cells
-    import variations
+    from experiments.lab import run as cells
+    from experiments.lab.recipes import base_recipe, varied
 
-    monkeypatch.setattr(cells.workers, "report", lambda *_: None)
+    monkeypatch.setattr(cells.pool, "report", lambda *_: None)
     run = {"env_steps": 100.0, "evaluations": 1, "evaluate_episodes": 2}
     found = []
     for env in ("gymnasium/CartPole-v1", ENV):
-        recipe = variations.base_recipe(env, "eggroll", None, run, {"hidden": [4]})
-        recipe = variations.varied(recipe, {"population": 4})
+        recipe = base_recipe(env, "eggroll", None, run, {"hidden": [4]})
+        recipe = varied(recipe, {"population": 4})
         found.append(cells.rows_of([cells.Run(recipe, 3, {"rank": "1"})]))
     for rows in found:
         assert list(rows[0]) == list(found[0][0])
@@ -251,9 +249,14 @@ def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
 
 
 def start(small, *arguments):
-    command = [sys.executable, ROOT / "experiments" / "sweep.py", *small, *arguments]
+    command = [sys.executable, "-m", "experiments.sweep.run", *small, *arguments]
     return subprocess.Popen(
-        [*map(str, command)], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*map(str, command)],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -266,8 +269,8 @@ def wait_for(found, process):
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
-    from cell_tables import parts
-    from record import read_table
+    from experiments.lab.record import read_table
+    from experiments.lab.tables import parts
 
     swept = ("--ranks", "1", "dense", "--sigmas", "0.1", "0.3")
     process = start(small, *swept)
@@ -277,7 +280,7 @@ def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
     first = read_table(part)
     assert first and not table_of(small).exists()
 
-    script("experiments/sweep.py", *small, *swept)
+    script("experiments.sweep.run", *small, *swept)
     rows = read_table(table_of(small))
     assert [row for row in rows if row["rank"] == "1"] == first  # bit for bit, the seconds as well
     keys = [(row["rank"], row["sigma"], row["seed"], row["generation"]) for row in rows]
@@ -288,14 +291,14 @@ def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
         own = [row for row in rows if (row["rank"], row["sigma"], row["seed"]) == run]
         assert own[0]["generation"] == 0 and own[-1]["env_steps"] >= 600 and len(own) == 3
     before = table_of(small).read_bytes()
-    script("experiments/sweep.py", *small, *swept)
+    script("experiments.sweep.run", *small, *swept)
     assert table_of(small).read_bytes() == before
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the child in /proc")
 def test_a_killed_cell_is_said_and_measured_by_the_next_sweep(script, small):
-    from record import read_table
+    from experiments.lab.record import read_table
 
     def children():
         return [int(p) for t in Path(f"/proc/{process.pid}/task").glob("*/children") for p in t.read_text().split()]
@@ -308,7 +311,7 @@ def test_a_killed_cell_is_said_and_measured_by_the_next_sweep(script, small):
     assert process.returncode == 1 and "its process ended with status -9" in said
     first = read_table(table_of(small))
     assert {row["rank"] for row in first} == {"dense"}
-    script("experiments/sweep.py", *small, "--ranks", "1", "dense", "--sigmas", "0.1")
+    script("experiments.sweep.run", *small, "--ranks", "1", "dense", "--sigmas", "0.1")
     rows = read_table(table_of(small))
     assert rows[: len(first)] == first and {row["rank"] for row in rows[len(first) :]} == {"1"}
 
@@ -330,8 +333,9 @@ def curves(env, shifts, seeds=5, learnt=100.0):
 
 def test_effects_are_what_was_put_in(script, tmp_path):
     import pandas as pd
-    from effects import ALL, effects
-    from record import write_table
+
+    from experiments.ablation.analysis import ALL, effects
+    from experiments.lab.record import write_table
 
     shifts = {("sigma", "x 2"): -0.5, ("rank", "dense"): 0.2, ("shaping", "sign"): 0.0}
     rows = [row for env in ("a", "b") for row in curves(env, shifts)]
@@ -345,12 +349,12 @@ def test_effects_are_what_was_put_in(script, tmp_path):
 
     for env in ("a", "b"):
         write_table(tmp_path / f"{env}.parquet", curves(env, shifts))
-    script("plots/ablation.py", "--results", tmp_path, "--out", tmp_path / "figure.png")
+    script("experiments.ablation.figures", "--results", tmp_path, "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
 
 
 def test_intervals_resample_within_each_environment():
-    from effects import effect
+    from experiments.ablation.analysis import effect
 
     random = np.random.default_rng(1)
     apart = [random.normal(0, 0.01, 8), random.normal(1, 0.01, 8)]
@@ -362,10 +366,9 @@ def test_intervals_resample_within_each_environment():
 
 def test_the_fair_rate_of_sgd():
     """Its steps from an estimate of noise alone are as long as the learning rate, which is how long Adam's are."""
-    import ablation
-    from variations import varied
-
     from esrl.algorithms.shaping import centred_rank
+    from experiments.ablation import run as ablation
+    from experiments.lab.recipes import varied
 
     recipe = varied(base(), {"population": 64, "sigma": 0.2, "learning_rate": 0.03})
     random = np.random.default_rng(0)
@@ -379,9 +382,9 @@ def test_the_fair_rate_of_sgd():
 
 
 def test_each_value_changes_one_factor():
-    import ablation
-    import cells
-    from variations import varied
+    from experiments.ablation import run as ablation
+    from experiments.lab import run as cells
+    from experiments.lab.recipes import varied
 
     recipe = base()
     for factor, values in ablation.FACTORS.items():
@@ -392,13 +395,13 @@ def test_each_value_changes_one_factor():
 
 
 def test_an_ablation_is_measured(script, small):
-    from record import read_table
+    from experiments.lab.record import read_table
 
     arguments = [*small[:5], *small[7:], "--factors", "pairs", "sigma"]
-    script("experiments/ablation.py", *arguments)
+    script("experiments.ablation.run", *arguments)
     rows = read_table(table_of(small))
     ends = [(row["factor"], row["value"], row["seed"]) for row in rows if not row["generation"]]
     values = [("base", ""), ("pairs", "no pairs, leave-one-out"), ("sigma", "x 0.5"), ("sigma", "x 2")]
     assert sorted(ends) == sorted((*value, seed) for value in values for seed in (0, 1))
     with pytest.raises(SystemExit, match="pair is no factor; did you mean pairs"):
-        script("experiments/ablation.py", *small[:5], "--factors", "pair")
+        script("experiments.ablation.run", *small[:5], "--factors", "pair")

@@ -25,7 +25,7 @@ optuna = pytest.importorskip("optuna")
 pytest.importorskip("pandas")
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "experiments" / "tune.py"
+SCRIPT = "experiments.study.tune"
 ENV = "gymnasium/phys2d/CartPole-v1"
 SPACE = """
 [policy]
@@ -45,7 +45,6 @@ SMALL = ("--episodes", "4", "--evaluations", "2", "--final-evaluations", "2", "-
 @pytest.fixture
 def module(monkeypatch):
     """A module of experiments/ by its name."""
-    monkeypatch.syspath_prepend(ROOT / "experiments")
     return importlib.import_module
 
 
@@ -58,7 +57,7 @@ def space_file(tmp_path):
 
 @pytest.fixture
 def settings(module, space_file):
-    spaces = module("spaces")
+    spaces = module("experiments.lab.spaces")
     space = spaces.read(str(space_file), "eggroll")
     budget = {"seconds": None, "env_steps": 1000, "evaluations": 2, "episodes": 4}
     found = {"env": ENV, "agent": "eggroll", "space_name": "small", "space": space, **budget, "pruning": False}
@@ -70,9 +69,10 @@ def tune(monkeypatch, module, capsys, lenient):
     """Runs the script in this process with these words, and returns what it prints."""
 
     def run(*words):
-        module("trials")
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, words)])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        module("experiments.study.trials")
+        monkeypatch.delitem(sys.modules, SCRIPT, raising=False)
+        monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, words)])
+        runpy.run_module(SCRIPT, run_name="__main__")
         return capsys.readouterr().out
 
     return run
@@ -82,7 +82,7 @@ def tune(monkeypatch, module, capsys, lenient):
 
 
 def test_the_papers_space_holds_the_papers_configurations(module):
-    spaces, paper = module("spaces"), module("paper_recipes")
+    spaces, paper = module("experiments.lab.spaces"), module("experiments.paper.recipes")
     configurations = paper.configurations(tomllib.loads(paper.DATA.read_text()))
     for agent in paper.AGENTS:
         space = spaces.read("paper", agent)["options"]
@@ -95,7 +95,7 @@ def test_the_papers_space_holds_the_papers_configurations(module):
 @pytest.mark.parametrize("name", ["esrl", "paper"])
 @pytest.mark.parametrize("agent", ["eggroll", "open_es", "ppo"])
 def test_a_space_begins_at_the_nearest_defaults_and_samples_what_makes_sense(module, name, agent):
-    spaces = module("spaces")
+    spaces = module("experiments.lab.spaces")
     space = spaces.read(name, agent)
     first = spaces.suggest(optuna.trial.FixedTrial(spaces.default(space, ENV, agent)), space, ENV, agent)
     own = recipes.AGENTS[agent].options()
@@ -112,7 +112,7 @@ def test_a_space_begins_at_the_nearest_defaults_and_samples_what_makes_sense(mod
 
 
 def test_suite_defaults_hold_where_a_space_names_nothing(module, space_file):
-    spaces = module("spaces")
+    spaces = module("experiments.lab.spaces")
     space = spaces.read(str(space_file), "eggroll")
     env = "navix/Navix-FourRooms-v0"
     default = spaces.default(space, env, "eggroll")
@@ -137,14 +137,14 @@ def test_bad_spaces_get_a_sentence(module, tmp_path, text, sentence):
     path = tmp_path / "bad.toml"
     path.write_text(text)
     with pytest.raises(EsrlError, match=sentence):
-        module("spaces").read(str(path), "eggroll")
+        module("experiments.lab.spaces").read(str(path), "eggroll")
 
 
 # ---- trials ---------------------------------------------------------------------------------------------------------
 
 
 def test_slots_are_taken_once_and_given_back_with_their_parameters(module, settings, tmp_path):
-    trials = module("trials")
+    trials = module("experiments.study.trials")
     database = tmp_path / "s" / "eggroll.db"
     study = trials.load(database, "eggroll", settings)
     claimed = [trials.claim(study, settings, 4) for _ in range(3)]
@@ -166,7 +166,7 @@ def test_slots_are_taken_once_and_given_back_with_their_parameters(module, setti
 
 
 def test_a_slot_whose_process_dies_by_itself_is_given_up_after_three_times(module, settings, tmp_path):
-    trials = module("trials")
+    trials = module("experiments.study.trials")
     study = trials.load(tmp_path / "eggroll.db", "eggroll", settings)
     for count in range(1, 4):
         trials.claim(study, settings, 1)
@@ -177,7 +177,7 @@ def test_a_slot_whose_process_dies_by_itself_is_given_up_after_three_times(modul
 
 
 def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, settings, tmp_path, monkeypatch):
-    trials, finals = module("trials"), module("finals")
+    trials, finals = module("experiments.study.trials"), module("experiments.study.finals")
     study = trials.load(tmp_path / "eggroll.db", "eggroll", settings)
     row = {"used": 1.0, "generation": 1, "env_steps": 5, "seconds": 1.0}
     curves = [[1.0, 3.0], [math.nan, math.nan], [2.0, 3.0], EsrlError("no finite return"), [0.0, 2.0]]
@@ -207,7 +207,7 @@ def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, se
 
 
 def test_a_final_seed_is_there_once_whoever_ran_it_twice(module, monkeypatch, tmp_path):
-    finals, record = module("finals"), module("record")
+    finals, record = module("experiments.study.finals"), module("experiments.lab.record")
     csv, row = (
         tmp_path / "eggroll.csv",
         {"seed": 1000, "generation": 1, "env_steps": 5, "used": 1.0, "return_mean": 2.0},
@@ -227,8 +227,8 @@ def test_a_final_seed_is_there_once_whoever_ran_it_twice(module, monkeypatch, tm
 
 
 def test_one_compiled_agent_trains_as_one_built_from_the_recipe(module, settings, lenient):
-    trials, spaces = module("trials"), module("spaces")
-    budget = module("budget")
+    trials, spaces = module("experiments.study.trials"), module("experiments.lab.spaces")
+    budget = module("experiments.lab.budget")
     runner = trials.Runner(settings)
     rows, agents = [], []
     for sigma in (0.05, 0.3):
@@ -263,12 +263,12 @@ def _ended(trials, database):
 
 
 def test_a_killed_study_goes_on_with_no_trial_lost_or_done_twice(module, tune, space_file, tmp_path):
-    trials, out = module("trials"), tmp_path / "out"
+    trials, out = module("experiments.study.trials"), tmp_path / "out"
     words = (ENV, "--agents", "eggroll", "--space", space_file, "--trials", "8", "--seconds", "0.5", "--no-pruning")
     words += (*SMALL, "--final-seconds", "0.3", "--processes", "2", "--out", out, "--recipes-out", tmp_path / "recipes")
     database = out / ENV.replace("/", "-") / "eggroll.db"
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", SCRIPT, *map(str, words)]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     try:
         while time.monotonic() < deadline and process.poll() is None:
@@ -340,5 +340,5 @@ def test_what_cannot_be_tuned_gets_a_sentence(module, tune, space_file, tmp_path
         assert sentence in capsys.readouterr().err
     assert not list(tmp_path.glob("*/*.db"))
     lock = tmp_path / ENV.replace("/", "-") / "eggroll.tuning"
-    with module("trials").locked(lock), pytest.raises(SystemExit, match="another process is tuning"):
+    with module("experiments.study.trials").locked(lock), pytest.raises(SystemExit, match="another process is tuning"):
         tune(ENV, *words)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import runpy
+import sys
 import tomllib
 from pathlib import Path
 
@@ -135,6 +136,7 @@ def test_paper_recipes_are_the_papers_numbers():
 
 
 def test_paper_recipes_can_be_made_again(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["paper_recipes.py", "--check"])
-    runpy.run_path(str(ROOT / "experiments" / "paper_recipes.py"), run_name="__main__")
+    monkeypatch.delitem(sys.modules, "experiments.paper.recipes", raising=False)
+    monkeypatch.setattr("sys.argv", ["recipes.py", "--check"])
+    runpy.run_module("experiments.paper.recipes", run_name="__main__")
     assert capsys.readouterr().out.strip() == "0 differ"

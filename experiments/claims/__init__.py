@@ -1,0 +1,1 @@
+"""What is claimed of EGGROLL, measured beside theory."""

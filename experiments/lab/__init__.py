@@ -1,0 +1,1 @@
+"""The bench that every question shares: runs, result files, processes, statistics."""

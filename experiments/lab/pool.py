@@ -1,0 +1,129 @@
+"""Jobs of an experiment in processes of their own, some at a time, each on its own cores, with a view of them all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from esrl.core.runtime import cores
+from experiments.lab.record import ROOT
+
+MARK = "@@progress "  # begins a line of a job's standard output that says how far it is
+
+
+@contextlib.contextmanager
+def stoppable(said: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the script with this sentence, rather than with a traceback."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(said)
+
+
+class Job(NamedTuple):
+    """A process to run.
+
+    Attributes:
+      name: what it is called in the view.
+      command: its words, from the repository's root: "python" is this process's.
+      environment: variables beside this process's own.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: dict[str, str] = {}  # noqa: RUF012
+
+
+def report(done: float, text: str = "") -> None:
+    """Called in a job: says which part of it is done (0 to 1), and something to show beside that."""
+    print(MARK + json.dumps({"done": float(done), "text": text}), flush=True)
+
+
+def share(processes: int) -> list[set[int]]:
+    """The cores of each of so many processes; all cores for each where the system does not let one choose."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [set()] * processes
+    mine = sorted(os.sched_getaffinity(0))
+    each = max(len(mine) // processes, 1)
+    return [{mine[(i * each + j) % len(mine)] for j in range(each)} for i in range(processes)]
+
+
+def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[Job, int], None] | None = None) -> None:
+    """Runs all jobs, `processes` at a time: one for each core unless given. Ctrl-C ends them all.
+
+    What a job prints, apart from `report`, is shown with its name before it. A job whose parent was killed ends when it
+    next reports: nobody reads it any more.
+
+    Args:
+      jobs: in the order in which they begin.
+      processes: how many run at once.
+      finished: called with each job and its exit status when it ends.
+    """
+    processes = max(min(processes or cores(), len(jobs)), 1)
+    waiting, free, lock = list(jobs), share(processes), threading.Lock()
+    alive: set[subprocess.Popen[str]] = set()
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn()
+    with Progress(*columns, console=console, refresh_per_second=2) as view:
+        whole = view.add_task("all", total=len(jobs), text=f"0 of {len(jobs)}")
+
+        def work(own: set[int]) -> None:
+            while True:
+                with lock:
+                    if not waiting:
+                        return
+                    job = waiting.pop(0)
+                    process = _start(job, own)
+                    alive.add(process)
+                task = view.add_task(job.name, total=1.0, text="")
+                for line in process.stdout or ():
+                    if line.startswith(MARK):
+                        said: dict[str, Any] = json.loads(line[len(MARK) :])
+                        view.update(task, completed=said["done"], text=said["text"])
+                    elif line.strip():
+                        view.console.print(f"{job.name}: {line.rstrip()}", markup=False)
+                status = process.wait()
+                if process.stdout:
+                    process.stdout.close()
+                view.remove_task(task)
+                with lock:
+                    alive.discard(process)
+                    if finished:
+                        finished(job, status)
+                    ended = len(jobs) - len(waiting) - len(alive)
+                    view.update(whole, completed=ended, text=f"{ended} of {len(jobs)}")
+
+        threads = [threading.Thread(target=work, args=(own,), daemon=True) for own in free]
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(0.2)  # a join without a limit would keep Ctrl-C waiting
+        except BaseException:
+            waiting.clear()
+            for process in tuple(alive):
+                process.send_signal(signal.SIGINT)
+            raise
+
+
+def _start(job: Job, own: set[int]) -> subprocess.Popen[str]:
+    words = [sys.executable if word == "python" else word for word in job.command]
+    variables = {**os.environ, **job.environment, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        words, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if own:
+        os.sched_setaffinity(process.pid, own)  # long before it imports JAX, which counts its cores
+    return process

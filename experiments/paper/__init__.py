@@ -1,0 +1,1 @@
+"""How do the paper's configurations do on the paper's environments?"""

@@ -1,0 +1,1 @@
+"""How does esrl do beside other libraries?"""

@@ -1,0 +1,1 @@
+"""All measurements on one page."""

@@ -1,0 +1,1 @@
+"""EGGROLL, OpenES or PPO, with equal tuning budgets?"""

@@ -1,0 +1,1 @@
+"""What does compiling each environment take, and how fast does EGGROLL train in it?"""

@@ -1,0 +1,1 @@
+"""Does low rank cost anything, at which sigma and population?"""

@@ -1,0 +1,97 @@
+"""Host-stepped Gymnasium: env steps/s of a whole training against the bare `make_vec` loop on as many lanes.
+
+    python -m experiments.throughput.host_speed Acrobot-v1 CartPole-v1
+
+Both are run in turn in one process, several times; the median ratio and its range are printed. The bare loop takes
+random actions and resets by itself. Training counts live steps only, and all its time: noise, network, stepping and
+update.
+"""
+
+import json
+import os
+import platform
+import time
+from dataclasses import dataclass
+
+import gymnasium
+import jax
+import numpy as np
+from tyro.conf import Positional
+
+import esrl
+from esrl.core.types import seed_key
+from experiments import script
+from experiments.lab.record import Row, results
+
+RESULTS = results("throughput") / "host_speed"
+
+
+def bare(identifier: str, lanes: int, steps: int) -> float:
+    """Steps/s of the vector environment alone."""
+    envs = gymnasium.make_vec(identifier, lanes)
+    envs.action_space.seed(0)
+    actions = [envs.action_space.sample() for _ in range(16)]
+    envs.reset(seed=0)
+    begun = time.perf_counter()
+    for t in range(steps):
+        envs.step(actions[t % 16])
+    seconds = time.perf_counter() - begun
+    envs.close()
+    return lanes * steps / seconds
+
+
+def measure(identifier: str, lanes: int, hidden: tuple[int, ...], repeats: int) -> Row:
+    """Training and bare loop in turn."""
+    network = esrl.mlp(hidden, "tanh")
+    agent = esrl.eggroll(f"gymnasium/{identifier}", network, population=lanes, sigma=0.1, learning_rate=0.05)
+    state = agent.init(seed_key(0))
+    state, _ = agent.step(state)  # compiles
+    rows = []
+    for _ in range(repeats):
+        before, begun = int(state.env_steps), time.perf_counter()
+        while time.perf_counter() - begun < 5:
+            state, _ = jax.block_until_ready(agent.step(state))
+        trained = (int(state.env_steps) - before) / (time.perf_counter() - begun)
+        rows.append((trained, bare(identifier, lanes, max(20, 60_000 // lanes))))
+    ratios = [a / b for a, b in rows]
+    return {
+        "env": identifier,
+        "lanes": lanes,
+        "hidden": list(hidden),
+        "training_steps_per_second": float(np.median([a for a, _ in rows])),
+        "bare_steps_per_second": float(np.median([b for _, b in rows])),
+        "ratio_median": float(np.median(ratios)),
+        "ratio_range": [min(ratios), max(ratios)],
+        "padded_part": float(int(state.padded_steps) / (int(state.padded_steps) + int(state.env_steps))),
+    }
+
+
+@dataclass(frozen=True)
+class Options:
+    envs: Positional[tuple[str, ...]] = ()  # of Gymnasium
+    lanes: int = 64
+    hidden: tuple[int, ...] = (32, 32)
+    repeats: int = 5
+
+
+def main() -> None:
+    given = script.options(Options, __doc__)
+    if not given.envs:
+        script.wrong("name an environment of Gymnasium")
+    esrl.configure()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for identifier in given.envs:
+        row = measure(identifier, given.lanes, given.hidden, given.repeats)
+        low, high = row["ratio_range"]
+        print(
+            f"{identifier}, {row['lanes']} lanes: training {row['training_steps_per_second']:,.0f} steps/s, bare"
+            f" make_vec {row['bare_steps_per_second']:,.0f} steps/s, ratio {row['ratio_median']:.2f}"
+            f" [{low:.2f}, {high:.2f}]",
+            flush=True,
+        )
+        row["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+        (RESULTS / f"{identifier}.json").write_text(json.dumps(row, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

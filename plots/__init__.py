@@ -1,0 +1,1 @@
+"""The command that redraws every figure, and the figures of the front page."""
