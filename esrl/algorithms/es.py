@@ -134,13 +134,17 @@ def noise_key(state: ESState) -> Key:
     return jax.random.fold_in(_generation_key(state), 0)
 
 
-def world_keys(es: ES, state: ESState, pairs: Array) -> Key:
+def world_key(state: ESState) -> Key:
+    """The key of this generation's worlds and action noise."""
+    return jax.random.fold_in(_generation_key(state), 1)
+
+
+def world_keys(key: Key, pairs: Array, signs: int, episodes: int) -> Key:
     """A key for each episode, [P, S, E]: both signs of a pair get the same one (common random numbers)."""
-    key = jax.random.fold_in(_generation_key(state), 1)
     each = jax.vmap(
-        lambda i: jax.vmap(lambda e: jax.random.fold_in(jax.random.fold_in(key, i), e))(jnp.arange(es.episodes))
+        lambda i: jax.vmap(lambda e: jax.random.fold_in(jax.random.fold_in(key, i), e))(jnp.arange(episodes))
     )
-    return jnp.broadcast_to(each(pairs)[:, None, :], (pairs.shape[0], len(es.signs), es.episodes))
+    return jnp.broadcast_to(each(pairs)[:, None, :], (pairs.shape[0], signs, episodes))
 
 
 def _generation_key(state: ESState) -> Key:
@@ -157,7 +161,7 @@ def rollout(es: ES, state: ESState) -> Experience:
         key = noise_key(state)
 
         def bring(pairs: Array) -> tuple[list[Any], Key]:  # what a pair brings along: its noise, and its worlds
-            return es.draw(key, pairs), world_keys(es, state, pairs)
+            return es.draw(key, pairs), world_keys(world_key(state), pairs, len(es.signs), es.episodes)
 
         shared = (state.params, es.sigma(state) * jnp.array(es.signs), state.moments)
         played = es.runner.stream(es.act, shared, bring, pairs, es.chunk, es.policy.carry, state.moments)

@@ -12,12 +12,9 @@ import numpy as np
 
 import esrl
 from esrl.algorithms import shaping
-from esrl.algorithms.es import world_keys
-from esrl.algorithms.es_options import EggrollOptions
-from esrl.algorithms.es_setup import Setup, prepare
+from esrl.algorithms.es import ES, world_keys
 from esrl.core.types import Array, Key, seed_key
 from esrl.perturbation import noise
-from esrl.policies.policy import bind
 from experiments.claims import theory
 from experiments.claims.estimator import (
     BOTH,
@@ -176,7 +173,7 @@ def thin(effort: Effort) -> list[Row]:
             leaf = noise.low_rank(1, option).plan((matrix(m, n),))[0]
             settings: Row = {"layer": f"{m}x{n}", "m": m, "n": n, "thin": option or "off", "noise": label(leaf.rank)}
             found = coordinate_errors([leaf], count, 600)
-            rows += _excess(found, theory.error(m, n, leaf.rank), theory.error(m, n, DENSE), leaf.floats, settings)
+            rows += _excess(found, theory.error(m, n, leaf.rank), theory.error(m, n, DENSE), leaf.num_random, settings)
             multiplications = leaf.rank * (m + n) or m * n
             rows.append(row("multiplications of a lane", multiplications, repeats=1, error=0.0, **settings))
     return rows + _network(effort.count(3000))
@@ -201,7 +198,7 @@ def _network(count: int) -> list[Row]:
         leaves = around.plan(matrices)
         settings: Row = {"layer": "network 4-256-256-2", "m": "", "n": "", "thin": option}
         settings["noise"] = ", ".join(label(leaf.rank) for leaf in leaves)
-        floats = sum(leaf.floats for leaf in leaves)
+        floats = sum(leaf.num_random for leaf in leaves)
         found, wanted = coordinate_errors(leaves, count, 700), theory.network_error(list(leaves))
         rows += _excess(found, wanted, flat, floats, settings)
     return rows
@@ -275,16 +272,15 @@ def play(env: str, pairs: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     Off, a pair's second member sees the worlds of keys of its own. Projections [P, K] are each pair's part of the
     gradient estimate along the gradient that other pairs estimate, over all worlds.
     """
-    made = esrl.make(env, horizon=HORIZON)
-    options = EggrollOptions(population=4 * pairs, sigma=SIGMA, normalize_observations=False)
-    policy = bind(esrl.mlp(hidden=(16, 16)), made.observation_space, made.action_space)
-    setup = prepare(made, policy, noise.low_rank(1), options)
+    made = esrl.make(env, max_episode_steps=HORIZON)
+    network = esrl.mlp(hidden=(16, 16))
+    setup: ES = esrl.eggroll(made, network, population=4 * pairs, sigma=SIGMA, normalize_observations=False).config
     params = setup.policy.init(seed_key(3))
 
     @jax.jit
     def both(key: Key) -> tuple[Array, Array, list[Any]]:
         ids = jnp.arange(2 * pairs)
-        eps = setup.sample(jax.random.fold_in(key, 0), ids)
+        eps = setup.draw(jax.random.fold_in(key, 0), ids)
         same = world_keys(jax.random.fold_in(key, 1), ids, 2, WORLDS)
         other = world_keys(jax.random.fold_in(key, 2), ids, 1, WORLDS)
         keys = jnp.concatenate([same, other], axis=1)  # [P, 3, K]: the pair's world, again, and another
@@ -299,14 +295,16 @@ def play(env: str, pairs: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     return returns, {name: along[:, None] * (x[:, 0] - x[:, 1]) / (2 * SIGMA) for name, x in returns.items()}
 
 
-def _projected(setup: Setup, eps: list[Any], differences: np.ndarray, pairs: int) -> np.ndarray:
+def _projected(setup: ES, eps: list[Any], differences: np.ndarray, pairs: int) -> np.ndarray:
     """`<u, E_p>` of the first pairs, u the direction of the gradient that the other pairs estimate."""
     others = jnp.where(jnp.arange(2 * pairs) < pairs, 0.0, jnp.asarray(differences, jnp.float32))
-    total = setup.noise.contract(others, eps, setup.leaves)
+    total = setup.noise.weighted_sum(others, eps, setup.leaves)
     norm = jnp.sqrt(sum(jnp.sum(x**2) for x in total))
     # <u, E_p> is the derivative of <u, sum_p w_p E_p> by w_p
     inner = jax.grad(
-        lambda w: sum(jnp.sum(u * x) for u, x in zip(total, setup.noise.contract(w, eps, setup.leaves), strict=True))
+        lambda w: sum(
+            jnp.sum(u * x) for u, x in zip(total, setup.noise.weighted_sum(w, eps, setup.leaves), strict=True)
+        )
     )
     return np.asarray(inner(jnp.zeros(2 * pairs)) / norm, float)[:pairs]
 

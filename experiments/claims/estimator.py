@@ -137,7 +137,7 @@ def gradient(
     keys = jax.random.split(jax.random.fold_in(key, 1), (pairs, len(signs)))
     values = jax.vmap(jax.vmap(fitness))(population, keys)
     weights = (shape or shaping.none())(values) @ jnp.array(signs)
-    return around.contract(weights, eps, (leaf,))[0] / (pairs * len(signs) * sigma)
+    return around.weighted_sum(weights, eps, (leaf,))[0] / (pairs * len(signs) * sigma)
 
 
 def repeat(one: Callable[[Key], Any], count: int, seed: int, floats: int = 1) -> Any:
@@ -173,5 +173,5 @@ def coordinate_errors(leaves: Sequence[noise.Leaf], count: int, seed: int, distr
         projected = jnp.mean(squares / jnp.array([math.prod(leaf.shape) for leaf in leaves], jnp.float32))
         return projected * jnp.sum(squares) - 2 * projected + 1
 
-    floats = sum(leaf.floats + math.prod(leaf.shape) for leaf in leaves)
+    floats = sum(leaf.num_random + math.prod(leaf.shape) for leaf in leaves)
     return repeat(one, count, seed, floats)

@@ -183,7 +183,7 @@ def _climbing(rank: int, leaf: noise.Leaf, seeds: int) -> list[Row]:
 
         def once(now: tuple[Array, optax.OptState], key: Key) -> tuple[tuple[Array, optax.OptState], Array]:
             w, state = now
-            ranks = shaping.centred_rank()
+            ranks = shaping.centered_rank()
             found = gradient(key, leaf, climbed, w, pairs=STEP_PAIRS, sigma=STEP_SIGMA, shape=ranks)
             update, state = optimizer.update(-found, state, w)
             w = w + rate * update
@@ -286,7 +286,7 @@ def learner(rank: int | None) -> Callable[[Key, Array], Array]:
         lanes = jnp.tile(points, (PAIRS * len(BOTH), 1))  # [P S E, 2]: an "episode" for each point
         logits = forward(params, eps, MOON_SIGMA * jnp.array(BOTH), lanes).reshape(PAIRS, len(BOTH), TRAIN)
         weights = shape(-loss(logits)) @ jnp.array(BOTH)
-        total = around.contract(weights, eps, leaves)
+        total = around.weighted_sum(weights, eps, leaves)
         return jax.tree.unflatten(jax.tree.structure(params), [-x / (PAIRS * len(BOTH) * MOON_SIGMA) for x in total])
 
     def run(key: Key, rate: Array) -> Array:

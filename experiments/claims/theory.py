@@ -30,7 +30,7 @@ def network_error(leaves: list[noise.Leaf]) -> float:
     A leaf's estimate is `(sum_k <G_k, E_k>) E_l`: the other leaves' terms add their size, so that a leaf's excess is
     relative to the whole network's size.
     """
-    excess = [2 * (sum(leaf.sides) + 1) / leaf.rank if leaf.rank else 0.0 for leaf in leaves]
+    excess = [2 * (sum(leaf.matrix_shape) + 1) / leaf.rank if leaf.rank else 0.0 for leaf in leaves]
     return sum(math.prod(leaf.shape) for leaf in leaves) + 1 + sum(excess) / len(leaves)
 
 

@@ -41,7 +41,7 @@ def summed(key: Key, leaf: noise.Leaf, pairs: int, used: Array | int | None = No
     weights = jax.random.rademacher(jax.random.fold_in(key, 1), (pairs,), jnp.float32)
     if used is not None:
         weights = jnp.where(jnp.arange(pairs) < used, weights, 0.0)
-    return around.contract(weights, eps, (leaf,))[0] / math.sqrt(pairs)
+    return around.weighted_sum(weights, eps, (leaf,))[0] / math.sqrt(pairs)
 
 
 def update_rank(effort: Effort) -> list[Row]:
@@ -73,7 +73,7 @@ def spectrum(effort: Effort) -> list[Row]:
             def one(key: Key, leaf: noise.Leaf = leaf, pairs: int = pairs) -> Array:
                 return jnp.linalg.svd(summed(key, leaf, pairs), compute_uv=False)
 
-            dense_floats = pairs * (leaf.floats + (m + n) * max(rank, 1))
+            dense_floats = pairs * (leaf.num_random + (m + n) * max(rank, 1))
             values = repeat(one, effort.count(128 if rank else 24), 800 + rank + pairs, dense_floats)
             settings: Row = {"m": m, "n": n, **ranked(rank), "pairs": pairs}
             plain = m * n * (m + n + 1)

@@ -180,7 +180,7 @@ def run(env: str, name: str, given: Options) -> list[str]:
     path = given.recipes / env.partition("?")[0] / f"{name}.toml"
     try:
         recipe = recipes.read(path)
-        own: Row = {"evaluations": given.evaluations, "evaluate_episodes": given.episodes}
+        own: Row = {"num_evals": given.evaluations, "eval_episodes": given.episodes}
         own |= {"env": env} if "?" in env else {}
         own |= {"env_steps": given.env_steps} if given.env_steps else {}
         recipe = recipe.override(own)

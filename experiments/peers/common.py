@@ -103,7 +103,7 @@ def one_step(agent: esrl.Agent) -> tuple[Callable[[Any], Any], Callable[[Any], A
     """An esrl agent as `agent.init` and `agent.step`, compiled ahead: `(init, step, devices, MiB)`."""
     state, devices = agent.init(seed_key(0)), agent.plan.devices
     place = jax.tree.leaves(state)[0].sharding
-    program = jax.jit(agent.pure.step, out_shardings=place).lower(state).compile()  # type: ignore[union-attr]
+    program = jax.jit(agent.step, out_shardings=place).lower(state).compile()
 
     def step(state: Any) -> Any:
         return blocked(program(state)[0])

@@ -25,7 +25,7 @@ import jax
 import numpy as np
 
 from esrl.core.compile_time import compile_seconds
-from esrl.envs.base import horizon_of
+from esrl.envs.base import max_episode_steps_of
 from esrl.policies.networks import ACTIVATIONS
 from experiments.lab.timing import compiled
 from experiments.throughput.generation import Side
@@ -61,7 +61,7 @@ def _evosax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
     from experiments.peers.open_es import Evosax, Line
 
     begun = compile_seconds()
-    line = Line(population, SIGMA, LEARNING_RATE, 0, "pqn")
+    line = Line(population, SIGMA, LEARNING_RATE, 0, "layernorm_relu")
     devices = max(d for d in range(1, len(jax.local_devices()) + 1) if (population // 2) % d == 0)
     side = Evosax(_Named(env), line, hidden, devices)
     seconds = compile_seconds() - begun
@@ -126,7 +126,7 @@ def _brax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
     from brax.training.agents.es import train as es
 
     name = env.name.partition("?")[0].partition("/")[2]
-    horizon = horizon_of(env)
+    horizon = max_episode_steps_of(env)
     options = {
         "environment": brax.envs.get_environment(name, backend="spring"),
         "num_timesteps": 2**40,
@@ -139,7 +139,7 @@ def _brax(env: Any, population: int, hidden: tuple[int, ...]) -> Side:
         "perturbation_std": SIGMA,
         "normalize_observations": True,
         "network_factory": partial(
-            es_networks.make_es_networks, hidden_layer_sizes=hidden, activation=ACTIVATIONS["pqn"]
+            es_networks.make_es_networks, hidden_layer_sizes=hidden, activation=ACTIVATIONS["layernorm_relu"]
         ),
     }
     seen: dict[str, Any] = {}

@@ -32,7 +32,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import esrl
 from esrl.core.sharding import one_device
 from esrl.core.types import seed_key
-from esrl.envs.base import horizon_of
+from esrl.envs.base import max_episode_steps_of
 from esrl.policies.networks import ACTIVATIONS
 from experiments import script
 from experiments.peers import common
@@ -52,7 +52,7 @@ class Line:
 
 LINES = {
     "gymnax/CartPole-v1": Line(256, 0.1, 0.03, 2e6),
-    "gymnax/Pendulum-v1": Line(256, 0.1, 0.03, 10e6, "pqn"),  # with tanh both sides stay near -850
+    "gymnax/Pendulum-v1": Line(256, 0.1, 0.03, 10e6, "layernorm_relu"),  # with tanh both sides stay near -850
     "brax/inverted_pendulum": Line(256, 0.05, 0.02, 2e6),
     "brax/hopper": Line(256, 0.05, 0.02, 4e6),
 }
@@ -88,7 +88,7 @@ class Evosax:
 
         size, output = _head(env)
         network = MLP((*hidden, size), activation=ACTIVATIONS[line.activation], output_fn=output)
-        self.problem, self.steps = _problem(env, network), line.population * horizon_of(env)
+        self.problem, self.steps = _problem(env, network), line.population * max_episode_steps_of(env)
         agent = agent_of(env, line, hidden, one_device())
         self._start = lambda seed: {"params": agent.init(seed_key(seed)).params["network"]}
         adam = optax.adam(line.learning_rate)
@@ -145,8 +145,8 @@ def _problem(env: Any, network: Any) -> Any:
 
     suite, _, name = env.name.partition("/")
     if suite == "gymnax":
-        return GymnaxProblem(name, network, episode_length=horizon_of(env))
-    return BraxProblem(name, network, episode_length=horizon_of(env), env_kwargs={"backend": "spring"})
+        return GymnaxProblem(name, network, episode_length=max_episode_steps_of(env))
+    return BraxProblem(name, network, episode_length=max_episode_steps_of(env), env_kwargs={"backend": "spring"})
 
 
 def _head(env: Any) -> tuple[int, Any]:

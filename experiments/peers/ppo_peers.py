@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrl.core.types import Array, PyTree
-from esrl.envs.base import horizon_of
+from esrl.envs.base import max_episode_steps_of
 from experiments.peers import common
 
 
@@ -116,7 +116,7 @@ class Brax:
             make_policy, params, _ = train.train(
                 environment=self.env.env,
                 num_timesteps=self.env_steps,
-                episode_length=horizon_of(self.env),
+                episode_length=max_episode_steps_of(self.env),
                 network_factory=lambda *a, **k: networks.make_ppo_networks(*a, **k, **widths),
                 policy_params_fn=lambda now, *_: steps.append(now),
                 num_evals=1,

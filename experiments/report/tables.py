@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from esrl.algorithms.es_options import EggrollOptions
+import esrl
+from esrl.algorithms.options import options_of
 from experiments import script
 from experiments.ablation import analysis as effects
 from experiments.claims import table as claims_table
@@ -129,7 +129,7 @@ def claims(folder: Path) -> str:
 def defaults() -> str:
     """EGGROLL's defaults beside the values that the paper's search tried."""
     space = tomllib.loads(DATA.read_text())["search_space"]["es"]
-    known = {field.name: field for field in fields(EggrollOptions)}
+    known = options_of(esrl.eggroll)
     made = []
     for name, values in space.items():
         own = NAMES.get(name, name)

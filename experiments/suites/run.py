@@ -41,7 +41,7 @@ from tyro.conf import Positional
 
 import esrl
 from esrl.core.types import seed_key
-from esrl.envs.base import horizon_of
+from esrl.envs.base import max_episode_steps_of
 from esrl.envs.registry import SUITES, missing
 from experiments import script
 from experiments.lab.random_policy import random_agent
@@ -128,7 +128,7 @@ def measure(name: str, given: Options) -> Row:
     masked = {who: round(float(np.median(1 - found[:, 1] / found[:, 2])), 4) for who, found in windows.items()}
     return {
         "env": name,
-        "horizon": horizon_of(env),
+        "horizon": max_episode_steps_of(env),
         "lanes": given.lanes,
         "hidden": "x".join(map(str, given.hidden)),
         "repeats": given.repeats,

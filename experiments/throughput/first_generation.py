@@ -31,7 +31,7 @@ print(time.perf_counter() - begun)
 MEMORY = """
 import json, jax, esrl
 from esrl.core.types import seed_key
-agent = esrl.eggroll({env!r}, esrl.mlp(), population={population}, chunk={chunk})
+agent = esrl.eggroll({env!r}, esrl.mlp(), population={population}, chunk_pairs={chunk})
 state = jax.eval_shape(agent.init, seed_key(0))
 batch = jax.eval_shape(agent.rollout, state)
 programs = dict(rollout=jax.jit(agent.rollout).lower(state), update=jax.jit(agent.update).lower(state, batch))

@@ -106,13 +106,13 @@ def chunk_of(work: Work, mesh: Any, lanes: int | None = None) -> int:
     """Pairs of a chunk that divide a device's pairs: as many lanes as asked for, or about what esrl plays at once."""
     local, each = work.pairs // mesh.size, work.lanes // work.pairs
     if lanes is None:
-        noise = 4 * sum(leaf.floats for leaf in work.leaves)
+        noise = 4 * sum(leaf.num_random for leaf in work.leaves)
         lanes = each * memory_plan.default_chunk(work.pairs, each, noise, mesh, None)
     return max(c for c in range(1, local + 1) if local % c == 0 and (c == 1 or c * each <= lanes))
 
 
 def _described(work: Work, part: str, kind: Kind, chunk: int, steps: int, devices: int) -> Row:
-    width = max(max(leaf.sides) for leaf in work.leaves)
+    width = max(max(leaf.matrix_shape) for leaf in work.leaves)
     lanes = chunk * work.lanes // work.pairs
     names = {"part": part, "network": work.name, "population": work.population, "dtype": work.dtype, "kind": kind.name}
     return {**names, "rank": kind.rank, "width": width, "devices": devices, "chunk_lanes": lanes, "steps": steps}

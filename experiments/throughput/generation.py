@@ -25,7 +25,7 @@ import esrl
 from esrl.algorithms.es import world_keys
 from esrl.core import sharding
 from esrl.core.types import seed_key
-from esrl.envs.base import horizon_of
+from esrl.envs.base import max_episode_steps_of
 from esrl.training.evaluation import act_all
 from experiments.lab.record import Row
 from experiments.lab.timing import compiled, first, reason_of, rounded, spread
@@ -118,7 +118,7 @@ def no_noise(agent: esrl.Agent, state: Any) -> Side:
 def trained_by(agent: esrl.Agent, state: Any) -> Side:
     """An agent's generations from a state."""
     place = jax.tree.leaves(state)[0].sharding
-    program, seconds = compiled(jax.jit(agent.pure.step, out_shardings=place), state)  # type: ignore[union-attr]
+    program, seconds = compiled(jax.jit(agent.step, out_shardings=place), state)
     number = _numbers(state)
     before = np.array([int(state.env_steps), int(state.padded_steps)], np.int64)
 
@@ -127,7 +127,7 @@ def trained_by(agent: esrl.Agent, state: Any) -> Side:
         live, padded = np.array([int(after.env_steps), int(after.padded_steps)], np.int64) - before
         return float(live), float(live + padded), 1.0
 
-    floats = agent.plan.noise_floats * agent.plan.lanes // 2
+    floats = agent.plan.num_random * agent.plan.lanes // 2
     return Side(call, seconds, held(program, agent.plan.devices), floats)
 
 
@@ -150,16 +150,16 @@ def trained_state(env: Any, generations: int = 100) -> Any:
         state, _ = agent.step(state)
         if generation % 5 == 0:
             played = agent.rollout(state._replace(sigma=jnp.full_like(state.sigma, STEADY)))
-            if int(np.min(played.lengths)) == horizon_of(env):
+            if int(np.min(played.lengths)) == max_episode_steps_of(env):
                 return state
     raise RuntimeError(f"episodes end early after {generations} generations")
 
 
 def shortened(env: Any, name: str, horizon: int | None) -> Any:
     """The environment of this name, with a horizon where its own is longer."""
-    if not horizon or horizon_of(env) <= horizon:
+    if not horizon or max_episode_steps_of(env) <= horizon:
         return env
-    return esrl.make(f"{name}{'&' if '?' in name else '?'}horizon={horizon}")
+    return esrl.make(f"{name}{'&' if '?' in name else '?'}max_episode_steps={horizon}")
 
 
 def sides(env: Any, population: int, start: str, peers: bool) -> dict[str, Callable[[], Side]]:
@@ -229,7 +229,12 @@ def compare(name: str, start: str, bench: Bench) -> list[Row]:
     made: dict[str, Side] = {}
     once: dict[str, float] = {}
     for side, make in makers.items():
-        rows[side] = row = {**common, "horizon": horizon_of(env), "side": side, "network": "x".join(map(str, HIDDEN))}
+        rows[side] = row = {
+            **common,
+            "horizon": max_episode_steps_of(env),
+            "side": side,
+            "network": "x".join(map(str, HIDDEN)),
+        }
         row["devices"] = len(jax.local_devices())
         try:
             one = make()

@@ -92,7 +92,9 @@ def _generation(point: Row, bench: Bench) -> Row:
     options = {"population": point["population"], "rank": point["rank"], "episodes_per_member": point["episodes"]}
     agent = esrl.eggroll(ENV, esrl.mlp((point["width"],) * 3), **options)
     side = trained_by(agent, agent.init(seed_key(0)))
-    least = 2.0 * agent.plan.lanes * agent.plan.weights * 10  # episodes of fresh parameters last longer than 10 steps
+    least = (
+        2.0 * agent.plan.lanes * agent.plan.num_params * 10
+    )  # episodes of fresh parameters last longer than 10 steps
     why = bench.too_much(float(side.peak_bytes or 0), least / bench.ceilings.flops["float32"])
     if why:
         return {"left_out": why}

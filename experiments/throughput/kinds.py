@@ -107,14 +107,14 @@ class _Layers(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Any:
         for width in self.hidden:
-            x = ACTIVATIONS["pqn"](nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype)(x))
+            x = ACTIVATIONS["layernorm_relu"](nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype)(x))
         return nn.Dense(self.size, dtype=self.dtype, param_dtype=self.dtype)(x)
 
 
 def policy_work(width: int, population: int, dtype: str, episodes: int = 1) -> Work:
     """`esrl.mlp` with three hidden layers of a width, 4 observations, 2 actions; biases are perturbed too."""
     hidden = (width,) * 3
-    network = esrl.mlp(hidden) if dtype == "float32" else esrl.policy(_Layers(hidden, ACTIONS, DTYPES[dtype]))
+    network = esrl.mlp(hidden) if dtype == "float32" else esrl.network(_Layers(hidden, ACTIONS, DTYPES[dtype]))
     policy = bind(network, spaces.Box(-1, 1, (OBSERVATIONS,)), spaces.Discrete(ACTIONS))
 
     def apply(params: Any, observation: Any, carry: Any) -> Any:
@@ -165,7 +165,7 @@ def cost(work: Work, kind: Kind, chunk: int, devices: int) -> Cost:
     weights = sum(math.prod(leaf.shape) for leaf in leaves)
     flops = moved = 0.0
     for leaf in leaves:
-        m, n = leaf.sides
+        m, n = leaf.matrix_shape
         if len(leaf.shape) < 2:
             flops += work.lanes * n * (2 if kind.noise else 1)
             continue
@@ -175,10 +175,10 @@ def cost(work: Work, kind: Kind, chunk: int, devices: int) -> Cost:
             flops += work.lanes * (2.0 * leaf.rank * (m + n) + n)
         elif kind.noise:
             flops += work.lanes * (2.0 * m * n + n)
-    numbers = work.pairs * sum(leaf.floats for leaf in leaves) if kind.noise else 0
+    numbers = work.pairs * sum(leaf.num_random for leaf in leaves) if kind.noise else 0
     each = min(work.size, kind.noise.bytes_each) if kind.noise else 0
     moved += chunks * weights * work.size + (numbers * each if kind.stored else 0)
-    widest = max(sum(leaf.sides) for leaf in leaves)
+    widest = max(sum(leaf.matrix_shape) for leaf in leaves)
     lanes = min(work.lanes, chunk * PER_PAIR * work.episodes * devices)
     at_once = numbers if kind.stored else numbers * chunk * devices / work.pairs
     # drawing takes the noise as float32, cut into leaves, and in its own dtype

@@ -32,7 +32,7 @@ HEAD = ("environment", "noise", "seeds", "env steps", "last return, IQM [95 %]",
 KINDS: dict[str, dict[str, str]] = {
     "normal, float32": {},
     "normal, bfloat16": {"noise_dtype": "bfloat16"},
-    "rademacher, int8": {"distribution": "rademacher", "noise_dtype": "int8"},
+    "rademacher, int8": {"noise_distribution": "rademacher", "noise_dtype": "int8"},
     "normal, products in bfloat16": {"precision": "bfloat16"},
 }
 
@@ -41,8 +41,8 @@ def measure(recipe: esrl.Recipe, kind: str, seeds: int) -> list[Row]:
     """A row for each seed and evaluation."""
     begun = time.perf_counter()
     agent = recipe.override({}, None, KINDS[kind]).build()
-    budget: Row = {"env_steps": recipe.env_steps, "evaluations": recipe.evaluations}
-    many = esrl.train_many(agent, range(seeds), **budget, evaluate_episodes=recipe.evaluate_episodes)
+    budget: Row = {"env_steps": recipe.env_steps, "num_evals": recipe.num_evals}
+    many = esrl.train_many(agent, range(seeds), **budget, eval_episodes=recipe.eval_episodes)
     seconds = round(time.perf_counter() - begun, 2)
     names = ("seed", "generation", "env_steps", "eval_return_mean")
     return [{"env": recipe.env, "kind": kind, **{k: row[k] for k in names}, "seconds": seconds} for row in many.rows]
@@ -76,7 +76,7 @@ def main() -> None:
     for env in given.envs:
         csv = given.out / f"{folder_name(env)}.csv"
         budget: Row = {"env_steps": given.env_steps} if given.env_steps else {}
-        recipe = recipes.read(ROOT / "agents" / env / "eggroll.toml").override({"evaluations": 10, **budget})
+        recipe = recipes.read(ROOT / "agents" / env / "eggroll.toml").override({"num_evals": 10, **budget})
         rows, about = read_rows(csv), None if given.table else About(csv.with_suffix(".json"), plain(recipe))
         for kind in given.kinds:
             if about is not None:

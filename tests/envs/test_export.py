@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from gymnasium.vector import AutoresetMode
-from probes import Probe
+from probes import Memory, Probe
 
 import esrl
 from esrl import EsrlError
