@@ -25,10 +25,10 @@ import numpy as np
 import esrl
 
 GENERATIONS = 3
-SMALL = {"population": 16, "sigma": 0.1}
+SMALL: dict[str, Any] = {"population": 16, "sigma": 0.1}
 DEVICE, BOUNDED = "gymnasium/phys2d/CartPole-v1", "gymnasium/phys2d/Pendulum-v0"
 HOST = "gymnasium/CartPole-v1"
-PPO = {"num_envs": 8, "num_steps": 16, "num_epochs": 2, "num_minibatches": 4}
+PPO: dict[str, Any] = {"num_envs": 8, "num_steps": 16, "num_epochs": 2, "num_minibatches": 4}
 
 RUNS: dict[str, Callable[[], Any]] = {
     "eggroll, rank 1": lambda: esrl.eggroll(DEVICE, esrl.mlp((16, 16)), **SMALL),
