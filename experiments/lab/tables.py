@@ -1,62 +1,63 @@
-"""Tables that grow by parts: what each process has measured is a file of its own until it is merged, nothing twice."""
+"""Tables in Markdown, and numbers as they and the headers of recipes show them."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from experiments.lab.record import Row, read_table, write_table
+import numpy as np
 
 
-def parts(table: Path) -> Path:
-    """The folder of what cells have written and is not in the table yet."""
-    return table.with_suffix("")
+def markdown(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
+    """A table in Markdown."""
+    head = list(head)
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
-def identity(row: Row) -> tuple[str, int]:
-    """A row's run."""
-    return row["settings"], int(row["seed"])
+def count(x: float) -> str:
+    """A number of steps: "2.06M"; a dash when there is none."""
+    if not np.isfinite(x):
+        return "–"
+    return f"{x / 1e6:.3g}M" if x >= 1e5 else f"{x / 1e3:.3g}k" if x >= 1e3 else f"{x:.0f}"
 
 
-def merge(table: Path, tidy: Callable[[list[Row]], list[Row]] = list) -> list[Row]:
-    """Brings the cells' files into the table, removes them, and returns all rows."""
-    rows, found = read_table(table), sorted(parts(table).glob("*.parquet"))
-    known = {identity(row) for row in rows}
-    for part in found:  # a kill between writing the table and removing the parts leaves runs in both
-        new = [row for row in read_table(part) if identity(row) not in known]
-        known |= {identity(row) for row in new}
-        rows += new
-    if found:
-        rows = tidy(rows)
-        write_table(table, rows)
-        for part in found:
-            part.unlink()
-            part.with_suffix(".json").unlink(missing_ok=True)
-    return rows
+def seconds(x: float) -> str:
+    """Seconds, whole from 10 on; a dash when there are none."""
+    return f"{x:.0f}" if 10 <= x < np.inf else f"{x:.1f}" if x < 10 else "–"
 
 
-@contextlib.contextmanager
-def alone(table: Path) -> Iterator[None]:
-    """Holds a table's folder, so that no other process measures into it; the folder goes when nothing is left in it."""
-    folder = parts(table)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        fcntl = None  # type: ignore[assignment]
-    handle = os.open(folder, os.O_RDONLY) if fcntl else None
-    try:
-        if fcntl and handle is not None:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        sys.exit(f"{table} is being measured by another process")
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        if handle is not None:
-            os.close(handle)
+def number(x: float) -> str:
+    """A return: one decimal below 1000."""
+    return f"{x:.1f}" if abs(x) < 1000 else f"{x:.0f}"
+
+
+def bounded(value: float, interval: Sequence[float]) -> str:
+    """A return with its interval, if it has one: "9342 [9340, 9343]"."""
+    low, high = interval
+    return number(value) + (f" [{number(low)}, {number(high)}]" if np.isfinite(low) else "")
+
+
+def measured_words(
+    measured: list[dict[str, Any]], seeds: Sequence[int], value: float, interval: Any, low: float
+) -> str:
+    """How a recipe's header begins: date, commits, seeds, and the return that was reached."""
+    text = f"{measured[-1]['date']}, commit {', '.join(dict.fromkeys(entry['commit'] for entry in measured))}, "
+    text += f"seeds {seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    text += f": held-out return {number(value)} (interquartile mean),"
+    if np.isfinite(interval[0]):
+        text += f" 95 % bootstrap interval [{number(interval[0])},\xa0{number(interval[1])}],"
+    return text + f" lowest seed {number(low)}"
+
+
+def machine_words(measured: list[dict[str, Any]]) -> str:
+    """The machine of the last measurement: "1 core (AMD EPYC, 1 x cpu)"."""
+    machine = measured[-1]["machine"]
+    device = machine["device"].replace(" x ", "\xa0x\xa0")
+    return f"{machine['cores']} core{'s' * (machine['cores'] > 1)} ({machine['processor']}, {device})"
+
+
+def comment(text: str) -> str:
+    """A text as a TOML file's comment; what a no-break space joins is in one line."""
+    filled = textwrap.fill(text, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+    return filled.replace("\xa0", " ") + "\n"
