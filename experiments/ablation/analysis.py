@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from experiments import script
 from experiments.lab.run import read_all
 from experiments.lab.stats import interquartile_mean, interval
-from experiments.lab.tables import markdown
 
 BASE, ALL = "base", "all environments"
 MEASURES = {"area": "area under the curve", "final": "final return"}
@@ -93,4 +93,4 @@ def table(found: pd.DataFrame) -> str:
             by = group.set_index("measure")
             shown = [f"{x.effect:+.2f} [{x.low:+.2f}, {x.high:+.2f}]" for x in (by.loc[name] for name in MEASURES)]
             lines.append([env, factor, value, *shown, group["seeds"].iloc[0]])
-    return markdown(["environment", "factor", "value", *MEASURES.values(), "seeds"], lines)
+    return script.table(["environment", "factor", "value", *MEASURES.values(), "seeds"], lines)

@@ -19,9 +19,9 @@ import pandas as pd
 import seaborn as sns
 import tyro
 
+from experiments import script
 from experiments.ablation.analysis import ALL, MEASURES, effects, read
 from experiments.lab import figures
-from experiments.lab.command import parsed
 from experiments.lab.store import results
 
 RESULTS = results("ablation")
@@ -79,7 +79,7 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
+    arguments = script.options(Arguments, __doc__)
     found, left_out = effects(read(arguments.results, arguments.envs))
     for sentence in left_out:
         print(sentence)

@@ -28,10 +28,10 @@ import tyro
 
 import esrl
 from esrl.core.types import nearest
+from experiments import script
 from experiments.ablation.analysis import BASE, effects, read, table
 from experiments.lab import pool
 from experiments.lab import run as cells
-from experiments.lab.command import at_least, parsed
 from experiments.lab.recipes import base_recipe, own_recipe, value, varied
 from experiments.lab.store import folder_name, results
 
@@ -200,8 +200,8 @@ def ablate(arguments: Arguments) -> list[str]:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
-    at_least(arguments, 1, "seeds", "env_steps", "evaluations", "episodes", "processes")
+    arguments = script.options(Arguments, __doc__)
+    script.at_least(arguments, 1, "seeds", "env_steps", "evaluations", "episodes", "processes")
     arguments.envs = arguments.envs or tuple(SETTINGS if arguments.full else LAPTOP)
     failed: list[str] = []
     if not arguments.table:

@@ -40,7 +40,7 @@ import pandas as pd
 import tyro
 from rliable import library, metrics
 
-from experiments.lab.command import at_least, parsed
+from experiments import script
 from experiments.lab.stats import AGENTS, about, final, interquartile_mean, random_returns, read
 from experiments.lab.store import ROOT, Row, origin, results, write_rows, written
 from experiments.study.study_table import HEADS, markdown
@@ -239,8 +239,8 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
-    at_least(arguments, 2, "resamples")
+    arguments = script.options(Arguments, __doc__)
+    script.at_least(arguments, 2, "resamples")
     rows = read(arguments.results, arguments.envs)
     made, notes = study(rows, random_returns(arguments.results), arguments.resamples)
     if not made:

@@ -38,8 +38,8 @@ import tyro
 
 import esrl
 from esrl.training import recipe as recipes
+from experiments import script
 from experiments.lab import pool
-from experiments.lab.command import at_least, parsed
 from experiments.lab.run import RANDOM, TIMED, Cell, Run, failures, measure_cells, work
 from experiments.lab.stats import COMPARE
 from experiments.lab.store import ROOT, Store, folder_name, plain, read_rows
@@ -87,14 +87,14 @@ class Arguments:
         """Leaves with a sentence where something makes no sense."""
         for agent in self.agents:
             if agent not in (*recipes.AGENTS, RANDOM):
-                sys.exit(f"{agent} is no agent; environments come before --agents")
+                script.wrong(f"{agent} is no agent; environments come before --agents")
         for env in self.envs:
             if not (self.recipes / env.partition("?")[0]).is_dir():
-                sys.exit(f"{env} has no recipes in {self.recipes}")
-        at_least(self, 0, "early")
-        at_least(self, 0, "seeds", "processes", "evaluations", "episodes", "seconds", "env_steps", strict=True)
+                script.wrong(f"{env} has no recipes in {self.recipes}")
+        script.at_least(self, 0, "early")
+        script.at_least(self, 0, "seeds", "processes", "evaluations", "episodes", "seconds", "env_steps", strict=True)
         if self.full and self.envs:
-            sys.exit("--full is every environment that has recipes; give it, or environments")
+            script.wrong("--full is every environment that has recipes; give it, or environments")
 
 
 def prepare(arguments: Arguments, env: str, agent: str) -> Cell | str:
@@ -192,7 +192,7 @@ def peers(folder: Path, envs: list[str]) -> str:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
+    arguments = script.options(Arguments, __doc__)
     arguments.check()
     arguments.fill()
     agents = dict.fromkeys([RANDOM] * arguments.random + list(arguments.agents))

@@ -20,8 +20,8 @@ import seaborn as sns
 import tyro
 from matplotlib.ticker import EngFormatter, NullFormatter
 
+from experiments import script
 from experiments.lab import figures
-from experiments.lab.command import parsed
 from experiments.lab.stats import AGENTS, COMPARE, curves, final, interquartile_mean, interval, read, threshold
 
 FIGURE = COMPARE.with_suffix(".png")
@@ -85,7 +85,7 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
+    arguments = script.options(Arguments, __doc__)
     figures.begin()
     rows = read(arguments.results, arguments.envs)
     draw(rows, "env_steps", arguments.out)

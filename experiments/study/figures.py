@@ -22,8 +22,8 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 
+from experiments import script
 from experiments.lab import figures
-from experiments.lab.command import parsed
 from experiments.lab.store import ROOT, results
 from experiments.study.study_table import HEADS, PLACES, name, select
 
@@ -121,7 +121,7 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
+    arguments = script.options(Arguments, __doc__)
     csv = arguments.results / "statistics.csv"
     if not csv.exists():
         sys.exit(f"{csv} is not there; python -m experiments.study.analysis makes it")

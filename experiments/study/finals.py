@@ -15,7 +15,7 @@ from esrl.training import recipe as recipes
 from experiments.lab.run import TIMED, Cell, Run
 from experiments.lab.stats import interquartile_mean, interval
 from experiments.lab.store import Row, Store, plain, read_rows, written
-from experiments.lab.tables import comment, count, machine_words, measured_words, number
+from experiments.lab.words import comment, count, machine_words, measured_words, number
 from experiments.study.trials import FIRST_FINAL_SEED
 
 

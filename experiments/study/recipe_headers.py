@@ -21,10 +21,10 @@ import pandas as pd
 import tyro
 
 from esrl.training import recipe as recipes
-from experiments.lab.command import parsed
+from experiments import script
 from experiments.lab.stats import AGENTS, COMPARE, about, final, interquartile_mean, interval, reaching, read, threshold
 from experiments.lab.store import ROOT, plain
-from experiments.lab.tables import bounded, comment, count, machine_words, markdown, measured_words, number, seconds
+from experiments.lab.words import bounded, comment, count, machine_words, measured_words, number, seconds
 
 HEAD: tuple[str, ...] = ("environment", "agent", "seeds", "env steps", "return, IQM [95 %]", "lowest seed")
 HEAD += ("threshold", "reached by", "steps to it", "seconds to it", "seconds", "compiling")
@@ -108,7 +108,7 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
+    arguments = script.options(Arguments, __doc__)
     lines, notes = [], []
     for (env, agent), rows in read(arguments.results, arguments.envs).groupby(["env", "agent"], sort=False):
         found, m = about(arguments.results, env, agent), measures(rows)
@@ -116,7 +116,7 @@ def main() -> None:
         notes += [f"{env}, {agent}, seed {seed} failed: {error}" for seed, error in found["failed"].items()]
         if arguments.headers and found["measured"]:
             notes.append(write_header(arguments.recipes, found["recipe"], header(m, found["measured"])))
-    print(markdown(HEAD, lines))
+    print(script.table(HEAD, lines))
     if notes:
         print("\n" + "\n".join(notes))
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.lab.stats import AGENTS
-from experiments.lab.tables import markdown as lines
+from experiments.script import table as lines
 
 HEADS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 PLACES = {"end": "end of the budget", "steps": "equal env steps", "episodes": "equal episodes"}

@@ -47,12 +47,12 @@ from optuna.trial import TrialState
 
 import esrl
 from esrl.training import recipe as recipes
+from experiments import script
 from experiments.lab import pool, spaces
-from experiments.lab.command import at_least, parsed
 from experiments.lab.run import measure_cells
 from experiments.lab.store import Store, folder_name, results
-from experiments.lab.tables import bounded, markdown
-from experiments.lab.tables import number as shown
+from experiments.lab.words import bounded
+from experiments.lab.words import number as shown
 from experiments.study import finals, trials
 
 DEFAULTS = {"trials": 20, "seconds": 8.0, "sampler": "tpe", "space": "esrl", "final_seeds": 5}
@@ -115,14 +115,14 @@ class Arguments:
         self.recipes_out = self.recipes_out or self.out / "recipes"
         for agent in self.agents:
             if agent not in recipes.AGENTS:
-                sys.exit(f"{agent} is no agent; environments come before --agents")
+                script.wrong(f"{agent} is no agent; environments come before --agents")
         if not (self.envs or self.table):
-            sys.exit("give at least one environment, as brax/hopper")
+            script.wrong("give at least one environment, as brax/hopper")
         if not 1 <= self.number <= trials.FIRST_FINAL_SEED:
-            sys.exit(f"--trials is {self.trials}, but must be 1 to {trials.FIRST_FINAL_SEED}")
+            script.wrong(f"--trials is {self.trials}, but must be 1 to {trials.FIRST_FINAL_SEED}")
         names = ("seconds", "env_steps", "final_seconds", "final_env_steps", "evaluations", "episodes", "processes")
-        at_least(self, 0, *names, "final_seeds", "final_evaluations", strict=True)
-        at_least(self, 0, "final_early")
+        script.at_least(self, 0, *names, "final_seeds", "final_evaluations", strict=True)
+        script.at_least(self, 0, "final_early")
 
     @property
     def number(self) -> int:
@@ -265,14 +265,14 @@ def line(database: Path, number: int) -> tuple[list[Any], list[str]]:
 def show(databases: Sequence[Path], number: int) -> None:
     """Prints the summary of some studies as Markdown. Seconds are of all trials: of training, and of everything."""
     lines = [line(path, number) for path in databases if path.exists() and trials.begun(path)]
-    print(markdown(HEAD, [cells for cells, _ in lines]))
+    print(script.table(HEAD, [cells for cells, _ in lines]))
     reasons = [reason for _, reasons in lines for reason in reasons]
     if reasons:
         print("\n" + "\n".join(reasons))
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
+    arguments = script.options(Arguments, __doc__)
     arguments.fill()
     if arguments.table:
         folders = [arguments.out / folder_name(env) for env in arguments.envs] or sorted(arguments.out.glob("*"))

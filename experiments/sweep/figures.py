@@ -18,8 +18,8 @@ import seaborn as sns
 import tyro
 from matplotlib.ticker import NullLocator
 
+from experiments import script
 from experiments.lab import figures
-from experiments.lab.command import parsed
 from experiments.lab.run import read_all
 from experiments.lab.stats import SWEEP, interquartile_mean, interval, threshold
 
@@ -103,7 +103,7 @@ class Arguments:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
+    arguments = script.options(Arguments, __doc__)
     figures.begin()
     rows, said = zip(*map(chosen, read_all(arguments.results, arguments.envs)), strict=True)
     draw(pd.concat(rows, ignore_index=True), arguments.out, "; ".join(dict.fromkeys(filter(None, said))))

@@ -26,13 +26,12 @@ import pandas as pd
 import tyro
 
 import esrl
+from experiments import script
 from experiments.lab import pool
 from experiments.lab import run as cells
-from experiments.lab.command import at_least, parsed
 from experiments.lab.recipes import base_recipe, own_recipe, typed, value, varied
 from experiments.lab.stats import SWEEP, interquartile_mean, interval
 from experiments.lab.store import Row, folder_name
-from experiments.lab.tables import markdown
 
 COLUMNS = ("rank", "sigma", "population", "learning_rate", "episodes_per_member", "shaping")
 LAPTOP = {"rank": ["1", "4", "dense"], "sigma": ["0.02", "0.05", "0.1", "0.2"], "population": ["64", "256"]}
@@ -131,7 +130,7 @@ def table(rows: list[Row]) -> str:
         shown = ["" if pd.isna(x) else f"{x:g}" if isinstance(x, float) else str(x) for x in group[names].iloc[0]]
         scores = [f"{interquartile_mean(group['return_mean']):.4g}", f"[{low:.4g}, {high:.4g}]"]
         lines.append([*shown, len(group), f"{group.env_steps.median():.3g}", *scores])
-    return markdown([*names, "seeds", "env steps", "return, IQM", "95 %"], lines)
+    return script.table([*names, "seeds", "env steps", "return, IQM", "95 %"], lines)
 
 
 def final_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -151,8 +150,8 @@ def sweep(arguments: Arguments, path: Path) -> list[str]:
 
 
 def main() -> None:
-    arguments = parsed(Arguments, __doc__)
-    at_least(arguments, 1, "seeds", "env_steps", "evaluations", "episodes", "processes")
+    arguments = script.options(Arguments, __doc__)
+    script.at_least(arguments, 1, "seeds", "env_steps", "evaluations", "episodes", "processes")
     path = arguments.out / f"{folder_name(arguments.env)}.csv"
     failed: list[str] = []
     if not arguments.table:

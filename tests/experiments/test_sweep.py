@@ -263,10 +263,11 @@ def test_values_are_of_the_options_types(name, text, found):
         (["--seeds", "0"], "--seeds is 0"),
     ],
 )
-def test_bad_input_is_said_in_one_sentence(script, small, arguments, sentence):
+def test_bad_input_is_said_in_one_sentence(script, small, arguments, sentence, capsys):
     with pytest.raises(SystemExit) as left:
         script("experiments.sweep.run", *small, *arguments)
-    assert sentence in str(left.value.code) and "\n" not in str(left.value.code)
+    said = capsys.readouterr().err.strip() if left.value.code == 2 else str(left.value.code)
+    assert sentence in said and "\n" not in said
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------

@@ -1,18 +1,12 @@
-"""Tables in Markdown, and numbers as they and the headers of recipes show them."""
+"""Numbers and words as the tables and the headers of recipes show them."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-
-def markdown(head: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
-    """A table in Markdown."""
-    head = list(head)
-    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in (head, ["---"] * len(head), *rows))
 
 
 def count(x: float) -> str:
