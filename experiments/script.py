@@ -25,18 +25,29 @@ def options(kind: type[Options], text: str | None) -> Options:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, description=text)
+            return tyro.cli(kind, description=text, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone))
     except SystemExit as end:
         if end.code != 2:
             raise
-        inside = (line.strip("│ ") for line in said.getvalue().splitlines()[1:])
-        wrong(" ".join(itertools.takewhile(lambda line: not line.startswith(("─", "╰")), inside)))
+        # a title, the error, a rule, and the help of an option; drawn with hyphens where the terminal has no more
+        inside = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
+        texts = (list(lines) for text, lines in itertools.groupby(inside, lambda line: bool(line.strip("─-"))) if text)
+        wrong(" ".join(next(texts, [])))
 
 
 def wrong(sentence: str) -> NoReturn:
     """Ends the script because of what was asked of it: status 2, as argparse has it."""
     print(f"{sys.argv[0].rpartition('/')[2]}: {sentence}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def at_least(given: Any, least: float, *names: str, strict: bool = False) -> None:
+    """Ends the script if one of some options is given and too small."""
+    for name in names:
+        value = getattr(given, name)
+        if value is not None and (value <= least if strict else value < least):
+            limit = f"above {least:g}" if strict else f"at least {least:g}"
+            wrong(f"--{name.replace('_', '-')} is {value:g}, but must be {limit}")
 
 
 def shown(row: Mapping[str, Any], column: str, form: str) -> str:

@@ -67,7 +67,7 @@ def script(monkeypatch: Any, capsys: Any, lenient: None) -> Callable[..., str]:
         monkeypatch.delitem(sys.modules, name, raising=False)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
-        runpy.run_module(name, run_name="__main__")
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
         return capsys.readouterr().out
 
     return run

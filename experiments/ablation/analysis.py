@@ -10,14 +10,14 @@ where the base's own learning is not clear of 0 (its interval) has no effects.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from experiments.lab.record import folder_name, read_table
+from experiments import script
+from experiments.lab.run import read_all
 from experiments.lab.stats import interquartile_mean, interval
 
 BASE, ALL = "base", "all environments"
@@ -27,11 +27,7 @@ RESAMPLES = 2000
 
 def read(folder: Path, envs: Sequence[str] = ()) -> pd.DataFrame:
     """Every row of these environments' tables, or of all; leaves with a sentence where there is none."""
-    paths = [folder / f"{folder_name(env)}.parquet" for env in envs] or sorted(folder.glob("*.parquet"))
-    frames = [pd.DataFrame(read_table(path)) for path in paths if path.exists()]
-    if not frames:
-        sys.exit(f"{folder} has no results")
-    return pd.concat(frames, ignore_index=True)
+    return pd.concat(read_all(folder, envs), ignore_index=True)
 
 
 def scores(rows: pd.DataFrame) -> pd.DataFrame:
@@ -91,12 +87,10 @@ def effect(strata: Sequence[np.ndarray]) -> dict[str, float]:
 
 def table(found: pd.DataFrame) -> str:
     """Effects as Markdown, a line for each environment and value."""
-    heads = ["environment", "factor", "value", *MEASURES.values(), "seeds"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    order = sorted(found["env"].unique(), key=lambda env: env != ALL)
-    for env in order:
+    lines = []
+    for env in sorted(found["env"].unique(), key=lambda env: env != ALL):
         for (factor, value), group in found[found["env"] == env].groupby(["factor", "value"], sort=False):
             by = group.set_index("measure")
             shown = [f"{x.effect:+.2f} [{x.low:+.2f}, {x.high:+.2f}]" for x in (by.loc[name] for name in MEASURES)]
-            lines.append(f"| {' | '.join([env, factor, value, *shown, str(group['seeds'].iloc[0])])} |")
-    return "\n".join(lines)
+            lines.append([env, factor, value, *shown, group["seeds"].iloc[0]])
+    return script.table(["environment", "factor", "value", *MEASURES.values(), "seeds"], lines)

@@ -9,19 +9,22 @@ the base, -1 has learnt nothing (ablation/analysis.py). The black diamond is of 
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import tyro
 
+from experiments import script
 from experiments.ablation.analysis import ALL, MEASURES, effects, read
-from experiments.lab.record import results
+from experiments.lab import figures
+from experiments.lab.store import results
 
+RESULTS = results("ablation")
 MARKERS = "osv^PX*<>"
 WIDEST = 1.5  # effects beyond are at the edge: a run that falls apart must not hide the others
 
@@ -60,27 +63,29 @@ def _marks(axes: plt.Axes, own: pd.DataFrame, heights: dict, env: str, i: int, c
     offset = (i - (count - 1) / 2) * min(0.16, 0.8 / count)
     y = [heights[row] + offset for row in own[["factor", "value"]].itertuples(index=False, name=None)]
     whole = env == ALL
-    colour = "black" if whole else sns.color_palette("colorblind")[i % 10]
+    color = "black" if whole else sns.color_palette("colorblind")[i % 10]
     x = own["effect"].clip(-WIDEST, WIDEST)
-    axes.hlines(y, own["low"], own["high"], color=colour, lw=1.4 if whole else 0.9, zorder=2)
-    axes.scatter(
-        x, y, s=24 if whole else 13, color=colour, marker="D" if whole else MARKERS[i % 9], label=env, zorder=3
-    )
+    axes.hlines(y, own["low"], own["high"], color=color, lw=1.4 if whole else 0.9, zorder=2)
+    axes.scatter(x, y, s=24 if whole else 13, color=color, marker="D" if whole else MARKERS[i % 9], label=env, zorder=3)
+
+
+@dataclass
+class Arguments:
+    """The command line."""
+
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()  # all that were measured unless given
+    results: Path = RESULTS
+    out: Path = RESULTS / "ablation.png"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*")
-    parser.add_argument("--results", type=Path, default=results("ablation"))
-    parser.add_argument("--out", type=Path, default=results("ablation") / "ablation.png")
-    arguments = parser.parse_args()
+    arguments = script.options(Arguments, __doc__)
     found, left_out = effects(read(arguments.results, arguments.envs))
     for sentence in left_out:
         print(sentence)
     if found.empty:
         sys.exit("no environment is left to draw")
-    matplotlib.use("Agg")
-    sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
+    figures.begin()
     draw(found, arguments.out)
 
 

@@ -10,27 +10,32 @@ the same seeds: the same initial parameters where it has the same network, and t
 pairs, members share the same number of evaluations, and leave-one-out takes the baseline's place. SGD has three
 learning rates around the one whose step is as long as Adam's.
 
-Written to experiments/ablation/results/<environment>.parquet, with the columns of lab/run.py and factor and value
+Written to experiments/ablation/results/<environment>.csv, with the columns of lab/run.py and factor and value
 ("base" and "" for the base). What is there already is left out. How an effect is counted is said in analysis.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tyro
+
 import esrl
 from esrl.core.types import nearest
+from experiments import script
 from experiments.ablation.analysis import BASE, effects, read, table
 from experiments.lab import pool
 from experiments.lab import run as cells
-from experiments.lab.recipes import base_recipe, value, varied
-from experiments.lab.record import ROOT, folder_name, results
+from experiments.lab.recipes import base_recipe, own_recipe, value, varied
+from experiments.lab.store import folder_name, results
+
+RESULTS = results("ablation")
 
 Values = list[tuple[str, dict[str, Any]]]  # a value's name, and what it changes
 
@@ -57,7 +62,7 @@ def others(name: str, *values: Any) -> Callable[[esrl.Recipe], Values]:
     """The values of an option that are not the base's."""
 
     def of(base: esrl.Recipe) -> Values:
-        return [(_shown(v), {name: v}) for v in values if v != value(base, name)]
+        return [("none" if v is None else str(v), {name: v}) for v in values if v != value(base, name)]
 
     return of
 
@@ -128,7 +133,7 @@ def by_mode(base: esrl.Recipe) -> Values:
 
 FACTORS: dict[str, Callable[[esrl.Recipe], Values]] = {
     "shaping": others("shaping", "centred_rank", "z_score", "group", "sign", "none", "leave_one_out"),
-    "observations": flipped("normalize_observations", "normalised", "raw"),
+    "observations": flipped("normalize_observations", "normalized", "raw"),
     "thin": others("thin", None, 0.5, 0.1),
     "pairs": pairs,
     "optimizer": optimizers,
@@ -153,77 +158,63 @@ def plan(base: esrl.Recipe, factors: list[str], seeds: int, path: Path) -> cells
         for factor, name, recipe in wanted
         for seed in range(seeds)
     ]
-    return cells.Plan(path, base, runs, cells.stepped_by_python(base))
+    return cells.Plan(cells.table(path), base, runs, cells.stepped_by_python(base))
 
 
-def base_of(arguments: argparse.Namespace, env: str) -> esrl.Recipe:
+@dataclass
+class Arguments:
+    """The command line."""
+
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()  # three small ones unless given; in full a fourth as well
+    factors: tuple[str, ...] = tuple(FACTORS)
+    seeds: int | None = None  # 0 to SEEDS - 1; 3, in full 10
+    env_steps: float | None = None  # budget of every run, rather than the script's
+    evaluations: int = 10  # of each run, beside the start
+    episodes: int = 64  # held-out ones of each evaluation
+    recipe: Path | None = None  # the base, rather than each environment's own
+    processes: int | None = None  # cells at once; one for each core unless given
+    full: bool = False  # ten seeds, and steps enough to learn each environment
+    again: bool = False  # measure anew what is there already
+    table: bool = False  # only print what is there
+    out: Path = RESULTS
+
+
+def base_of(arguments: Arguments, env: str) -> esrl.Recipe:
     """An environment's base, with the experiment's budget and evaluations."""
-    own = ROOT / "agents" / env.partition("?")[0] / "eggroll.toml"
-    file = arguments.recipe or (own if own.exists() else None)
     setting = SETTINGS.get(env, OTHERS)
     steps = arguments.env_steps or (setting.full if arguments.full else setting.env_steps)
     run = {"env_steps": float(steps), "evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
-    base = base_recipe(env, "eggroll", file, run, {"hidden": [64, 64]})
+    base = base_recipe(env, "eggroll", arguments.recipe or own_recipe(env, "eggroll"), run, {"hidden": [64, 64]})
     return base if arguments.recipe else varied(base, setting.changes)
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "envs", nargs="*", help=f"{', '.join(LAPTOP)} unless given; in full {list(SETTINGS)[3]} as well"
-    )
-    parser.add_argument("--factors", nargs="+", default=list(FACTORS), help=f"of {', '.join(FACTORS)}")
-    parser.add_argument("--seeds", type=int, help="0 to SEEDS - 1; 3, in full 10")
-    parser.add_argument("--env-steps", type=float, help="budget of every run, rather than the script's")
-    parser.add_argument("--evaluations", type=int, default=10, help="of each run, beside the start")
-    parser.add_argument("--episodes", type=int, default=64, help="held-out ones of each evaluation")
-    parser.add_argument("--recipe", type=Path, help="the base, rather than each environment's own")
-    parser.add_argument("--processes", type=int, help="cells at once; one for each core unless given")
-    parser.add_argument("--full", action="store_true", help="ten seeds, and steps enough to learn each environment")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
-    parser.add_argument("--out", type=Path, default=results("ablation"))
-    arguments = parser.parse_args()
-    arguments.envs = arguments.envs or (list(SETTINGS) if arguments.full else LAPTOP)
-    return arguments
+def ablate(arguments: Arguments) -> list[str]:
+    """Measures what tables miss; returns a sentence for each cell that failed."""
+    for factor in arguments.factors:
+        if factor not in FACTORS:
+            raise esrl.EsrlError(f"{factor} is no factor{nearest(factor, FACTORS)}")
+    seeds = arguments.seeds or (10 if arguments.full else 3)
+    tables = {env: arguments.out / f"{folder_name(env)}.csv" for env in arguments.envs}
+    plans = [plan(base_of(arguments, env), list(arguments.factors), seeds, path) for env, path in tables.items()]
+    return cells.measure(plans, arguments.processes, arguments.again)
 
 
 def main() -> None:
-    arguments = parse()
+    arguments = script.options(Arguments, __doc__)
+    script.at_least(arguments, 1, "seeds", "env_steps", "evaluations", "episodes", "processes")
+    arguments.envs = arguments.envs or tuple(SETTINGS if arguments.full else LAPTOP)
     failed: list[str] = []
     if not arguments.table:
         with pool.stoppable(f"stopped; what is done is in {arguments.out}, and the same command goes on"):
-            try:
-                failed = ablate(arguments)
-            except esrl.EsrlError as error:
-                sys.exit(str(error))
-    if failed and not any((arguments.out / f"{folder_name(env)}.parquet").exists() for env in arguments.envs):
+            failed = ablate(arguments)
+    if failed and not any(cells.table(arguments.out / f"{folder_name(env)}.csv").read() for env in arguments.envs):
         sys.exit("failed: " + "; ".join(failed))
-    rows = read(arguments.out, arguments.envs)
-    found, left_out = effects(rows)
+    found, left_out = effects(read(arguments.out, arguments.envs))
     print(table(found))
     for sentence in left_out:
         print(f"\n{sentence}")
     if failed:
         sys.exit("failed: " + "; ".join(failed))
-
-
-def ablate(arguments: argparse.Namespace) -> list[str]:
-    """Measures what tables miss; returns a sentence for each cell that failed."""
-    for name in ("seeds", "env_steps", "evaluations", "episodes", "processes"):
-        if (given := getattr(arguments, name)) is not None and given < 1:
-            raise esrl.EsrlError(f"--{name.replace('_', '-')} is {given:g}, but must be at least 1")
-    for factor in arguments.factors:
-        if factor not in FACTORS:
-            raise esrl.EsrlError(f"{factor} is no factor{nearest(factor, FACTORS)}")
-    seeds = arguments.seeds or (10 if arguments.full else 3)
-    tables = {env: arguments.out / f"{folder_name(env)}.parquet" for env in arguments.envs}
-    plans = [plan(base_of(arguments, env), arguments.factors, seeds, path) for env, path in tables.items()]
-    return cells.measure(plans, arguments.processes, arguments.again)
-
-
-def _shown(found: Any) -> str:
-    return "none" if found is None else str(found)
 
 
 if __name__ == "__main__":

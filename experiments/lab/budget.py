@@ -17,7 +17,7 @@ import numpy as np
 import esrl
 from esrl.core.compile_time import compile_seconds
 from esrl.core.types import seed_key
-from experiments.lab.record import Row
+from experiments.lab.store import Row
 
 
 class Budget(NamedTuple):

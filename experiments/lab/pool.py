@@ -16,19 +16,22 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from esrl.core.runtime import cores
-from experiments.lab.record import ROOT
+from esrl.core.types import EsrlError
+from experiments.lab.store import ROOT
 
 MARK = "@@progress "  # begins a line of a job's standard output that says how far it is
 
 
 @contextlib.contextmanager
 def stoppable(said: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the script with this sentence, rather than with a traceback."""
+    """Ctrl-C and SIGTERM end the script with this sentence, and what esrl refuses with its own; never a traceback."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(said)
+    except EsrlError as error:
+        sys.exit(str(error))
 
 
 class Job(NamedTuple):

@@ -13,7 +13,10 @@ from esrl.algorithms.optimizers import make_optimizer
 from esrl.core.types import nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import suite_defaults
+from experiments.lab.store import ROOT
 
+PAPER = ROOT / "experiments" / "paper" / "rl.toml"  # the paper's configurations and its search space
+TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
 ONLY_EGGROLL = ("rank", "thin", "chunk")  # the last for its size, which another noise and population has no use for
 
 
@@ -50,8 +53,7 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
       EsrlError: an unknown option, or a value that makes no sense.
     """
     kind = recipes.agent_named(recipe.agent).options
-    read = read_options(kind, recipe.options)
-    (ppo_options.check if recipe.agent == "ppo" else es_options.check)(read)
+    read = checked(recipe.agent, recipe.options)
     options = {f.name: getattr(read, f.name) for f in dataclasses.fields(kind) if f.metadata["plain"]}
     if options["learning_rate"] is None:
         options["learning_rate"] = es_options.BASE_RATE
@@ -101,8 +103,7 @@ def typed(agent: str, name: str, text: str) -> Any:
     Raises:
       EsrlError: no such name, or no such value.
     """
-    kinds = {f.name: f.metadata["plain"] for f in dataclasses.fields(recipes.agent_named(agent).options)}
-    known = {name: kind for name, kind in kinds.items() if kind} | {k: kind for k, (kind, _) in _policy_keys().items()}
+    known = option_types(agent) | policy_types()
     if name not in known:
         raise esrl.EsrlError(f"{name!r} is neither an option of {agent} nor a key of [policy]{nearest(name, known)}")
     kind = known[name]
@@ -113,17 +114,51 @@ def typed(agent: str, name: str, text: str) -> Any:
             return {"true": True, "false": False}[text]
         return [int(width) for width in text.split("x")] if kind is tuple else kind(text)
     except (KeyError, ValueError):
-        words = {int: "a whole number", float: "a number", bool: "true or false", tuple: "widths as 64x64"}
-        raise esrl.EsrlError(f"{name} is {text!r}, but must be {words[kind]}") from None
+        words = "widths as 64x64" if kind is tuple else TYPE_WORDS[kind]
+        raise esrl.EsrlError(f"{name} is {text!r}, but must be {words}") from None
 
 
 def is_policy(name: str) -> bool:
     """Whether a name is a key of [policy] rather than an option."""
-    return name in _policy_keys()
+    return name in policy_types()
 
 
-def _policy_keys() -> dict[str, tuple[type, str]]:
-    return {"network": (str, "")} | recipes.NETWORK_KEYS
+def option_types(agent: str) -> dict[str, Any]:
+    """The type of each option that a recipe can give."""
+    own = dataclasses.fields(recipes.agent_named(agent).options)
+    return {f.name: f.metadata["plain"] for f in own if f.metadata["plain"] is not None}
+
+
+def policy_types() -> dict[str, Any]:
+    """The type of each key of [policy]."""
+    return {"network": str} | {name: kind for name, (kind, _) in recipes.NETWORK_KEYS.items()}
+
+
+def checked(agent: str, options: dict[str, Any]) -> Any:
+    """An agent's options, read.
+
+    Raises:
+      EsrlError: an unknown option, or a value that makes no sense.
+    """
+    read: Any = read_options(recipes.agent_named(agent).options, options)
+    (ppo_options if agent == "ppo" else es_options).check(read)
+    return read
+
+
+def paper_options(agent: str, given: dict[str, Any]) -> dict[str, Any]:
+    """An agent's options as esrl names them, from those of the paper's tables (experiments/paper/rl.toml)."""
+    if agent == "ppo":
+        return {**given, "normalize_observations": True, "normalize_rewards": False}
+    own = {k: v for k, v in given.items() if k not in ("deterministic_policy", "rank_transform")}
+    own["deterministic"] = given["deterministic_policy"]
+    own["shaping"] = "centred_rank" if given["rank_transform"] else "z_score"
+    return {**own, "step_scale": "paper", "normalize_observations": False}
+
+
+def own_recipe(env: str, agent: str) -> Path | None:
+    """The environment's own recipe for an agent, in agents/, if it has one."""
+    path = ROOT / "agents" / env.partition("?")[0] / f"{agent}.toml"
+    return path if path.exists() else None
 
 
 def _text(found: Any) -> str | None:

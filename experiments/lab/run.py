@@ -1,25 +1,23 @@
-"""Many runs of training, grouped into cells: what sweep/ and ablation/ measure with, and the tables they write.
+"""Training runs, measured into a table (lab/store.py): what study, sweep and ablation measure with.
 
-A run is a recipe and a seed. Runs whose recipes differ in nothing but seeds and values that are traced rather than
-compiled in (sigma, learning rate; of PPO gamma and others) make a cell: one compiled program in a process of its own.
-Where Python steps the environment, every run is a cell. A cell's rows are written when it ends, as a file of their own
-in a folder beside the table; they are merged into the table, and the folder goes, when all have ended or when the
-experiment is started again. So a kill costs the cells that were under way, and no run is there twice.
+A run is a recipe and a seed. A cell is what one process measures. It is either `SHARED`: runs that differ in nothing
+but seeds and values that are traced rather than compiled in (sigma, learning rate; of PPO gamma and others), in one
+compiled program; where Python steps the environment, a run by itself. Or it is `TIMED`: runs one after the other, each
+under a budget that may be of seconds. Rows are kept as soon as their runs have ended, so that a kill costs the runs
+under way, and no run is there twice.
 
-A table's rows, one for each run and evaluation, the start included: env, agent, the experiment's own columns, seed,
-generation, env_steps, episodes (finished so far; null for PPO in a shared program), seconds and seconds_compile (since
-the cell's beginning, for all of its runs together, compiling and earlier evaluations included), runs_together (how many
-runs those seconds are of), return_mean, return_std (held-out, of the unperturbed parameters), recipe (JSON), settings
-(its hash, with the seed a run's identity), base (the hash of the recipe that the experiment varies), commit, versions,
-machine, date.
+A row is an evaluation of a run, the start included: env, agent, the experiment's own columns, seed, generation,
+env_steps, return_mean and return_std (held-out, of the unperturbed parameters). Rows of `TIMED` runs have what
+lab/budget.py says, with seconds of training alone. Rows of `SHARED` runs have episodes (finished so far; none for PPO
+in a shared program), seconds and seconds_compile (since the cell's beginning, for all of its runs together, compiling
+and earlier evaluations included), runs_together (how many runs those seconds are of), settings (the hash of the recipe,
+with the seed a run's identity; the JSON has the recipes) and base (the hash of the recipe that the experiment varies).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import hashlib
 import json
 import os
 import sys
@@ -28,12 +26,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
+
 import esrl
 from esrl.algorithms.ppo_options import TRACED
-from experiments.lab import pool
-from experiments.lab.record import Row, machine, plain, versions, write_table
-from experiments.lab.tables import alone, identity, merge, parts
+from experiments.lab import budget, pool
+from experiments.lab.random_policy import random_agent
+from experiments.lab.store import Row, Store, digest, folder_name, named, plain, written
 
+RANDOM = "random"  # the agent of a recipe that is the random policy
+SHARED, TIMED = "shared", "timed"
 # Processes on one accelerator take its memory as they need it.
 SHARED_DEVICE = {"XLA_PYTHON_CLIENT_PREALLOCATE": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", "false")}
 
@@ -42,14 +44,14 @@ class Run(NamedTuple):
     """A run to measure.
 
     Attributes:
-      recipe: its budget is `env_steps`; its seed is of no account.
+      recipe: its seed is of no account; of a `SHARED` run its `env_steps` is the budget.
       seed: of everything random.
       columns: the experiment's own columns in its rows.
     """
 
     recipe: esrl.Recipe
     seed: int
-    columns: Row
+    columns: Row = {}  # noqa: RUF012
 
     @property
     def settings(self) -> str:
@@ -57,35 +59,167 @@ class Run(NamedTuple):
         return digest(plain(self.recipe))
 
 
-class Plan(NamedTuple):
-    """What a table is to hold.
+class Cell(NamedTuple):
+    """Runs that one process measures.
 
     Attributes:
-      table: the Parquet file.
-      base: the recipe that the runs vary.
-      runs: all runs that are wanted.
-      host: whether Python steps the environment.
-      tidy: brings the table's rows into shape before they are written.
+      name: in the view, and of its failures.
+      store: the table.
+      runs: all of one compiled program if they are `SHARED`.
+      kind: how they are run.
+      limits: the budget of each `TIMED` run, as lab/budget.py's `Budget` has it; of others further columns.
     """
 
-    table: Path
+    name: str
+    store: Store
+    runs: Sequence[Run]
+    kind: str
+    limits: dict[str, Any]
+
+
+class Plan(NamedTuple):
+    """What the table of a sweep or an ablation is to hold; its key is ("settings", "seed").
+
+    Attributes:
+      store: the table.
+      base: the recipe that the runs vary.
+      runs: all runs that are wanted.
+      host: whether Python steps the environment: then every run is a cell.
+      tidy: brings rows into shape, given the recipes by their hashes.
+    """
+
+    store: Store
     base: esrl.Recipe
     runs: list[Run]
     host: bool
-    tidy: Callable[[list[Row]], list[Row]] = list
+    tidy: Callable[[list[Row], dict[str, Any]], list[Row]] | None = None
 
 
-def digest(values: Any) -> str:
-    """A short hash of what JSON can hold."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+def table(path: Path) -> Store:
+    """The table of a sweep or an ablation."""
+    return Store(path, key=("settings", "seed"))
+
+
+def read_all(folder: Path, envs: Sequence[str] = ()) -> list[pd.DataFrame]:
+    """The tables of sweeps or ablations of these environments, or all of a folder; leaves with a sentence for none."""
+    there = {path.stem for suffix in (".csv", ".parquet") for path in folder.glob(f"*{suffix}")}
+    names = [folder_name(env) for env in envs] or sorted(there)
+    frames = [pd.DataFrame(rows) for name in names if (rows := table(folder / f"{name}.csv").read())]
+    if not frames:
+        sys.exit(f"{folder} has no results{' of ' + ', '.join(envs) if envs else ''}")
+    return frames
+
+
+# ---- any cells
+
+
+def measure_cells(
+    cells: Sequence[Cell], processes: int | None = None, environment: dict[str, str] | None = None
+) -> list[str]:
+    """Measures cells, a process for each, `processes` at a time, and returns a sentence for each that failed.
+
+    Whoever calls this holds the tables. Ctrl-C ends it with what is done kept.
+    """
+    failed: list[str] = []
+    jobs, by_file = [], {}
+    for cell in cells:
+        file = cell.store.parts / f"{digest([cell.name, [(run.settings, run.seed) for run in cell.runs]])}.job"
+        runs = [{"recipe": plain(run.recipe), "seed": run.seed, "columns": run.columns} for run in cell.runs]
+        store = {"path": str(cell.store.path), "key": cell.store.key, "settings": cell.store.settings}
+        content = {"store": store, "name": cell.name, "runs": runs, "kind": cell.kind, "limits": cell.limits}
+        written(file, json.dumps(content))
+        seeds = ", ".join(str(run.seed) for run in cell.runs)
+        shown = (
+            f"{cell.name} ({len(runs)})" if cell.kind == SHARED else f"{cell.name}, seed{'s'[len(runs) < 2 :]} {seeds}"
+        )
+        jobs.append(pool.Job(shown, ("python", "-m", "experiments.lab.run", str(file)), environment or {}))
+        by_file[str(file)] = cell
+
+    def finished(job: pool.Job, status: int) -> None:
+        failed.extend(failures(by_file[job.command[-1]], status))
+
+    if jobs:
+        pool.run(jobs, processes, finished)
+    return failed
+
+
+def failures(cell: Cell, status: int = 1) -> list[str]:
+    """A sentence for each run that a cell was to measure and has not, or for a `SHARED` cell; noted in the JSON."""
+    cell.store.merge()
+    absent = cell.store.missing(key_of(cell, run) for run in cell.runs)
+    errors = cell.store.about()["failed"]
+    quiet = [key for key in absent if named(key) not in errors]
+    if quiet:
+        cell.store.failed(quiet, f"its process ended with status {status}")
+        errors = cell.store.about()["failed"]
+    if cell.kind == SHARED:
+        return [f"{cell.name}: {error}" for error in dict.fromkeys(errors[named(key)] for key in absent)]
+    lost = [run for run in cell.runs if key_of(cell, run) in absent]
+    return [f"{cell.name}, seed {run.seed}: {errors[named(key_of(cell, run))]}" for run in lost]
+
+
+def key_of(cell: Cell, run: Run) -> Any:
+    """A run's key in its table."""
+    return run.seed if cell.store.key == ("seed",) else (run.settings, run.seed)
+
+
+def work(cell: Cell, report: Callable[[float, str], None] = pool.report) -> bool:
+    """Measures a cell in this process and keeps what it found; what fails is noted. Returns whether nothing did."""
+    groups = [list(cell.runs)] if cell.kind == SHARED else [[run] for run in cell.runs]
+    agents: dict[str, esrl.Agent] = {}  # compiled once for all seeds
+    well = True
+    for runs in groups:
+        try:
+            if cell.kind == SHARED:
+                rows = rows_of(runs, cell.limits)
+            else:
+                name = runs[0].settings
+                agents = agents if name in agents else {name: build(runs[0].recipe)}
+                rows = timed_rows(agents[name], runs[0], budget.Budget(**cell.limits), report)
+            recipes = {run.settings: plain(run.recipe) for run in runs} if "settings" in rows[0] else None
+            cell.store.add(rows, recipes)
+        except BrokenPipeError:  # whoever started this process is gone
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            well = False
+            cell.store.failed([key_of(cell, run) for run in runs], f"{type(error).__name__}: {error}")
+    return well
+
+
+def build(recipe: esrl.Recipe) -> esrl.Agent:
+    """The agent of a recipe, the random policy included."""
+    return random_agent(recipe.env, **recipe.options) if recipe.agent == RANDOM else recipe.build()
+
+
+def timed_rows(
+    agent: esrl.Agent, run: Run, limits: budget.Budget, report: Callable[[float, str], None] = pool.report
+) -> list[Row]:
+    """The rows of a run by itself; of the random policy the start alone."""
+    rows = []
+    for row, _ in budget.train(agent, limits, run.seed):
+        rows.append({"env": run.recipe.env, "agent": run.recipe.agent, **run.columns, **row})
+        if run.recipe.agent == RANDOM:
+            break
+        report(row["used"], f"{row['return_mean']:.4g} at {row['env_steps']:,} steps")
+    first, last = rows[0], rows[-1]
+    print(
+        f"  seed {run.seed}: return {first['return_mean']:.1f} -> {last['return_mean']:.1f} +- {last['return_std']:.1f}"
+        f", {last['env_steps']:,} steps, {last['seconds']:.1f} s, {last['seconds_compile']:.1f} s compiling",
+        flush=True,
+    )
+    return rows
+
+
+# ---- the cells of sweeps and ablations
 
 
 def structure(recipe: esrl.Recipe) -> str:
     """A name of what is compiled in: the same for recipes that differ only in traced values."""
     traced = TRACED if recipe.agent == "ppo" else ("sigma", "learning_rate")
     options = {name: value for name, value in recipe.options.items() if name not in traced}
-    named = [recipe.agent] + [f"{name}-{options[name]}" for name in ("rank", "population") if name in options]
-    return "-".join([*named, digest(plain(dataclasses.replace(recipe, options=options)))])
+    shown = [recipe.agent] + [f"{name}-{options[name]}" for name in ("rank", "population") if name in options]
+    return "-".join([*shown, digest(plain(dataclasses.replace(recipe, options=options)))])
 
 
 def stepped_by_python(base: esrl.Recipe) -> bool:
@@ -106,80 +240,58 @@ def missing(plan: Plan, again: bool = False) -> list[Run]:
     Args:
       again: take the wanted runs, and those of another base, out of the table first.
     """
-    rows, wanted = merge(plan.table, plan.tidy), {}
+    wanted: dict[Any, Run] = {}
     for run in plan.runs:
         wanted.setdefault((run.settings, run.seed), run)
-    base = digest(plain(plan.base))
-    of_agents = {run.recipe.agent for run in plan.runs}
-    other = [row for row in rows if row["agent"] in of_agents and row["base"] != base]
+    agents, base = {run.recipe.agent for run in plan.runs}, digest(plain(plan.base))
+
+    def other(row: Row) -> bool:
+        return row["agent"] in agents and row["base"] != base
+
     if again:
-        kept = [r for r in rows if identity(r) not in wanted and not (r["agent"] in of_agents and r["base"] != base)]
-        if kept:
-            write_table(plan.table, kept)
-        else:
-            plan.table.unlink(missing_ok=True)
-        rows = kept
-    elif other:
+        plan.store.drop(lambda row: plan.store.of(row) in wanted or other(row))
+    elif any(map(other, plan.store.read())):
         sys.exit(
-            f"{plan.table} was measured with another recipe, budget or evaluations; --again measures anew, and"
+            f"{plan.store.path} was measured with another recipe, budget or evaluations; --again measures anew, and"
             " --out DIR keeps both"
         )
-    done = {identity(row) for row in rows}
-    return [run for key, run in wanted.items() if key not in done]
+    return [wanted[key] for key in plan.store.missing(wanted)]
 
 
 def measure(plans: Sequence[Plan], processes: int | None = None, again: bool = False) -> list[str]:
-    """Measures what tables miss, a process for each cell, `processes` at a time; returns a sentence for each failure.
-
-    Ctrl-C ends it with what is done kept.
-    """
-    failed: list[str] = []
+    """Measures what tables miss, a process for each cell; returns a sentence for each failure."""
     with contextlib.ExitStack() as held:
         for plan in plans:
-            held.enter_context(alone(plan.table))
-        jobs = [job for plan in plans for job in _jobs(plan, missing(plan, again))]
-
-        def finished(job: pool.Job, status: int) -> None:
-            if status:
-                error = Path(job.command[-1]).with_suffix(".error")
-                said = error.read_text() if error.exists() else f"its process ended with status {status}"
-                error.unlink(missing_ok=True)
-                failed.append(f"{job.name}: {said}")
-
+            held.enter_context(plan.store.alone())
+        cells = [cell for plan in plans for cell in cells_of(plan, missing(plan, again))]
         try:
-            if jobs:
-                pool.run(jobs, processes, finished)
+            return measure_cells(cells, processes, SHARED_DEVICE)
         finally:
             for plan in plans:
-                merge(plan.table, plan.tidy)
-                for file in parts(plan.table).glob("*.json"):
-                    file.unlink()
-    return failed
+                plan.store.merge()
+                rows, recipes = plan.store.read(), plan.store.about().get("recipes", {})
+                tidied = plan.tidy(rows, recipes) if plan.tidy else rows
+                if tidied != rows:
+                    plan.store.write(tidied)
 
 
-def _jobs(plan: Plan, runs: list[Run]) -> list[pool.Job]:
-    """A job for each cell of these runs, its runs in a JSON that the job reads."""
-    cells: dict[str, list[Run]] = {}
+def cells_of(plan: Plan, runs: list[Run]) -> list[Cell]:
+    """The cells of these runs, by what is compiled in."""
+    found: dict[str, list[Run]] = {}
     for run in runs:
         name = structure(run.recipe)
-        cells.setdefault(f"{name}-{run.settings}-{run.seed}" if plan.host else name, []).append(run)
-    jobs = []
-    for name, members in cells.items():
-        file = parts(plan.table) / f"{name}.json"
-        file.with_suffix(".error").unlink(missing_ok=True)
-        content = [{"recipe": plain(run.recipe), "seed": run.seed, "columns": run.columns} for run in members]
-        file.write_text(json.dumps({"base": digest(plain(plan.base)), "runs": content}))
-        shown = f"{plan.base.env} {name.rpartition('-')[0]} ({len(members)})"
-        jobs.append(pool.Job(shown, ("python", "-m", "experiments.lab.run", str(file)), SHARED_DEVICE))
-    return jobs
+        found.setdefault(f"{name}-{run.settings}-{run.seed}" if plan.host else name, []).append(run)
+    base = {"base": digest(plain(plan.base))}
+    shown = [f"{plan.base.env} {structure(own[0].recipe).rpartition('-')[0]}" for own in found.values()]
+    return [Cell(name, plan.store, own, SHARED, base) for name, own in zip(shown, found.values(), strict=True)]
 
 
-def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """Trains the runs of one cell and returns their rows, but for the columns that say where they come from."""
+def rows_of(runs: Sequence[Run], further: Row | None = None) -> list[Row]:
+    """Trains the runs of one `SHARED` cell and returns their rows, with further columns."""
     recipe = runs[0].recipe
     agent = recipe.build()
     if agent.pure is None:
-        return [row for run in runs for row in _host(agent, run)]
+        return [{**row, **(further or {})} for run in runs for row in _host_rows(agent, run)]
     values = {name: [run.recipe.options[name] for run in runs] for name in agent.pure.values}
     many = esrl.train_many(
         agent,
@@ -192,59 +304,42 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     )
     rows = []
     for row in many.rows:
-        run = runs[row["run"]]
-        counts = {"generation": row["generation"], "env_steps": row["env_steps"]}
+        run, counts = runs[row["run"]], {name: row[name] for name in ("generation", "env_steps")}
         counts["episodes"] = None if recipe.agent == "ppo" else row["generation"] * agent.plan.lanes
         times = {"seconds": row["seconds"], "seconds_compile": row["seconds_compile"], "runs_together": len(runs)}
         scores = {"return_mean": row["eval_return_mean"], "return_std": row["eval_return_std"]}
-        rows.append({**_common(run), **counts, **times, **scores, **_source(run)})
+        rows.append(_row(run, {**counts, **times, **scores}) | (further or {}))
     return rows
 
 
-def _host(agent: esrl.Agent, run: Run) -> Iterator[Row]:
-    """The rows of one run that Python steps."""
-    from experiments.lab import budget
-
+def _host_rows(agent: esrl.Agent, run: Run) -> Iterator[Row]:
+    """The rows of one run that Python steps, as those of a shared program."""
     recipe = run.recipe
-    limit = budget.Budget(
-        env_steps=recipe.env_steps or 1, evaluations=recipe.evaluations, episodes=recipe.evaluate_episodes
-    )
-    for row, _ in budget.train(agent, limit, run.seed):
+    limits = budget.Budget(recipe.env_steps or 1, evaluations=recipe.evaluations, episodes=recipe.evaluate_episodes)
+    for row, _ in budget.train(agent, limits, run.seed):
+        pool.report(row["used"], f"return {row['return_mean']:.4g}")
         counts = {name: row[name] for name in ("generation", "env_steps", "episodes")}
         seconds = round(row["seconds"] + row["seconds_compile"] + row["seconds_evaluate"], 3)
         times = {"seconds": seconds, "seconds_compile": row["seconds_compile"], "runs_together": 1}
-        pool.report(row["used"], f"return {row['return_mean']:.4g}")
-        scores = {name: row[name] for name in ("return_mean", "return_std")}
-        yield {**_common(run), **counts, **times, **scores, **_source(run)}
+        yield _row(run, {**counts, **times, "return_mean": row["return_mean"], "return_std": row["return_std"]})
 
 
-def _common(run: Run) -> Row:
-    recipe = run.recipe
-    return {"env": recipe.env, "agent": recipe.agent, **run.columns, "seed": run.seed}
-
-
-def _source(run: Run) -> Row:
-    return {"recipe": json.dumps(plain(run.recipe), sort_keys=True), "settings": run.settings}
+def _row(run: Run, measured: Row) -> Row:
+    """A row of a `SHARED` run with what tells it apart."""
+    common = {"env": run.recipe.env, "agent": run.recipe.agent, **run.columns, "seed": run.seed}
+    return {**common, **measured, "settings": run.settings}
 
 
 def main() -> None:
-    """One cell: reads its JSON, and writes its rows, or what went wrong, beside it."""
-    file = Path(sys.argv[1])
-    job = json.loads(file.read_text())
+    """One cell, from the file of its job."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    runs = [Run(esrl.Recipe(**run["recipe"]), run["seed"], run["columns"]) for run in job["runs"]]
+    store = Store(Path(job["store"]["path"]), job["store"]["key"], job["store"]["settings"])
     try:
-        rows = rows_of([Run(esrl.Recipe(**run["recipe"]), run["seed"], run["columns"]) for run in job["runs"]])
+        well = work(Cell(job["name"], store, runs, job["kind"], job["limits"]))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # whoever started this process is gone
-        raise
-    except Exception as error:
-        file.with_suffix(".error").write_text(f"{type(error).__name__}: {error}")
-        traceback.print_exc()
-        sys.exit(1)
-    now = versions()
-    origin = {"base": job["base"], "commit": now["commit"], "versions": json.dumps(now["versions"])}
-    origin |= {"machine": json.dumps(machine()), "date": str(datetime.date.today())}
-    write_table(file.with_suffix(".parquet"), [row | origin for row in rows])
+    sys.exit(0 if well else 1)
 
 
 if __name__ == "__main__":

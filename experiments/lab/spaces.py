@@ -15,18 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from esrl.algorithms import es_options, ppo_options
-from esrl.algorithms.agent import read_options
 from esrl.algorithms.es import ESState
 from esrl.core.types import EsrlError, nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import ES, suite_defaults
-from experiments.lab.record import ROOT
-from experiments.paper.recipes import DATA
-from experiments.paper.recipes import options as paper_options
+from experiments.lab.recipes import PAPER, TYPE_WORDS, checked, option_types, paper_options, policy_types
+from experiments.lab.store import ROOT
 
 FOLDER = ROOT / "experiments" / "study" / "spaces"
 Space = dict[str, dict[str, Any]]  # {"policy": ..., "options": ...}, each key's value as in the file
-PAPER_NAMES = {"rank_transform": "shaping", "deterministic_policy": "deterministic"}
+PAPER_NAMES: dict[str, str] = {"rank_transform": "shaping", "deterministic_policy": "deterministic"}
 DIGITS = 4  # significant ones of a sampled number, so that a recipe holds exactly what was run
 
 
@@ -53,7 +51,9 @@ def read(name: str, agent: str) -> Space:
             raise EsrlError(f"{path}: {table!r} is no table of a search space{nearest(table, known)}")
     shared = data.get("es", {}) if agent in ES else {}
     if agent == "open_es":  # what only EGGROLL has
-        shared = {k: v for k, v in shared.items() if k not in _kinds("eggroll").keys() - _kinds("open_es").keys()}
+        shared = {
+            k: v for k, v in shared.items() if k not in option_types("eggroll").keys() - option_types("open_es").keys()
+        }
     space = {"policy": data.get("policy", {}), "options": shared | data.get(agent, {})}
     check(space, agent, str(path))
     return space
@@ -61,8 +61,8 @@ def read(name: str, agent: str) -> Space:
 
 def paper(agent: str) -> Space:
     """The paper's space, its names and the rest of its configurations as in agents/paper/."""
-    data = tomllib.loads(DATA.read_text())
-    given = dict(data["search_space"]["es" if agent in ES else agent])
+    data = tomllib.loads(PAPER.read_text())
+    given: dict[str, Any] = dict(data["search_space"]["es" if agent in ES else agent])
     if agent == "open_es":
         del given["rank"]
     each: dict[str, list[Any]] = {}
@@ -81,16 +81,9 @@ def paper(agent: str) -> Space:
     return space
 
 
-def _kinds(agent: str) -> dict[str, Any]:
-    """The type of each option that a recipe can give."""
-    own = dataclasses.fields(recipes.agent_named(agent).options)
-    return {f.name: f.metadata["plain"] for f in own if f.metadata["plain"] is not None}
-
-
 def check(space: Space, agent: str, where: str) -> None:
     """Raises `EsrlError` for the first option that is unknown, or whose range or choices make no sense."""
-    policy: dict[str, Any] = {"network": str} | {name: kind for name, (kind, _) in recipes.NETWORK_KEYS.items()}
-    for table, known in (("policy", policy), ("options", _kinds(agent))):
+    for table, known in (("policy", policy_types()), ("options", option_types(agent))):
         for name, given in space[table].items():
             place = f"{where}: {name} of [{agent if table == 'options' else table}]"
             if name not in known:
@@ -113,10 +106,12 @@ def _check_range(place: str, given: dict[str, Any], kind: Any) -> None:
         raise EsrlError(f"{place} is {given}, but a range is {{low = number, high = number, log = true or false}}")
     if kind not in (int, float):
         raise EsrlError(f"{place} is a range, but is no number; give a list of choices")
-    low, high = numbers
+    low, high = float(given["low"]), float(given["high"])
     if not low < high or (given.get("log") and low <= 0) or not math.isfinite(high - low):
-        raise EsrlError(f"{place} goes from {low} to {high}; low must be below high, and above 0 with log = true")
-    if kind is int and (type(low), type(high)) != (int, int):
+        raise EsrlError(
+            f"{place} goes from {numbers[0]} to {numbers[1]}; low must be below high, and above 0 with log = true"
+        )
+    if kind is int and any(type(x) is not int for x in numbers):
         raise EsrlError(f"{place} is a whole number; so must low and high be")
 
 
@@ -126,8 +121,7 @@ def _check_value(place: str, value: Any, kind: Any) -> None:
     )
     if not fits:
         hint = "; a list is a choice, so a list of widths is a choice of one: [[64, 64]]" if kind is tuple else ""
-        words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-        raise EsrlError(f"{place} has the value {value!r}, but must be {words.get(kind, 'a list')}{hint}")
+        raise EsrlError(f"{place} has the value {value!r}, but must be {TYPE_WORDS[kind]}{hint}")
 
 
 def _fixed(given: Any) -> bool:
@@ -146,7 +140,7 @@ def suggest(trial: Any, space: Space, env: str, agent: str) -> Space:
     if space["policy"].get("network", network) != network:  # its other keys are not for another network
         suite_policy = {}
     start = {"policy": suite_policy, "options": suite_options}
-    kinds = _kinds(agent)
+    kinds = option_types(agent)
     found: Space = {table: dict(values) for table, values in start.items()}
     for table, content in space.items():
         for name, given in content.items():
@@ -199,7 +193,7 @@ def _nearest(given: Any, aim: Any) -> Any:
 def traced(agent: str) -> tuple[str, ...]:
     """The options that are values of an agent's state, so that one compiled program serves all of them."""
     names = ESState._fields if agent in ES else ppo_options.TRACED
-    return tuple(name for name in names if name in _kinds(agent))
+    return tuple(name for name in names if name in option_types(agent))
 
 
 def split(agent: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
@@ -208,7 +202,6 @@ def split(agent: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     Raises:
       EsrlError: a value that makes no sense.
     """
-    read = read_options(recipes.agent_named(agent).options, options)
-    (es_options if agent in ES else ppo_options).check(read)
+    checked(agent, options)
     values = {k: v for k, v in options.items() if k in traced(agent)}
     return {k: v for k, v in options.items() if k not in values}, values

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.lab.record import folder_name, results
+from experiments.lab.store import folder_name, results
 
 COMPARE, SWEEP = results("study") / "compare", results("sweep")
 AGENTS = {"eggroll": "EGGROLL", "open_es": "OpenES", "ppo": "PPO"}  # in every table's and figure's order

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments import script
-from experiments.lab.record import ROOT
+from experiments.lab.recipes import PAPER as DATA
+from experiments.lab.recipes import paper_options as options
+from experiments.lab.store import ROOT
 
-DATA = ROOT / "experiments" / "paper" / "rl.toml"
 FOLDER = ROOT / "agents" / "paper"
 AGENTS = ("eggroll", "open_es", "ppo")
 TABLES = ("protocol", "search_space")  # of the data file; every other one is an environment
@@ -42,16 +43,6 @@ MEANS = {
 def configurations(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The tables of every environment: an option table for each agent, and `result`."""
     return {name: table for name, table in data.items() if name not in TABLES}
-
-
-def options(agent: str, given: dict[str, Any]) -> dict[str, Any]:
-    """An agent's options as esrl names them, from the paper's."""
-    if agent == "ppo":
-        return {**given, "normalize_observations": True, "normalize_rewards": False}
-    own = {k: v for k, v in given.items() if k not in ("deterministic_policy", "rank_transform")}
-    own["deterministic"] = given["deterministic_policy"]
-    own["shaping"] = "centered_rank" if given["rank_transform"] else "z_score"
-    return {**own, "gradient_scale": "paper", "normalize_observations": False}
 
 
 def header(env: str, agent: str, table: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""Normalised scores of a comparison over its environments, with intervals: which agent is better, and how sure that is.
+"""Normalized scores of a comparison over its environments, with intervals: which agent is better, and how sure that is.
 
     python -m experiments.study.analysis                              # of study/results/study; prints Markdown
     python -m experiments.study.compare --recipes agents/study --seconds 60 --seeds 10 --out runs/long
     python -m experiments.study.analysis --results runs/long
 
 A run's score is (return - random) / (reference - random), with the random policy's return in the same held-out worlds,
-and for reference the environment's maximum (experiments/references.toml) or, where it has none, the interquartile mean
+and for reference the environment's maximum (references.toml) or, where it has none, the interquartile mean
 of the best agent's final returns in this study. So 0 is the random policy's and 1 that of a perfect, or of the best,
 agent; scores may be lower and higher. Every run is scored at three places:
 
@@ -26,24 +26,27 @@ value, low, high, runs.
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import itertools
+import json
 import sys
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import tyro
 from rliable import library, metrics
 
-from experiments.lab.record import ROOT, About, Row, results, write_rows
+from experiments import script
 from experiments.lab.stats import AGENTS, about, final, interquartile_mean, random_returns, read
-from experiments.study.study_table import markdown
+from experiments.lab.store import ROOT, Row, origin, results, write_rows, written
+from experiments.study.study_table import HEADS, markdown
 
+STUDY = results("study") / "study"
 AT = {"end": None, "steps": "env_steps", "episodes": "episodes"}
-AGGREGATES = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 USED = ("seconds_training", "env_steps", "episodes")  # what a run used until its end
 TAUS = np.round(np.linspace(-0.2, 1.2, 71), 3)
 
@@ -120,7 +123,7 @@ def statistics(scores: Scores, resamples: int, whole: bool) -> list[Row]:
     try:
         points, bounds = library.get_interval_estimates(scores, aggregates, reps=resamples)
         for agent, values in scores.items():
-            for name, value, (low, high) in zip(AGGREGATES, points[agent], bounds[agent].T, strict=True):
+            for name, value, (low, high) in zip(HEADS, points[agent], bounds[agent].T, strict=True):
                 rows.append(_row(name, agent, value, low, high, [values]))
         pairs = {(x, y): [scores[x], scores[y]] for x, y in itertools.combinations(scores, 2)}
         points, bounds = library.get_interval_estimates(pairs, improvement, reps=resamples)
@@ -195,8 +198,8 @@ def study(rows: pd.DataFrame, random: dict[str, float], resamples: int) -> tuple
         if normal:
             main = {env: found for env, found in normal.items() if main_agents <= set(found)}
             notes += [f"{env}: not in the whole, an agent is missing" for env in normal if env not in main]
-            found = statistics(matrices(main), resamples, whole=True) if main else []
-            made += [{"at": at, "environment": "all", **row} for row in found]
+            whole = statistics(matrices(main), resamples, whole=True) if main else []
+            made += [{"at": at, "environment": "all", **row} for row in whole]
     return made, list(dict.fromkeys(notes))
 
 
@@ -226,27 +229,28 @@ def recipes(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
+@dataclass
+class Arguments:
+    """The command line."""
+
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()  # all with results unless given
+    results: Path = STUDY
+    resamples: int = 2000  # of every bootstrap
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*", help="all with results unless given")
-    parser.add_argument("--results", type=Path, default=results("study") / "study")
-    parser.add_argument("--resamples", type=int, default=2000, help="of every bootstrap")
-    arguments = parser.parse_args()
-    if arguments.resamples < 2:
-        parser.error("--resamples must be at least 2")
+    arguments = script.options(Arguments, __doc__)
+    script.at_least(arguments, 2, "resamples")
     rows = read(arguments.results, arguments.envs)
     made, notes = study(rows, random_returns(arguments.results), arguments.resamples)
     if not made:
-        sys.exit("nothing to normalise: " + "; ".join(notes))
+        sys.exit("nothing to normalize: " + "; ".join(notes))
     csv = arguments.results / "statistics.csv"
     order = ["measure", "at", "environment", "agent", "other", "score", "value", "low", "high", "runs"]
     write_rows(csv, [{name: row[name] for name in order} for row in made])
-    csv.with_suffix(".json").unlink(missing_ok=True)
-    noted = About(
-        csv.with_suffix(".json"), {"resamples": arguments.resamples, "runs": recipes(arguments.results, rows)}
-    )
-    noted.values["left out"] = notes
-    noted.ran(["statistics"])
+    of = {"resamples": arguments.resamples, "runs": recipes(arguments.results, rows)}
+    noted = {"recipe": of, "measured": [{**origin(), "runs": ["statistics"]}], "failed": {}, "left out": notes}
+    written(csv.with_suffix(".json"), json.dumps(noted, indent=1) + "\n")
     print(markdown(pd.read_csv(csv)))
     if notes:
         print("\n" + "\n".join(f"- {note}" for note in notes))

@@ -23,96 +23,82 @@ reads results.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import itertools
 import math
 import os
 import sys
-import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import tyro
 
 import esrl
 from esrl.training import recipe as recipes
+from experiments import script
 from experiments.lab import pool
-from experiments.lab.budget import Budget, train
-from experiments.lab.parts import forget, gather, missing, part, tidy
-from experiments.lab.random_policy import random_agent
-from experiments.lab.record import ROOT, About, Row, folder_name, plain, read_rows, results, write_rows
+from experiments.lab.run import RANDOM, TIMED, Cell, Run, failures, measure_cells, work
+from experiments.lab.stats import COMPARE
+from experiments.lab.store import ROOT, Store, folder_name, plain, read_rows
 
 AGENTS = ("eggroll", "open_es", "ppo")
 AGENTS_FOLDER = ROOT / "agents"
-RANDOM = "random"
 OTHERS = ("paper", "study")  # folders of agents/ with the recipes of other experiments
 LAPTOP = ("gymnasium/phys2d/CartPole-v1", "gymnasium/phys2d/Pendulum-v0", "brax/inverted_pendulum")
 LAPTOP_SECONDS = 10.0
 PEERS = {"stable-baselines3": "stable_baselines3", "evosax": "evosax", "rejax": "rejax"}
 
 
-class Pair(NamedTuple):
-    """An agent in an environment: its recipe with the comparison's evaluations, its budget, and where rows go."""
+@dataclass
+class Arguments:
+    """The command line."""
 
-    recipe: esrl.Recipe
-    budget: Budget
-    csv: Path
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()  # three small ones unless given, in full all that have recipes
+    agents: tuple[str, ...] = AGENTS
+    seeds: int = 5  # how many
+    first_seed: int = 0
+    seconds: float | None = None  # budget of every run, of training alone; replaces the recipe's
+    env_steps: float | None = None  # budget of every run; replaces the recipe's
+    evaluations: int = 20  # of each run, beside the start
+    early: int = 8  # further ones before the first, with --seconds: each halfway
+    episodes: int = 128  # held-out ones of each evaluation
+    processes: int | None = None  # at a time, each on its share of the cores; 1, and a laptop's one for each core
+    full: bool = False  # every environment that has recipes
+    random: bool = True  # score a random policy
+    peers: bool = False  # say which other agents' results are there
+    again: bool = False  # measure anew what is there already
+    recipes: Path = AGENTS_FOLDER
+    out: Path = COMPARE
+    cache: str = ""  # folder of a compilation cache; none unless given
+    here: bool = False  # in this process, rather than in others
 
-    @property
-    def name(self) -> str:
-        return f"{self.recipe.env}, {self.recipe.agent}"
+    def fill(self) -> None:
+        """What was not given: a laptop's environments, budget and processes where nothing is named."""
+        laptop = not (self.envs or self.full) and self.recipes == AGENTS_FOLDER
+        if laptop:
+            self.envs = LAPTOP
+            self.seconds = self.seconds or (None if self.env_steps else LAPTOP_SECONDS)
+        self.processes = self.processes or (pool.cores() if laptop else 1)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides a run, apart from its seed."""
-        seconds = {"seconds": self.budget.seconds} if self.budget.seconds < math.inf else {}
-        return plain(self.recipe) | seconds | ({"early": self.budget.early} if self.budget.early else {})
-
-
-def run(agent: esrl.Agent, pair: Pair, seed: int, show: bool = False) -> list[Row]:
-    """One run's rows: the start, then every evaluation; of the random policy the start alone."""
-    common = {"env": pair.recipe.env, "agent": pair.recipe.agent}
-    rows = []
-    for row, _ in train(agent, pair.budget, seed):
-        rows.append({**common, **row})
-        if pair.recipe.agent == RANDOM:
-            break
-        if show:
-            pool.report(row["used"], f"{row['return_mean']:.4g} at {row['env_steps']:,} steps")
-    return rows
-
-
-def measure(pair: Pair, seeds: list[int], show: bool) -> None:
-    """Runs seeds in turn in this process, each into a part of its own; what fails is noted there."""
-    agent = None
-    for seed in seeds:
-        own = part(pair.csv, seed)
-        own.with_suffix(".json").unlink(missing_ok=True)
-        about = About(own.with_suffix(".json"), pair.settings)
-        try:
-            agent = agent or build(pair.recipe)
-            rows = run(agent, pair, seed, show)
-        except Exception as error:
-            traceback.print_exc()
-            about.failed(seed, f"{type(error).__name__}: {error}")
-            continue
-        write_rows(own, rows)
-        about.ran([seed])
-        first, last = rows[0], rows[-1]
-        print(
-            f"  seed {seed}: return {first['return_mean']:.1f} -> {last['return_mean']:.1f} +- {last['return_std']:.1f}"
-            f", {last['env_steps']:,} steps, {last['seconds']:.1f} s, {last['seconds_compile']:.1f} s compiling",
-            flush=True,
-        )
+    def check(self) -> None:
+        """Leaves with a sentence where something makes no sense."""
+        for agent in self.agents:
+            if agent not in (*recipes.AGENTS, RANDOM):
+                script.wrong(f"{agent} is no agent; environments come before --agents")
+        for env in self.envs:
+            if not (self.recipes / env.partition("?")[0]).is_dir():
+                script.wrong(f"{env} has no recipes in {self.recipes}")
+        script.at_least(self, 0, "early")
+        script.at_least(self, 0, "seeds", "processes", "evaluations", "episodes", "seconds", "env_steps", strict=True)
+        if self.full and self.envs:
+            script.wrong("--full is every environment that has recipes; give it, or environments")
 
 
-def build(recipe: esrl.Recipe) -> esrl.Agent:
-    """The agent of a recipe, the random policy included."""
-    return random_agent(recipe.env, **recipe.options) if recipe.agent == RANDOM else recipe.build()
-
-
-def prepare(arguments: argparse.Namespace, env: str, agent: str) -> Pair | str:
-    """What is to be measured; or why it cannot be."""
+def prepare(arguments: Arguments, env: str, agent: str) -> Cell | str:
+    """An agent in an environment, all its seeds; or why it cannot be measured."""
     folder = arguments.recipes / env.partition("?")[0]
     path = folder / f"{agent}.toml"
     if agent == RANDOM:  # acts within the bounds as the first agent does
@@ -127,82 +113,67 @@ def prepare(arguments: argparse.Namespace, env: str, agent: str) -> Pair | str:
     own |= {"evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
     if arguments.env_steps or arguments.seconds:
         own["env_steps"] = arguments.env_steps
-    recipe, seconds = recipe.override(own), arguments.seconds or math.inf
+    recipe, seconds = recipe.override(own), arguments.seconds
     if agent == RANDOM:
         options = {"squash": recipe.options.get("squash", "tanh")}
-        recipe, seconds = (
-            esrl.Recipe(recipe.env, RANDOM, evaluate_episodes=arguments.episodes, options=options),
-            math.inf,
-        )
-    if not recipe.generations and not recipe.env_steps and seconds == math.inf:
+        recipe = esrl.Recipe(recipe.env, RANDOM, evaluate_episodes=arguments.episodes, options=options)
+        seconds = None
+    if not (recipe.generations or recipe.env_steps or seconds):
         recipe = dataclasses.replace(recipe, env_steps=1e6)
-    limits = recipe.env_steps or math.inf, seconds, recipe.evaluations, recipe.evaluate_episodes
-    early = 0 if seconds == math.inf else arguments.early
-    budget = Budget(*limits, generations=recipe.generations or math.inf, early=early)
-    return Pair(recipe, budget, arguments.out / folder_name(env) / f"{agent}.csv")
+    timed = {"seconds": seconds} if seconds else {}
+    settings = plain(recipe) | timed | ({"early": arguments.early} if seconds and arguments.early else {})
+    limits = {"env_steps": recipe.env_steps, "generations": recipe.generations, **timed}
+    limits = {name: value for name, value in limits.items() if value}
+    limits |= {"evaluations": recipe.evaluations, "episodes": recipe.evaluate_episodes}
+    limits |= {"early": arguments.early} if seconds else {}
+    store = Store(arguments.out / folder_name(env) / f"{agent}.csv", ("seed",), settings, order="seed")
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    return Cell(f"{recipe.env}, {agent}", store, [Run(recipe, seed) for seed in seeds], TIMED, limits)
 
 
-def misfit(pair: Pair, again: bool) -> str:
+def misfit(store: Store, again: bool) -> str:
     """Why what is measured already cannot be gone on with; empty if it can, or if there is nothing."""
     if again:
-        forget(pair.csv)
-    gather(pair.csv)
-    about, rows = pair.csv.with_suffix(".json"), read_rows(pair.csv)
-    if not rows:
-        about.unlink(missing_ok=True)
-    elif "seconds_evaluate" not in rows[0]:
-        return f"{pair.csv} is an older version's; --again measures anew"
-    elif About(about, {}).values["recipe"] != pair.settings:
-        return f"{pair.csv} was measured with another recipe, budget or evaluations; --again measures anew"
+        store.forget()
+    rows = read_rows(store.path)
+    if rows and "seconds_evaluate" not in rows[0]:
+        return f"{store.path} is an older version's; --again measures anew"
+    if not store.fits():
+        return f"{store.path} was measured with another recipe, budget or evaluations; --again measures anew"
     return ""
 
 
-def seeds_of(arguments: argparse.Namespace) -> list[int]:
-    return list(range(arguments.first_seed, arguments.first_seed + arguments.seeds))
-
-
-def jobs(pairs: list[Pair], arguments: argparse.Namespace) -> dict[str, tuple[pool.Job, Pair, list[int]]]:
-    """By name: processes, with the pair and the seeds that each measures; few pairs are split into several."""
-    wanted = [(pair, missing(pair.csv, seeds_of(arguments))) for pair in pairs]
-    wanted = [(pair, seeds) for pair, seeds in wanted if seeds]
-    learning = sum(pair.recipe.agent != RANDOM for pair, _ in wanted)
-    groups = 1 if arguments.processes == 1 else math.ceil(2 * arguments.processes / max(learning, 1))
-    names = ("seconds", "env_steps", "evaluations", "early", "episodes", "recipes", "out")
-    given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    made = {}
-    for pair, seeds in wanted:
-        count = 1 if pair.recipe.agent == RANDOM else min(groups, len(seeds))
-        for few in (seeds[i::count] for i in range(count)):
-            only, env = list(map(str, few)), pair.recipe.env
-            command = ["python", "-m", "experiments.study.compare", env, "--agents", pair.recipe.agent]
-            command += [*options, "--only", *only]
-            name = f"{pair.name}, seed{'s' * (len(few) > 1)} {', '.join(only)}"
-            made[name] = pool.Job(name, command, {"ESRL_CACHE_DIR": arguments.cache}), pair, few
+def split(cells: list[Cell], processes: int) -> list[Cell]:
+    """What is missing, a cell for each process; few agents are split into several."""
+    absent = [(cell, cell.store.missing(run.seed for run in cell.runs)) for cell in cells]
+    wanted = [(cell, [run for run in cell.runs if run.seed in seeds]) for cell, seeds in absent if seeds]
+    learning = sum(cell.runs[0].recipe.agent != RANDOM for cell, _ in wanted)
+    groups = 1 if processes == 1 else math.ceil(2 * processes / max(learning, 1))
+    made = []
+    for cell, runs in wanted:
+        count = 1 if runs[0].recipe.agent == RANDOM else min(groups, len(runs))
+        made += [cell._replace(runs=runs[i::count]) for i in range(count)]
     return made
 
 
-def compare(pairs: list[Pair], arguments: argparse.Namespace) -> None:
-    """Measures what is missing, in processes or here, and gathers it as it comes."""
-    for pair in pairs:
-        seeds = missing(pair.csv, seeds_of(arguments))
-        print(pair.name + (": there already" if not seeds else ""), flush=True)
-        if arguments.here:
-            measure(pair, seeds, show=False)
-            gather(pair.csv)
-    wanted = {} if arguments.here else jobs(pairs, arguments)
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-
-    def finished(job: pool.Job, status: int) -> None:
-        _, pair, seeds = wanted[job.name]
-        gather(pair.csv)
-        about = About(pair.csv.with_suffix(".json"), pair.settings)
-        lost = [seed for seed in missing(pair.csv, seeds) if str(seed) not in about.values["failed"]]
-        if status and lost:
-            about.failed(lost[0], f"the process ended with status {status}")
-
-    if wanted:
-        pool.run([job for job, _, _ in wanted.values()], arguments.processes, finished)
+def compare(cells: list[Cell], arguments: Arguments) -> list[str]:
+    """Measures what is missing, in processes or here; returns a sentence for each run that failed."""
+    failed: list[str] = []
+    with contextlib.ExitStack() as held:
+        for cell in cells:
+            held.enter_context(cell.store.alone())
+        wanted = split(cells, arguments.processes or 1)
+        for cell in cells:
+            if all(cell.name != other.name for other in wanted):
+                print(f"{cell.name}: there already", flush=True)
+        if not arguments.here:
+            os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+            return measure_cells(wanted, arguments.processes, {"ESRL_CACHE_DIR": arguments.cache})
+        for cell in wanted:
+            print(cell.name, flush=True)
+            work(cell, lambda *_: None)
+            failed += failures(cell)
+    return failed
 
 
 def environments(folder: Path) -> list[str]:
@@ -220,74 +191,23 @@ def peers(folder: Path, envs: list[str]) -> str:
     return text + (f"; not installed: {', '.join(absent)}" if absent else "")
 
 
-def fill(arguments: argparse.Namespace) -> None:
-    """What was not given: a laptop's environments, budget and processes where nothing is named, else one process."""
-    laptop = not (arguments.envs or arguments.full) and arguments.recipes == AGENTS_FOLDER
-    if laptop:
-        arguments.envs = list(LAPTOP)
-        arguments.seconds = arguments.seconds or (None if arguments.env_steps else LAPTOP_SECONDS)
-    arguments.processes = arguments.processes or (pool.cores() if laptop else 1)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*", help="three small ones unless given, in full all that have recipes")
-    parser.add_argument("--agents", nargs="+", default=AGENTS)
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, help="budget of every run, of training alone; replaces the recipe's")
-    parser.add_argument("--env-steps", type=float, help="budget of every run; replaces the recipe's")
-    parser.add_argument("--evaluations", type=int, default=20, help="of each run, beside the start")
-    parser.add_argument(
-        "--early", type=int, default=8, help="further ones before the first, with --seconds: each halfway"
-    )
-    parser.add_argument("--episodes", type=int, default=128, help="held-out ones of each evaluation")
-    parser.add_argument(
-        "--processes", type=int, help="at a time, each on its share of the cores; 1, and a laptop's one for each core"
-    )
-    parser.add_argument("--full", action="store_true", help="every environment that has recipes")
-    parser.add_argument("--random", action=argparse.BooleanOptionalAction, default=True, help="score a random policy")
-    parser.add_argument("--peers", action="store_true", help="say which other agents' results are there")
-    parser.add_argument("--again", action="store_true", help="measure anew what is there already")
-    parser.add_argument("--recipes", type=Path, default=AGENTS_FOLDER)
-    parser.add_argument("--out", type=Path, default=results("study") / "compare")
-    parser.add_argument("--cache", default="", help="folder of a compilation cache; none unless given")
-    parser.add_argument("--here", action="store_true", help="in this process, rather than in others")
-    parser.add_argument("--only", type=int, nargs="+", help=argparse.SUPPRESS)  # in a process of `compare`
-    arguments = parser.parse_args()
-    for agent in arguments.agents:
-        if agent not in (*recipes.AGENTS, RANDOM):
-            parser.error(f"{agent} is no agent; environments come before --agents")
-    for env in arguments.envs:
-        if not (arguments.recipes / env.partition("?")[0]).is_dir():
-            parser.error(f"{env} has no recipes in {arguments.recipes}")
-    if arguments.early < 0:
-        parser.error("--early must not be negative")
-    for name in ("seeds", "processes", "evaluations", "episodes", "seconds", "env_steps"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) <= 0:
-            parser.error(f"--{name.replace('_', '-')} must be more than 0")
-    if arguments.full and arguments.envs:
-        parser.error("--full is every environment that has recipes; give it, or environments")
-    fill(arguments)
-    agents = [RANDOM] * (arguments.random and not arguments.only) + list(arguments.agents)
-    envs, pairs, failed = arguments.envs or environments(arguments.recipes), [], []
-    for env, agent in itertools.product(envs, dict.fromkeys(agents)):
-        pair = prepare(arguments, env, agent)
-        if arguments.only and isinstance(pair, Pair):
-            with pool.stoppable(f"{pair.name}: stopped"):
-                measure(pair, arguments.only, show=True)
-            return
-        why = pair if isinstance(pair, str) else misfit(pair, arguments.again)
+    arguments = script.options(Arguments, __doc__)
+    arguments.check()
+    arguments.fill()
+    agents = dict.fromkeys([RANDOM] * arguments.random + list(arguments.agents))
+    envs = list(arguments.envs) or environments(arguments.recipes)
+    cells, failed = [], []
+    for env, agent in itertools.product(envs, agents):
+        cell = prepare(arguments, env, agent)
+        why = cell if isinstance(cell, str) else misfit(cell.store, arguments.again)
         if why:
             print(f"{env}, {agent}: {why}", flush=True)
             failed += [f"{env}, {agent}"] * (why != "no recipe")
-        elif isinstance(pair, Pair):
-            pairs.append(pair)
+        elif isinstance(cell, Cell):
+            cells.append(cell)
     with pool.stoppable(f"stopped; what is done is in {arguments.out}, and the same command goes on"):
-        compare(pairs, arguments)
-    for pair in pairs:
-        failed += [f"{pair.name}, seed {seed}" for seed in About(pair.csv.with_suffix(".json"), {}).values["failed"]]
-        tidy(pair.csv)
+        failed += compare(cells, arguments)
     if arguments.peers:
         print(peers(arguments.out, envs))
     if failed:

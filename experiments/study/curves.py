@@ -12,17 +12,19 @@ drawn where runs counted them.
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 import seaborn as sns
+import tyro
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from experiments.lab.record import results
+from experiments import script
+from experiments.lab import figures
 from experiments.lab.stats import AGENTS, COMPARE, curves, final, interquartile_mean, interval, read, threshold
 
+FIGURE = COMPARE.with_suffix(".png")
 LABELS = {"env_steps": "environment steps", "seconds": "seconds", "episodes": "episodes"}
 FAR = 10.0  # agents whose ends differ by more have a logarithmic axis
 
@@ -35,14 +37,13 @@ def apart(rows: pd.DataFrame, column: str) -> bool:
 
 
 def draw(rows: pd.DataFrame, column: str, path: Path) -> None:
-    """A panel for each environment, a colour and a line style for each agent."""
+    """A panel for each environment, a color and a line style for each agent."""
     shown = [*(a for a in AGENTS if a in set(rows["agent"])), *sorted(set(rows["agent"]) - AGENTS.keys())]
     log = apart(rows, column)
     found = curves(rows, column, log=log)
     if found.empty:
         return
-    colours = [*AGENTS, *(agent for agent in shown if agent not in AGENTS)]
-    palette = dict(zip(colours, sns.color_palette("colorblind", len(colours)), strict=True))
+    palette = figures.colors(shown)
     grid = sns.relplot(
         found,
         kind="line",
@@ -62,9 +63,7 @@ def draw(rows: pd.DataFrame, column: str, path: Path) -> None:
         facet_kws={"sharex": False, "sharey": False},
     )
     for env, axes in grid.axes_dict.items():
-        aim = threshold(env)
-        if aim is not None:
-            axes.axhline(aim, color="0.3", lw=0.8, ls="--", zorder=1)
+        figures.threshold_line(axes, threshold(env))
         if log:
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())
@@ -72,21 +71,22 @@ def draw(rows: pd.DataFrame, column: str, path: Path) -> None:
     grid.set_titles("{col_name}").set_axis_labels(LABELS[column], "held-out return")
     for text in grid.legend.get_texts():
         text.set_text(AGENTS.get(text.get_text(), text.get_text()))
-    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(shown), title=None)
-    grid.figure.tight_layout()
+    figures.legend_above(grid, len(shown))
     grid.savefig(path, dpi=110)
 
 
+@dataclass
+class Arguments:
+    """The command line."""
+
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()  # all with results unless given
+    results: Path = COMPARE
+    out: Path = FIGURE  # over steps; others beside it
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*")
-    parser.add_argument("--results", type=Path, default=COMPARE)
-    parser.add_argument(
-        "--out", type=Path, default=results("study") / "compare.png", help="over steps; others beside it"
-    )
-    arguments = parser.parse_args()
-    matplotlib.use("Agg")
-    sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
+    arguments = script.options(Arguments, __doc__)
+    figures.begin()
     rows = read(arguments.results, arguments.envs)
     draw(rows, "env_steps", arguments.out)
     draw(rows, "seconds", arguments.out.with_stem(f"{arguments.out.stem}_seconds"))

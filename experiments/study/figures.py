@@ -3,8 +3,8 @@
     python -m experiments.study.figures                      # plots/study.png, and results/study_profiles.png
     python -m experiments.study.figures --results experiments/study/results/compare --out runs/compare_study.png
 
-First figure: above, each agent's interquartile mean, median, mean and optimality gap of normalised scores with 95 %
-intervals, a colour and a marker for each agent, at the end of the budget, after equal steps and after equal episodes;
+First figure: above, each agent's interquartile mean, median, mean and optimality gap of normalized scores with 95 %
+intervals, a color and a marker for each agent, at the end of the budget, after equal steps and after equal episodes;
 below, the probability that a run of one agent is better than one of another. Second figure: performance profiles, the
 part of all runs whose score is above a value. The curves over steps, seconds and episodes are those of
 experiments/study/curves.py --results experiments/study/results/study.
@@ -12,37 +12,36 @@ experiments/study/curves.py --results experiments/study/results/study.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.lines import Line2D
 
-from experiments.lab.record import ROOT, results
-from experiments.lab.stats import AGENTS
+from experiments import script
+from experiments.lab import figures
+from experiments.lab.store import ROOT, results
 from experiments.study.study_table import HEADS, PLACES, name, select
 
+STUDY = results("study")
 MARKERS, DASHES = "osD^vP*X", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 3)))
 
 
 def styles(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """By agent: colour, marker and line style, the same in every figure."""
+    """By agent: color, marker and line style, the same in every figure."""
     shown = set(select(rows, environment="all", measure="iqm")["agent"])
-    agents = [*AGENTS, *sorted(shown - AGENTS.keys())]
-    colours = sns.color_palette("colorblind", len(agents))
-    made = zip(agents, colours, MARKERS * 9, DASHES * 9, strict=False)
-    return {a: {"color": colour, "marker": marker, "ls": dash} for a, colour, marker, dash in made if a in shown}
+    made = zip(figures.colors(shown).items(), MARKERS * 9, DASHES * 9, strict=False)
+    return {a: {"color": color, "marker": marker, "ls": dash} for (a, color), marker, dash in made if a in shown}
 
 
 def bars(axes: Any, at: float, row: pd.Series, style: dict[str, Any]) -> None:
     """A value with its interval, lying; without an interval where there is none."""
-    reach = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
-    reach = None if np.isnan(reach).any() else np.maximum(reach, 0.0)
+    sides = [[row["value"] - row["low"]], [row["high"] - row["value"]]]
+    reach = None if np.isnan(sides).any() else np.maximum(sides, 0.0)
     axes.errorbar([row["value"]], [at], xerr=reach, capsize=2, ms=4, lw=1.2, **{**style, "ls": "none"})
 
 
@@ -73,12 +72,13 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
     look = styles(rows)
     places = [at for at in PLACES if len(select(rows, environment="all", at=at))]
     figure = plt.figure(figsize=(9.5, 4.8))
-    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    above, below = halves
     for axes, measure in zip(above.subplots(1, len(HEADS), sharey=True), HEADS, strict=True):
         aggregates(axes, rows, measure, look)
     for axes, at in zip(below.subplots(1, len(places), sharey=True, squeeze=False)[0], places, strict=True):
         improvements(axes, rows, at, look)
-    above.supxlabel("normalised score", fontsize=9)
+    above.supxlabel("normalized score", fontsize=9)
     below.supxlabel("probability that a run is better", fontsize=9)
     above.subplots_adjust(left=0.16, right=0.99, bottom=0.23, top=0.9, wspace=0.12)
     below.subplots_adjust(left=0.16, right=0.99, bottom=0.26, top=0.86, wspace=0.08)
@@ -98,7 +98,7 @@ def profiles(rows: pd.DataFrame, path: Path) -> None:
             x = own["score"].astype(float)
             axes.plot(x, own["value"], lw=1.4, markevery=10, ms=4, **style)
             axes.fill_between(x, own["low"], own["high"], color=style["color"], alpha=0.15, lw=0)
-        axes.set(title=PLACES[at], xlabel="normalised score", ylim=(-0.02, 1.02))
+        axes.set(title=PLACES[at], xlabel="normalized score", ylim=(-0.02, 1.02))
     grid[0, 0].set_ylabel("part of runs above it")
     figure.tight_layout()
     legend(figure, look)
@@ -108,25 +108,29 @@ def profiles(rows: pd.DataFrame, path: Path) -> None:
 
 def legend(figure: Any, look: dict[str, dict[str, Any]]) -> None:
     """The agents, above the figure."""
-    handles = [matplotlib.lines.Line2D([], [], ms=5, label=name(agent), **style) for agent, style in look.items()]
+    handles = [Line2D([], [], ms=5, label=name(agent), **style) for agent, style in look.items()]
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(look), frameon=False)
 
 
+@dataclass
+class Arguments:
+    """The command line."""
+
+    results: Path = STUDY / "study"
+    out: Path | None = None  # its profiles beside it; plots/study.png unless given
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=results("study") / "study")
-    parser.add_argument("--out", type=Path, help="its profiles beside it; plots/study.png unless given")
-    arguments = parser.parse_args()
+    arguments = script.options(Arguments, __doc__)
     csv = arguments.results / "statistics.csv"
     if not csv.exists():
         sys.exit(f"{csv} is not there; python -m experiments.study.analysis makes it")
     rows = pd.read_csv(csv).fillna({"agent": "", "other": ""})
     if not len(select(rows, environment="all")):
         sys.exit(f"{csv} has no environment with all agents")
-    matplotlib.use("Agg")
-    sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
+    figures.begin()
     draw(rows, arguments.out or ROOT / "plots" / "study.png")
-    beside = arguments.out or results("study") / "study.png"
+    beside = arguments.out or STUDY / "study.png"
     profiles(rows, beside.with_stem(f"{beside.stem}_profiles"))
 
 

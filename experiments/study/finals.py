@@ -1,16 +1,10 @@
-"""Final runs of study/tune.py: the best configuration on fresh seeds, and the recipe that is written from them.
-
-Started by it as `python -m experiments.study.finals JSON`, a process for each seed.
-"""
+"""Final runs of study/tune.py: the best configuration on fresh seeds, and the recipe that is written from them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-import os
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +12,11 @@ import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from esrl.training import recipe as recipes
-from experiments.lab import pool
-from experiments.lab.budget import Budget, train
-from experiments.lab.record import About, Row, plain, read_rows, write_rows
+from experiments.lab.run import TIMED, Cell, Run
 from experiments.lab.stats import interquartile_mean, interval
-from experiments.study import trials
-from experiments.study.recipe_headers import count, number
+from experiments.lab.store import Row, Store, plain, read_rows, written
+from experiments.lab.words import comment, count, machine_words, measured_words, number
+from experiments.study.trials import FIRST_FINAL_SEED
 
 
 def best(found: list[FrozenTrial]) -> FrozenTrial | None:
@@ -43,51 +36,23 @@ def recipe_of(settings: dict[str, Any], trial: FrozenTrial) -> recipes.Recipe:
     return recipes.Recipe(env=settings["env"], agent=settings["agent"], **chosen)
 
 
-def fitting(csv: Path, recipe: dict[str, Any]) -> list[Row]:
-    """The rows of a CSV if they are of this recipe and budget; otherwise none, and the files are set aside as *.old."""
-    about = csv.with_suffix(".json")
-    if not about.exists() or About(about, {}).values["recipe"] != recipe:
-        for path in (csv, about):
-            if path.exists():
-                os.replace(path, path.with_suffix(path.suffix + ".old"))
-    return read_rows(csv)
+def ready(store: Store, recipe: recipes.Recipe, final: dict[str, Any]) -> None:
+    """Makes a table that of a recipe's final runs under a budget; what is there of another is set aside as *.old."""
+    store.settings = json.loads(json.dumps({**plain(recipe), "final": final}))
+    if not store.fits() or (store.path.exists() and not store.path.with_suffix(".json").exists()):
+        store.set_aside()
+    store.merge()
 
 
-def missing(csv: Path, recipe: dict[str, Any], seeds: int) -> list[int]:
-    """The fresh seeds that a CSV does not have yet for this recipe and budget."""
-    first = trials.FIRST_FINAL_SEED
-    return sorted(set(range(first, first + seeds)) - {int(row["seed"]) for row in fitting(csv, recipe)})
-
-
-def run(csv: Path, about: dict[str, Any], seed: int) -> None:
-    """Trains one seed in this process and adds its rows to the CSV; what fails is noted in the JSON beside it."""
-    fields = {k: v for k, v in about.items() if k != "final"}
-    recipe, error = recipes.Recipe(**fields), None
-    rows: list[Row] = []
-    with trials.locked(csv.with_suffix(".claim")):  # a kill before the first seed's end leaves a CSV with its JSON
-        About(csv.with_suffix(".json"), about).keep()
-    try:
-        limits = {k: v for k, v in about["final"].items() if v is not None}
-        for row, _ in train(recipe.build(), Budget(**limits), seed):
-            pool.report(row["used"], f"return {row['return_mean']:.1f}")
-            rows.append({"env": recipe.env, "agent": recipe.agent, **row})
-    except BrokenPipeError:
-        raise
-    except Exception as failure:
-        error = f"{type(failure).__name__}: {failure}"
-    with trials.locked(csv.with_suffix(".claim")):  # other seeds' processes write there too
-        note = About(csv.with_suffix(".json"), about)
-        if error:
-            note.failed(seed, error)
-            sys.exit(f"seed {seed} failed: {error}")
-        there = read_rows(csv)
-        if all(int(row["seed"]) != seed for row in there):
-            write_rows(csv, sorted([*there, *rows], key=lambda row: int(row["seed"])))
-        note.ran([seed])
+def cells(name: str, store: Store, recipe: recipes.Recipe, final: dict[str, Any], seeds: int) -> list[Cell]:
+    """A cell for each fresh seed that a table does not have yet."""
+    absent = store.missing(range(FIRST_FINAL_SEED, FIRST_FINAL_SEED + seeds))
+    limits = {name: value for name, value in final.items() if value is not None}
+    return [Cell(name, store, [Run(recipe, seed)], TIMED, limits) for seed in absent]
 
 
 def scores(csv: Path) -> dict[str, Any] | None:
-    """What the final runs reached: `seeds`, `returns`, `iqm`, `interval`, `lowest`, `steps`, `seconds`, or None."""
+    """What the final runs reached: `seeds`, `iqm`, `interval`, `lowest`, `steps`, `seconds`, or None."""
     last: dict[int, Row] = {}
     for row in read_rows(csv):
         if float(row["used"]) >= 1:
@@ -97,7 +62,6 @@ def scores(csv: Path) -> dict[str, Any] | None:
     returns = [float(row["return_mean"]) for row in last.values()]
     return {
         "seeds": sorted(last),
-        "returns": returns,
         "iqm": float(interquartile_mean(returns)),
         "interval": interval(returns),
         "lowest": min(returns),
@@ -114,38 +78,23 @@ def budget_words(seconds: float | None, env_steps: float | None) -> str:
 
 def header(settings: dict[str, Any], found: list[FrozenTrial], s: dict[str, Any], about: dict[str, Any]) -> str:
     """The comment that a recipe begins with."""
-    low, high = s["interval"]
-    measured = about["measured"]
-    commits = ", ".join(dict.fromkeys(entry["commit"] for entry in measured))
-    seeds = f"seeds {s['seeds'][0]} to {s['seeds'][-1]}" if len(s["seeds"]) > 1 else f"seed {s['seeds'][0]}"
-    text = (
-        f"{measured[-1]['date']}, commit {commits}, {seeds}: held-out return {number(s['iqm'])} (interquartile mean),"
-    )
-    text += f" 95 % bootstrap interval [{number(low)},\xa0{number(high)}]," if math.isfinite(low) else ""
-    machine = measured[-1]["machine"]
-    cores = f"{machine['cores']} core" + "s" * (machine["cores"] > 1)
-    text += (
-        f" lowest seed {number(s['lowest'])}; {count(s['steps'])} env steps and {s['seconds']:.3g} s of training a run"
-    )
-    text += f" (medians), compiling and scoring not counted, on {cores} ({machine['processor']}, {machine['device']})."
     pruned, failed = (sum(t.state == state for t in found) for state in (TrialState.PRUNED, TrialState.FAIL))
     chosen = best(found)
     assert chosen is not None and chosen.value is not None
-    text += (
+    return comment(
+        f"{measured_words(about['measured'], s['seeds'], s['iqm'], s['interval'], s['lowest'])};"
+        f" {count(s['steps'])} env steps and {s['seconds']:.3g} s of training a run (medians), compiling and scoring"
+        f" not counted, on {machine_words(about['measured'])}."
         f" Chosen by {len(found)} trials of {budget_words(settings['seconds'], settings['env_steps'])} (one seed each;"
-    )
-    text += (
         f" sampler {settings['sampler']}, space {settings['space_name']}), {pruned} of them pruned and {failed} failed:"
+        f" trial {chosen.user_attrs['slot'] + 1}, {number(chosen.value)} in the worlds that it was tuned in."
+        f" {command(settings, len(found), about['recipe']['final'])} measures it again."
     )
-    text += f" trial {chosen.user_attrs['slot'] + 1}, {number(chosen.value)} in the worlds that it was tuned in."
-    text += f" {command(settings, len(found), about['recipe']['final'])} measures it again."
-    filled = textwrap.fill(text, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
-    return filled.replace("\xa0", " ") + "\n"
 
 
-def command(settings: dict[str, Any], count: int, final: dict[str, Any]) -> str:
+def command(settings: dict[str, Any], trials: int, final: dict[str, Any]) -> str:
     """What tunes it with the same trials and budgets."""
-    words = {"trials": count, "seconds": settings["seconds"], "env-steps": settings["env_steps"]}
+    words = {"trials": trials, "seconds": settings["seconds"], "env-steps": settings["env_steps"]}
     words |= {"sampler": settings["sampler"], "space": settings["space_name"]}
     words |= {f"final-{name}": final[name] for name in ("seconds", "env_steps")}
     given = " ".join(f"--{k.replace('_', '-')} {v}" for k, v in words.items() if v is not None)
@@ -161,10 +110,7 @@ def write_recipe(folder: Path, settings: dict[str, Any], found: list[FrozenTrial
     steps = about["recipe"]["final"]["env_steps"] or float(f"{reached['steps']:.1e}")
     recipe = dataclasses.replace(recipe_of(settings, chosen), env_steps=float(steps))
     path = folder / settings["env"].partition("?")[0] / f"{settings['agent']}.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".toml.part")
-    part.write_text(header(settings, found, reached, about) + _toml(recipe))
-    os.replace(part, path)
+    written(path, header(settings, found, reached, about) + _toml(recipe))
     return path
 
 
@@ -176,11 +122,3 @@ def _toml(recipe: recipes.Recipe) -> str:
     return texts[0] + "".join(
         f"\n[{n}]\n{text}" for n, text in zip(("policy", "options"), texts[1:], strict=True) if text
     )
-
-
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    try:
-        run(Path(given["csv"]), given["about"], given["seed"])
-    except KeyboardInterrupt:
-        sys.exit(130)

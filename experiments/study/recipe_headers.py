@@ -11,39 +11,24 @@ never gets there counts as infinitely late. Seconds are those of a run alone, co
 
 from __future__ import annotations
 
-import argparse
 import re
-import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import tyro
 
 from esrl.training import recipe as recipes
-from experiments.lab.record import ROOT, plain
+from experiments import script
 from experiments.lab.stats import AGENTS, COMPARE, about, final, interquartile_mean, interval, reaching, read, threshold
+from experiments.lab.store import ROOT, plain
+from experiments.lab.words import bounded, comment, count, machine_words, measured_words, number, seconds
 
-HEAD = ("environment", "agent", "seeds", "env steps", "return, IQM [95 %]", "lowest seed")
+HEAD: tuple[str, ...] = ("environment", "agent", "seeds", "env steps", "return, IQM [95 %]", "lowest seed")
 HEAD += ("threshold", "reached by", "steps to it", "seconds to it", "seconds", "compiling")
 HEADER = re.compile(r"\A# \d{4}-\d\d-\d\d.*\n(?:(?:#.*\n)*?#.*again\.\n|(?:# .*\n)*)")
-
-
-def count(x: float) -> str:
-    """A number of steps: "2.06M"; a dash when there is none."""
-    if not np.isfinite(x):
-        return "–"
-    return f"{x / 1e6:.3g}M" if x >= 1e5 else f"{x / 1e3:.3g}k" if x >= 1e3 else f"{x:.0f}"
-
-
-def seconds(x: float) -> str:
-    """Seconds, whole from 10 on; a dash when there are none."""
-    return f"{x:.0f}" if 10 <= x < np.inf else f"{x:.1f}" if x < 10 else "–"
-
-
-def number(x: float) -> str:
-    """A return: one decimal below 1000."""
-    return f"{x:.1f}" if abs(x) < 1000 else f"{x:.0f}"
 
 
 def measures(rows: pd.DataFrame) -> dict[str, Any]:
@@ -65,40 +50,30 @@ def measures(rows: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def line(env: str, agent: str, m: dict[str, Any]) -> str:
+def cells(env: str, agent: str, m: dict[str, Any]) -> list[Any]:
     """One line of the table."""
-    low, high = m["interval"]
     steps, at, seeds = m["reached"]
-    cells = [f"`{env}`", AGENTS.get(agent, agent), len(m["seeds"]), count(m["steps"])]
-    cells += [number(m["return"]) + (f" [{number(low)}, {number(high)}]" if np.isfinite(low) else "")]
-    cells += [number(m["lowest"])]
-    cells += ["–"] * 4 if m["aim"] is None else [f"{m['aim']:g}", f"{seeds} of {len(m['seeds'])}"]
-    cells += [] if m["aim"] is None else [count(steps), seconds(at)]
-    return "| " + " | ".join(map(str, [*cells, seconds(m["seconds"]), seconds(m["compiling"])])) + " |"
+    there = [f"`{env}`", AGENTS.get(agent, agent), len(m["seeds"]), count(m["steps"])]
+    there += [bounded(m["return"], m["interval"]), number(m["lowest"])]
+    there += ["–"] * 4 if m["aim"] is None else [f"{m['aim']:g}", f"{seeds} of {len(m['seeds'])}"]
+    there += [] if m["aim"] is None else [count(steps), seconds(at)]
+    return [*there, seconds(m["seconds"]), seconds(m["compiling"])]
+
+
+def line(env: str, agent: str, m: dict[str, Any]) -> str:
+    """One line of the table, in Markdown."""
+    return "| " + " | ".join(map(str, cells(env, agent, m))) + " |"
 
 
 def header(m: dict[str, Any], measured: list[dict[str, Any]]) -> str:
     """What a recipe reached, as its first lines."""
-    low, high = m["interval"]
-    seeds = m["seeds"]
-    text = f"{measured[-1]['date']}, commit {', '.join(dict.fromkeys(x['commit'] for x in measured))},"
-    text += (
-        f" seeds {seeds[0]} to {seeds[-1]}: held-out return" if len(seeds) > 1 else f" seed {seeds[0]}: held-out return"
-    )
-    text += f" {number(m['return'])} (interquartile mean),"
-    text += f" 95 % bootstrap interval [{number(low)},\xa0{number(high)}]," if np.isfinite(low) else ""
-    text += f" lowest seed {number(m['lowest'])}"
+    text = measured_words(measured, m["seeds"], m["return"], m["interval"], m["lowest"])
     if m["aim"] is not None:
         steps, _, reached = m["reached"]
         median = f", at {count(steps)} steps (median)" if np.isfinite(steps) else ""
-        text += f"; {m['aim']:g} reached by {reached} of {len(seeds)} seeds{median}"
-    machine = measured[-1]["machine"]
-    cores = f"{machine['cores']} core" + "s" * (machine["cores"] > 1)
-    device = machine["device"].replace(" x ", "\xa0x\xa0")
-    text += f"; {seconds(m['seconds'])} s a run on {cores} ({machine['processor']}, {device}), compiling included."
-    text += " python -m experiments.study.compare measures it again."
-    filled = textwrap.fill(text, 120, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
-    return filled.replace("\xa0", " ") + "\n"
+        text += f"; {m['aim']:g} reached by {reached} of {len(m['seeds'])} seeds{median}"
+    text += f"; {seconds(m['seconds'])} s a run on {machine_words(measured)}, compiling included."
+    return comment(f"{text} python -m experiments.study.compare measures it again.")
 
 
 def write_header(folder: Path, recipe: dict[str, Any], text: str) -> str:
@@ -122,21 +97,26 @@ def write_header(folder: Path, recipe: dict[str, Any], text: str) -> str:
     return f"{path}: header written"
 
 
+@dataclass
+class Arguments:
+    """The command line."""
+
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()  # all with results unless given
+    headers: bool = False  # write the recipes' headers
+    results: Path = COMPARE
+    recipes: Path = ROOT / "agents"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*")
-    parser.add_argument("--headers", action="store_true", help="write the recipes' headers")
-    parser.add_argument("--results", type=Path, default=COMPARE)
-    parser.add_argument("--recipes", type=Path, default=ROOT / "agents")
-    arguments = parser.parse_args()
-    notes = []
-    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
+    arguments = script.options(Arguments, __doc__)
+    lines, notes = [], []
     for (env, agent), rows in read(arguments.results, arguments.envs).groupby(["env", "agent"], sort=False):
         found, m = about(arguments.results, env, agent), measures(rows)
-        print(line(env, agent, m))
+        lines.append(cells(env, agent, m))
         notes += [f"{env}, {agent}, seed {seed} failed: {error}" for seed, error in found["failed"].items()]
         if arguments.headers and found["measured"]:
             notes.append(write_header(arguments.recipes, found["recipe"], header(m, found["measured"])))
+    print(script.table(HEAD, lines))
     if notes:
         print("\n" + "\n".join(notes))
 

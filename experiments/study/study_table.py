@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.lab.stats import AGENTS
+from experiments.script import table as lines
 
 HEADS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
 PLACES = {"end": "end of the budget", "steps": "equal env steps", "episodes": "equal episodes"}
@@ -31,11 +32,6 @@ def value(row: pd.Series) -> str:
 
 def name(agent: str) -> str:
     return AGENTS.get(agent, agent)
-
-
-def lines(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join(["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)])
 
 
 def select(rows: pd.DataFrame, **where: str) -> pd.DataFrame:
@@ -97,9 +93,8 @@ def scale(rows: pd.DataFrame) -> str:
         where = [select(here, measure="where", at=at)["value"] for at in ("steps", "episodes")]
         cells = ["–" if x.empty else count(x.iloc[0]) for x in where]
         made.append([f"`{row.environment}`", count(random), count(row.value), whose, *cells])
-    return lines(
-        ["environment", "random policy", "score of 1", "which is", "equal steps at", "equal episodes at"], made
-    )
+    head = ["environment", "random policy", "score of 1", "which is", "equal steps at", "equal episodes at"]
+    return lines(head, made)
 
 
 def markdown(rows: pd.DataFrame) -> str:

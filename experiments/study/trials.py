@@ -1,12 +1,14 @@
 """Trials of a tuning study: who runs which, what one is, and how a study goes on after it was killed.
 
-Started by tune.py as `python -m experiments.study.trials STORAGE AGENT TRIALS`, several processes for a study;
-each runs whole trials on its own cores until there are TRIALS of them.
+Started by tune.py as `python -m experiments.study.trials STORAGE TRIALS`, several processes for a study;
+each runs whole trials on its own cores until none is left.
 
-A study has numbered slots. A slot's trial trains with the slot as its seed, and its sampler is seeded by the slot, so
-that random search gives a slot the same parameters whoever runs it (TPE's also depend on which trials had ended
-before). A trial that its process left unfinished is marked `lost` and failed, and its slot is run again with the same
-parameters; lost trials do not count. A lock on a file keeps two processes from taking one slot.
+A study has numbered slots. tune.py puts a trial for each into Optuna's own queue (`enqueue_trial`), and the processes
+take them from there. A slot's trial trains with the slot as its seed, and its sampler is seeded by the slot, so that
+random search gives a slot the same parameters whoever runs it (TPE's also depend on which trials had ended before). A
+trial that its process left unfinished is failed without a result, so that it does not count, and its slot is queued
+again with the same parameters. Optuna's heartbeat would find such trials too, but only after a grace period, and only
+with `Study.optimize`, which makes a new trial when the queue is empty, so that two processes would make too many.
 """
 
 from __future__ import annotations
@@ -27,20 +29,19 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 import esrl
 from experiments.lab import pool, spaces
 from experiments.lab.budget import Budget, train
-from experiments.lab.record import write_rows
+from experiments.lab.store import Row, write_rows
 
 WORLDS = 999  # seed of the held-out worlds that trials are scored in; no final run has it
 FIRST_FINAL_SEED = 1000  # so a study may have as many trials
 STARTUP = 8  # random trials before TPE begins, and trials before the first is pruned
-ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 CRASHES = 3  # times that a slot's process may end without a word before the slot counts as failed
 KEPT = 16  # compiled agents in a process
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def export(database: Path, found: Sequence[FrozenTrial], chosen: FrozenTrial | None) -> Path:
-    """Writes a study's trials beside its storage as trials/<agent>.csv, which anything can read; returns where.
+def export(database: Path, found: Sequence[FrozenTrial], chosen: FrozenTrial | None) -> None:
+    """Writes a study's trials beside its storage as trials/<agent>.csv, which anything can read.
 
     A row for each trial: slot, state, value (the held-out return), its parameters, seconds of training, seconds of
     everything, the error if it failed, and whether it was chosen.
@@ -54,23 +55,8 @@ def export(database: Path, found: Sequence[FrozenTrial], chosen: FrozenTrial | N
         row |= {"env_steps": used.get("env_steps"), "seconds": used.get("seconds")}
         row |= {"seconds_all": round(used.get("wall", 0.0), 1), "error": trial.user_attrs.get("error", "")}
         rows.append(row | {"chosen": chosen is not None and trial.number == chosen.number})
-    path = database.parent / "trials" / f"{database.stem}.csv"
     if rows:
-        write_rows(path, rows)
-    return path
-
-
-@contextlib.contextmanager
-def locked(path: Path, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Holds a lock on a file; False where another process has it and `wait` is not set. A killed holder's is free."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        write_rows(database.parent / "trials" / f"{database.stem}.csv", rows)
 
 
 def storage(database: Path) -> optuna.storages.RDBStorage:
@@ -95,63 +81,71 @@ def begun(database: Path) -> bool:
     return any("settings" in each.user_attrs for each in found)
 
 
-def slots(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """The trial of each slot that has one which is not lost."""
-    found = study.get_trials(deepcopy=False)
-    return {t.user_attrs["slot"]: t for t in found if "slot" in t.user_attrs and "lost" not in t.user_attrs}
-
-
 def ended(study: optuna.Study, trials: int) -> list[FrozenTrial]:
-    """The trials that count, by slot: complete, pruned or failed ones of the first so many slots."""
-    return [trial for slot, trial in sorted(slots(study).items()) if slot < trials and trial.state in ENDED]
+    """The trials that count, by slot: complete, pruned or failed ones of the first so many slots.
+
+    A failed trial without an error is one that was lost: it does not count.
+    """
+    found = {t.user_attrs["slot"]: t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and _counts(t)}
+    return [trial for slot, trial in sorted(found.items()) if slot < trials]
 
 
-def release(study: optuna.Study, crashed: bool) -> int:
-    """Gives back the slots of trials that nobody runs any more; call it when no process is at the study.
+def _counts(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.FAIL or "error" in trial.user_attrs
+
+
+def queue(study: optuna.Study, settings: dict[str, Any], trials: int, crashed: bool = False) -> int:
+    """Queues every slot that has not ended; call it when no process is at the study. Returns how many were lost.
+
+    A trial that was under way is failed, and its slot is queued with its parameters.
 
     Args:
-      crashed: their processes ended by themselves. The third time, the slot counts as failed.
+      crashed: the processes of lost trials ended by themselves. The third time, the slot counts as failed.
     """
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    for trial in running:
-        slot = trial.user_attrs.get("slot")
-        before = [t for t in study.get_trials(deepcopy=False) if t.user_attrs.get("slot") == slot]
-        crashes = sum("crashed" in t.user_attrs for t in before) + crashed
-        note = {"crashed": True} if crashed else {}
-        if crashed and crashes >= CRASHES:
-            note["error"] = f"its process ended {crashes} times without a word"
-        else:
-            note["lost"] = True
-        for name, value in note.items():
-            study._storage.set_trial_user_attr(trial._trial_id, name, value)
+    lost = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in lost:
         study.tell(trial.number, state=TrialState.FAIL)
-    return len(running)
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if any(trial.user_attrs["slot"] >= trials for trial in waiting):  # more were wanted once
+        for _ in waiting:
+            study.tell(study.ask(), state=TrialState.FAIL)
+        waiting = []
+    everything, broken = study.get_trials(deepcopy=False), {trial.user_attrs["slot"] for trial in lost}
+    there = {trial.user_attrs["slot"] for trial in [*waiting, *ended(study, trials)]}
+    for slot in sorted(set(range(trials)) - there):
+        before = [t for t in everything if t.user_attrs["slot"] == slot]
+        crashes = max((t.user_attrs.get("crashes", 0) for t in before), default=0) + (crashed and slot in broken)
+        own = {"slot": slot, "crashes": crashes}
+        if crashes >= CRASHES:
+            own["error"] = f"its process ended {crashes} times without a word"
+            study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=own))
+            continue
+        parameters = next((t.params for t in reversed(before) if t.params), settings["default"] if slot == 0 else {})
+        study.enqueue_trial(parameters, user_attrs=own)
+    return len(lost)
 
 
-def claim(study: optuna.Study, settings: dict[str, Any], trials: int) -> tuple[Trial, spaces.Space] | None:
-    """Takes the next slot: its trial, and the configuration that it is to run; None when every slot is taken.
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Waits for a lock on a file and holds it. A killed holder's is free."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
-    The caller holds the lock.
-    """
-    everything = study.get_trials(deepcopy=False)
-    waiting = [t for t in everything if t.state == TrialState.WAITING]
-    if waiting:  # its process was killed before it could take what it had put there
-        slot = waiting[0].user_attrs["slot"]
-    else:
-        taken = slots(study)
-        slot = next((i for i in range(trials) if i not in taken), None)
-        if slot is None:
+
+def claim(database: Path, study: optuna.Study, settings: dict[str, Any]) -> tuple[Trial, spaces.Space] | None:
+    """Takes the next trial of the queue, with the configuration that it is to run; None when there is none."""
+    with locked(database.with_suffix(".claim")):  # with an empty queue `ask` makes a new trial
+        waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not waiting:
             return None
-        before = [t for t in everything if t.user_attrs.get("slot") == slot and t.params]
-        parameters = settings["default"] if slot == 0 else {}
-        study.enqueue_trial(before[-1].params if before else parameters, user_attrs={"slot": slot})
-    seed = settings["seed"] * 1000 + slot
-    if settings["sampler"] == "random":
-        study.sampler = optuna.samplers.RandomSampler(seed=seed)
-    else:
-        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
-    trial = study.ask()
-    return trial, spaces.suggest(trial, settings["space"], settings["env"], settings["agent"])
+        seed = settings["seed"] * 1000 + waiting[0].user_attrs["slot"]
+        if settings["sampler"] == "random":
+            study.sampler = optuna.samplers.RandomSampler(seed=seed)
+        else:
+            study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)
+        trial = study.ask()
+        return trial, spaces.suggest(trial, settings["space"], settings["env"], settings["agent"])
 
 
 class Runner:
@@ -181,7 +175,8 @@ class Runner:
 
     def run(self, study: optuna.Study, trial: Trial, chosen: spaces.Space, of: int) -> None:
         """Runs one trial to its end and tells the study: its return, that it was pruned, or why it failed."""
-        slot, begun, row = trial.user_attrs["slot"], time.perf_counter(), {}
+        slot, begun = trial.user_attrs["slot"], time.perf_counter()
+        row: Row = {}
         state, value = TrialState.COMPLETE, None
         trial.set_user_attr("configuration", chosen)
         try:
@@ -207,23 +202,18 @@ class Runner:
         study.tell(trial, value if state == TrialState.COMPLETE else None, state=state)
 
 
-def work(database: Path, agent: str, trials: int) -> None:
-    """Runs trials of a study until all its slots are taken."""
-    study = load(database, agent)
+def work(database: Path, trials: int) -> None:
+    """Runs trials of a study until its queue is empty."""
+    study = load(database, database.stem)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1)
     settings = study.user_attrs["settings"]
     runner = Runner(settings)
-    with locked(database.with_suffix(".lock"), shared=True):
-        while True:
-            with locked(database.with_suffix(".claim")):
-                claimed = claim(study, settings, trials)
-            if claimed is None:
-                return
-            runner.run(study, *claimed, trials)
+    while claimed := claim(database, study, settings):
+        runner.run(study, *claimed, trials)
 
 
 if __name__ == "__main__":
     try:
-        work(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+        work(Path(sys.argv[1]), int(sys.argv[2]))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -25,285 +25,274 @@ Then the best trial's configuration (of equals, the one whose evaluations on the
 a recipe whose header says how it was chosen and what it reached.
 
 Written: <out>/<environment>/<agent>.db, Optuna's storage in SQLite (the study has the agent's name);
-trials/<agent>.csv, its trials as a table; <agent>.csv and .json, the final runs; and
+trials/<agent>.csv, its trials as a table; <agent>.csv and .json, the final runs (a table of lab/store.py); and
 <recipes-out>/<environment>/<agent>.toml. Everything goes on where it was: a trial that was killed is run again with
 the same parameters, other trials and seeds are not. --trials may grow later. Needs flock (Linux, macOS).
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import optuna
+import tyro
 from optuna.trial import TrialState
 
 import esrl
 from esrl.training import recipe as recipes
+from experiments import script
 from experiments.lab import pool, spaces
-from experiments.lab.record import folder_name, plain, results
+from experiments.lab.run import measure_cells
+from experiments.lab.store import Store, folder_name, results
+from experiments.lab.words import bounded
+from experiments.lab.words import number as shown
 from experiments.study import finals, trials
-from experiments.study.recipe_headers import number as shown
 
-AGENTS = ("eggroll", "open_es", "ppo")
-DEFAULTS = {"trials": 20, "seconds": 8.0, "sampler": "tpe", "space": "esrl", "final_seeds": 5, "pruning": True}
+DEFAULTS = {"trials": 20, "seconds": 8.0, "sampler": "tpe", "space": "esrl", "final_seeds": 5}
 FULL = {"trials": 64, "seconds": 120.0, "final_seeds": 10}
-PAPER = {"trials": 20, "sampler": "random", "space": "paper", "pruning": False}
+PAPER = {"trials": 20, "sampler": "random", "space": "paper"}
+OUT = results("study") / "tune"
+HEAD: tuple[str, ...] = (
+    "environment",
+    "agent",
+    "trials",
+    "complete",
+    "pruned",
+    "failed",
+    "a trial's budget",
+    "sampler, space",
+)
+HEAD += ("best in tuning worlds", "final seeds", "final return, IQM [95 %]", "lowest seed", "training s", "all s")
 
 
-class Task(NamedTuple):
-    """A study and what belongs to it."""
+@dataclass
+class Arguments:
+    """The command line."""
+
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()
+    agents: tuple[str, ...] = ("eggroll", "open_es", "ppo")
+    trials: int | None = None  # of each agent in each environment (20)
+    seconds: float | None = None  # budget of a trial, of training (8, unless --env-steps is given)
+    env_steps: float | None = None  # budget of a trial
+    sampler: Literal["tpe", "random"] | None = None  # (tpe)
+    space: str | None = None  # "esrl", "paper", or a TOML file (esrl)
+    protocol: Literal["paper"] | None = None  # random search, 20 trials, the paper's space, no pruning
+    full: bool = False  # 64 trials of 120 s, 10 final seeds
+    pruning: bool = True
+    evaluations: int = 5  # of a trial
+    episodes: int = 128  # held-out ones of each evaluation
+    seed: int = 0  # of the samplers
+    processes: int | None = None  # at once, each on its own cores; one for each core unless given
+    final_seeds: int | None = None  # (5)
+    final_seconds: float | None = None  # budget of a final run; three times a trial's unless given
+    final_env_steps: float | None = None
+    final_evaluations: int = 20
+    final_early: int = 0  # further ones before the first, each halfway
+    recipes_out: Path | None = None  # where recipes go; OUT/recipes unless given
+    out: Path = OUT
+    again: bool = False  # tune anew what is there already
+    table: bool = False  # only print what is there
+
+    def fill(self) -> None:
+        """What was not given: the protocol's, the full version's, or the laptop's; leaves with a sentence if wrong."""
+        paper = self.protocol == "paper"
+        self.envs, self.agents = tuple(dict.fromkeys(self.envs)), tuple(dict.fromkeys(self.agents))
+        self.pruning = self.pruning and not paper
+        for name, value in {**DEFAULTS, **(FULL if self.full else {}), **(PAPER if paper else {})}.items():
+            if getattr(self, name) is None and not (name == "seconds" and self.env_steps is not None):
+                setattr(self, name, value)
+        if self.final_seconds is None and self.final_env_steps is None:
+            self.final_seconds = self.seconds and 3 * self.seconds
+            self.final_env_steps = self.env_steps and 3 * self.env_steps
+        self.processes = self.processes or pool.cores()
+        self.recipes_out = self.recipes_out or self.out / "recipes"
+        for agent in self.agents:
+            if agent not in recipes.AGENTS:
+                script.wrong(f"{agent} is no agent; environments come before --agents")
+        if not (self.envs or self.table):
+            script.wrong("give at least one environment, as brax/hopper")
+        if not 1 <= self.number <= trials.FIRST_FINAL_SEED:
+            script.wrong(f"--trials is {self.trials}, but must be 1 to {trials.FIRST_FINAL_SEED}")
+        names = ("seconds", "env_steps", "final_seconds", "final_env_steps", "evaluations", "episodes", "processes")
+        script.at_least(self, 0, *names, "final_seeds", "final_evaluations", strict=True)
+        script.at_least(self, 0, "final_early")
+
+    @property
+    def number(self) -> int:
+        """How many trials."""
+        return self.trials or 0
+
+
+@dataclass
+class Task:
+    """A study and what belongs to it: its settings, Optuna's storage, and the table of its final runs."""
 
     settings: dict[str, Any]
     database: Path
+    store: Store = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.database.with_suffix(".csv"), ("seed",), order="seed")
 
     @property
     def name(self) -> str:
         return f"{self.settings['env']}, {self.settings['agent']}"
 
-    @property
-    def csv(self) -> Path:
-        return self.database.with_suffix(".csv")
-
     def study(self) -> optuna.Study:
         return trials.load(self.database, self.settings["agent"], self.settings)
 
+    def ended(self, number: int) -> list[optuna.trial.FrozenTrial]:
+        return trials.ended(self.study(), number)
 
-def prepare(arguments: argparse.Namespace, env: str, agent: str) -> Task:
-    """The study's settings, once an agent could be built from its first trial; leaves with a sentence otherwise."""
-    space = spaces.read(arguments.space, agent)
+    def queue(self, number: int, crashed: bool = False) -> int:
+        return trials.queue(self.study(), self.settings, number, crashed)
+
+
+def prepare(arguments: Arguments, env: str, agent: str) -> Task:
+    """The study's settings, once an agent could be built from its first trial.
+
+    Raises:
+      EsrlError: no such space or environment, or a first trial that makes no sense.
+    """
+    name = arguments.space or ""
+    space = spaces.read(name, agent)
     default = spaces.default(space, env, agent)
     chosen = spaces.suggest(optuna.trial.FixedTrial(default), space, env, agent)
     spaces.split(agent, chosen["options"])
-    esrl.Recipe(env=env, agent=agent, **chosen).build()
+    esrl.Recipe(env=env, agent=agent, policy=chosen["policy"], options=chosen["options"]).build()
+    kept = ("sampler", "seconds", "env_steps", "evaluations", "episodes", "pruning", "seed")
     settings = {
         "env": env,
         "agent": agent,
-        "space_name": arguments.space if arguments.space == "paper" else Path(arguments.space).stem,
+        "space_name": name if name == "paper" else Path(name).stem,
         "space": space,
         "default": {} if arguments.protocol == "paper" else default,
-        **{k: getattr(arguments, k) for k in ("sampler", "seconds", "env_steps", "evaluations", "episodes", "pruning")},
-        "seed": arguments.seed,
+        **{k: getattr(arguments, k) for k in kept},
     }
     return Task(json.loads(json.dumps(settings)), arguments.out / folder_name(env) / f"{agent}.db")
 
 
-def alone(task: Task, held: contextlib.ExitStack) -> None:
-    """Keeps other processes from tuning a study until `held` is closed; leaves with a sentence if one does."""
-    if not held.enter_context(trials.locked(task.database.with_suffix(".tuning"), wait=False)):
-        sys.exit(f"another process is tuning {task.name} in {task.database}; wait for its end")
+def admit(task: Task, arguments: Arguments) -> None:
+    """Makes a study that this process holds ready: its settings are these, and what is missing is in its queue."""
+    if arguments.again:
+        task.database.unlink(missing_ok=True)
+        task.store.forget()
+    there = task.study().user_attrs["settings"]
+    differ = [k for k, v in task.settings.items() if there.get(k) != v]
+    if differ:
+        sys.exit(
+            f"{task.database} was tuned with another {', '.join(differ)};"
+            " give another --out, or --again to tune anew (what is there will be gone)"
+        )
+    task.queue(arguments.number)
 
 
-def admit(task: Task, again: bool) -> None:
-    """Makes a study ready: no worker of a killed process is at it, its settings are these, no trial is half done."""
-    begun = time.monotonic()
-    while True:
-        with trials.locked(task.database.with_suffix(".lock"), wait=False) as alone:
-            if alone:
-                if again:
-                    for ending in (".db", ".csv", ".json"):
-                        task.database.with_suffix(ending).unlink(missing_ok=True)
-                study = task.study()
-                there = study.user_attrs["settings"]
-                differ = [k for k, v in task.settings.items() if there.get(k) != v]
-                if differ:
-                    sys.exit(
-                        f"{task.database} was tuned with another {', '.join(differ)};"
-                        " give another --out, or --again to tune anew (what is there will be gone)"
-                    )
-                trials.release(study, crashed=False)
-                return
-        if time.monotonic() - begun > 60:
-            sys.exit(f"a process of another tune.py is still at {task.name} in {task.database}; wait for its end")
-        time.sleep(0.5)
-
-
-def tune(tasks: Sequence[Task], number: int, processes: int) -> list[str]:
+def tune(tasks: Sequence[Task], number: int, processes: int | None) -> list[str]:
     """Runs the missing trials of some studies; returns what is missing still."""
 
-    def left(task: Task) -> int:
-        return number - len(trials.ended(task.study(), number))
+    def left() -> list[int]:
+        return [number - len(task.ended(number)) for task in tasks]
 
     before = math.inf
-    while True:
+    while any(absent := left()):
         jobs = []
-        for task in tasks:
-            command = ["python", "-m", "experiments.study.trials", str(task.database)]
-            command += [task.settings["agent"], str(number)]
-            jobs += [pool.Job(task.name, command)] * min(processes, left(task))
-        if not jobs:
-            return []
+        for task, count in zip(tasks, absent, strict=True):
+            words = ("python", "-m", "experiments.study.trials", str(task.database), str(number))
+            jobs += [pool.Job(task.name, words)] * min(processes or 1, count)
         pool.run(jobs, processes)
-        lost = sum(trials.release(task.study(), crashed=True) for task in tasks)
-        after = sum(left(task) for task in tasks)
-        if after >= before and not lost:
-            return [f"{task.name}: {left(task)} of {number} trials are missing" for task in tasks if left(task)]
-        before = after
+        lost = sum(task.queue(number, crashed=True) for task in tasks)
+        if sum(left()) >= before and not lost:
+            both = zip(tasks, left(), strict=True)
+            return [f"{task.name}: {count} of {number} trials are missing" for task, count in both if count]
+        before = sum(left())
+    return []
 
 
-def finish(tasks: Sequence[Task], arguments: argparse.Namespace) -> list[str]:
+def finish(tasks: Sequence[Task], arguments: Arguments) -> list[str]:
     """Runs the missing final seeds of some studies, and writes their recipes; returns what went wrong."""
-    jobs, wrong, whole = [], [], []
+    cells, wrong, whole = [], [], []
+    final = {"seconds": arguments.final_seconds, "env_steps": arguments.final_env_steps}
+    final |= {"evaluations": arguments.final_evaluations, "episodes": arguments.episodes}
+    final |= {"early": arguments.final_early} if arguments.final_early else {}
     for task in tasks:
-        chosen = finals.best(trials.ended(task.study(), arguments.trials))
+        chosen = finals.best(task.ended(arguments.number))
         if chosen is None:
             wrong.append(f"{task.name}: no trial came to an end with a finite return")
             continue
-        budget = {"seconds": arguments.final_seconds, "env_steps": arguments.final_env_steps}
-        budget |= {"evaluations": arguments.final_evaluations, "episodes": arguments.episodes}
-        budget |= {"early": arguments.final_early} if arguments.final_early else {}
-        about = {**plain(finals.recipe_of(task.settings, chosen)), "final": budget}
-        whole.append((task, about))
-        for seed in finals.missing(task.csv, about, arguments.final_seeds):
-            given = json.dumps({"csv": str(task.csv), "about": about, "seed": seed})
-            jobs.append(pool.Job(f"{task.name}, seed {seed}", ["python", "-m", "experiments.study.finals", given]))
-    if jobs:
-        pool.run(jobs, arguments.processes)
-    for task, about in whole:
-        absent = finals.missing(task.csv, about, arguments.final_seeds)
-        if absent:
-            wrong.append(f"{task.name}: final seeds {', '.join(map(str, absent))} have no result")
-        found = trials.ended(task.study(), arguments.trials)
+        whole.append(task)
+        recipe = finals.recipe_of(task.settings, chosen)
+        finals.ready(task.store, recipe, final)
+        cells += finals.cells(task.name, task.store, recipe, final, arguments.final_seeds or 0)
+    wrong += measure_cells(cells, arguments.processes)
+    for task in whole:
+        found = task.ended(arguments.number)
         trials.export(task.database, found, finals.best(found))
-        path = finals.write_recipe(arguments.recipes_out, task.settings, found, task.csv)
+        path = finals.write_recipe(arguments.recipes_out or arguments.out, task.settings, found, task.store.path)
         if path:
             print(f"{task.name}: {path} written", flush=True)
     return wrong
 
 
-HEAD = ("environment", "agent", "trials", "complete", "pruned", "failed", "a trial's budget", "sampler, space")
-HEAD += ("best in tuning worlds", "final seeds", "final return, IQM [95 %]", "lowest seed", "training s", "all s")
-
-
-def line(database: Path, number: int | None) -> list[str]:
+def line(database: Path, number: int) -> tuple[list[Any], list[str]]:
     """One line of the summary, and the failed trials' reasons."""
     study = trials.load(database, database.stem)
-    settings = study.user_attrs["settings"]
-    found = trials.ended(study, number or sys.maxsize)
+    settings, found = study.user_attrs["settings"], trials.ended(study, number)
     counts = [sum(t.state == s for t in found) for s in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)]
     chosen, final = finals.best(found), finals.scores(database.with_suffix(".csv"))
     used = [t.user_attrs.get("used", {}) for t in found]
     cells = [f"`{settings['env']}`", settings["agent"], len(found), *counts]
     cells += [finals.budget_words(settings["seconds"], settings["env_steps"])]
-    cells += [f"{settings['sampler']}, {settings['space_name']}", shown(chosen.value) if chosen else "–"]
-    if final:
-        low, high = final["interval"]
-        limits = f" [{shown(low)}, {shown(high)}]" if math.isfinite(low) else ""
-        cells += [len(final["seeds"]), shown(final["iqm"]) + limits, shown(final["lowest"])]
-    else:
-        cells += [0, "–", "–"]
+    cells += [f"{settings['sampler']}, {settings['space_name']}"]
+    cells += [shown(chosen.value) if chosen and chosen.value is not None else "–"]
+    cells += (
+        [len(final["seeds"]), bounded(final["iqm"], final["interval"]), shown(final["lowest"])]
+        if final
+        else [0, "–", "–"]
+    )
     cells += [f"{sum(x.get(k, 0) for x in used):.0f}" for k in ("seconds", "wall")]
-    reasons = [f"`{settings['env']}`, {settings['agent']}, trial {t.user_attrs['slot'] + 1} failed: "
-               f"{t.user_attrs['error']}" for t in found if "error" in t.user_attrs]  # fmt: skip
-    return ["| " + " | ".join(map(str, cells)) + " |", *reasons]
+    name = f"`{settings['env']}`, {settings['agent']}"
+    bad = [t.user_attrs for t in found if "error" in t.user_attrs]
+    return cells, [f"{name}, trial {each['slot'] + 1} failed: {each['error']}" for each in bad]
 
 
-def show(databases: Sequence[Path], number: int | None) -> None:
+def show(databases: Sequence[Path], number: int) -> None:
     """Prints the summary of some studies as Markdown. Seconds are of all trials: of training, and of everything."""
-    begun = [path for path in databases if path.exists() and trials.begun(path)]
-    lines = [line(path, number) for path in begun]
-    print("| " + " | ".join(HEAD) + " |\n" + "|---" * len(HEAD) + "|")
-    print("\n".join(found[0] for found in lines))
-    reasons = [reason for found in lines for reason in found[1:]]
+    lines = [line(path, number) for path in databases if path.exists() and trials.begun(path)]
+    print(script.table(HEAD, [cells for cells, _ in lines]))
+    reasons = [reason for _, reasons in lines for reason in reasons]
     if reasons:
         print("\n" + "\n".join(reasons))
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*")
-    parser.add_argument("--agents", nargs="+", default=AGENTS)
-    parser.add_argument("--trials", type=int, help="of each agent in each environment (20)")
-    parser.add_argument("--seconds", type=float, help="budget of a trial, of training (8, unless --env-steps is given)")
-    parser.add_argument("--env-steps", type=float, help="budget of a trial")
-    parser.add_argument("--sampler", choices=("tpe", "random"), help="(tpe)")
-    parser.add_argument("--space", help='"esrl", "paper", or a TOML file (esrl)')
-    parser.add_argument(
-        "--protocol", choices=("paper",), help="random search, 20 trials, the paper's space, no pruning"
-    )
-    parser.add_argument("--full", action="store_true", help="64 trials of 120 s, 10 final seeds")
-    parser.add_argument("--no-pruning", dest="pruning", action="store_false", default=None)
-    parser.add_argument("--evaluations", type=int, default=5, help="of a trial")
-    parser.add_argument("--episodes", type=int, default=128, help="held-out ones of each evaluation")
-    parser.add_argument("--seed", type=int, default=0, help="of the samplers")
-    parser.add_argument("--processes", type=int, help="at once, each on its own cores; one for each core unless given")
-    parser.add_argument("--final-seeds", type=int, help="(5)")
-    parser.add_argument("--final-seconds", type=float, help="budget of a final run; three times a trial's unless given")
-    parser.add_argument("--final-env-steps", type=float)
-    parser.add_argument("--final-evaluations", type=int, default=20)
-    parser.add_argument("--final-early", type=int, default=0, help="further ones before the first, each halfway")
-    parser.add_argument("--recipes-out", type=Path, help="where recipes go; OUT/recipes unless given")
-    parser.add_argument("--out", type=Path, default=results("study") / "tune")
-    parser.add_argument("--again", action="store_true", help="tune anew what is there already")
-    parser.add_argument("--table", action="store_true", help="only print what is there")
-    arguments = parser.parse_args()
-    arguments.envs, arguments.agents = (list(dict.fromkeys(x)) for x in (arguments.envs, arguments.agents))
-    _fill(arguments)
-    _check(parser, arguments)
-    return arguments
-
-
-def _fill(arguments: argparse.Namespace) -> None:
-    """What was not given: the protocol's, the full version's, or the laptop's."""
-    steps = arguments.env_steps is not None
-    defaults = DEFAULTS | (FULL if arguments.full else {}) | (PAPER if arguments.protocol == "paper" else {})
-    for name, value in defaults.items():
-        if getattr(arguments, name) is None and not (name == "seconds" and steps):
-            setattr(arguments, name, value)
-    if arguments.final_seconds is None and arguments.final_env_steps is None:
-        arguments.final_seconds = arguments.seconds and 3 * arguments.seconds
-        arguments.final_env_steps = arguments.env_steps and 3 * arguments.env_steps
-    arguments.processes = arguments.processes or pool.cores()
-    arguments.recipes_out = arguments.recipes_out or arguments.out / "recipes"
-
-
-def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    for agent in arguments.agents:
-        if agent not in recipes.AGENTS:
-            parser.error(f"{agent} is no agent; environments come before --agents")
-    if not (arguments.envs or arguments.table):
-        parser.error("give at least one environment, as brax/hopper")
-    if not 1 <= arguments.trials <= trials.FIRST_FINAL_SEED:
-        parser.error(f"--trials is {arguments.trials}, but must be 1 to {trials.FIRST_FINAL_SEED}")
-    budgets = ("seconds", "env_steps", "final_seconds", "final_env_steps")
-    for name in (*budgets, "evaluations", "episodes", "processes", "final_seeds", "final_evaluations"):
-        value = getattr(arguments, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name.replace('_', '-')} is {value:g}, but must be above 0")
-    if arguments.final_early < 0:
-        parser.error(f"--final-early is {arguments.final_early}, but must not be negative")
-
-
 def main() -> None:
-    arguments = parse()
+    arguments = script.options(Arguments, __doc__)
+    arguments.fill()
     if arguments.table:
         folders = [arguments.out / folder_name(env) for env in arguments.envs] or sorted(arguments.out.glob("*"))
         found = [path for folder in folders for path in sorted(folder.glob("*.db"))]
         if not found:
             sys.exit(f"{arguments.out} has no studies{' of ' + ', '.join(arguments.envs) if arguments.envs else ''}")
-        return show(found, None)
-    try:
-        tasks = [[prepare(arguments, env, agent) for agent in arguments.agents] for env in arguments.envs]
-    except esrl.EsrlError as error:
-        sys.exit(str(error))
-    wrong, everything = [], [task for group in tasks for task in group]
+        return show(found, sys.maxsize)
+    wrong: list[str] = []
     done = f"stopped; what is done is in {arguments.out}, and the same command goes on"
     with pool.stoppable(done), contextlib.ExitStack() as held:
-        for task in everything:
-            alone(task, held)
-        for task in everything:
-            admit(task, arguments.again)
-        for group in tasks:  # an environment's recipes are there before the next one begins
-            wrong += tune(group, arguments.trials, arguments.processes)
+        groups = [[prepare(arguments, env, agent) for agent in arguments.agents] for env in arguments.envs]
+        tasks = [task for group in groups for task in group]
+        for task in tasks:
+            held.enter_context(task.store.alone())
+        for task in tasks:
+            admit(task, arguments)
+        for group in groups:  # an environment's recipes are there before the next one begins
+            wrong += tune(group, arguments.number, arguments.processes)
             wrong += finish(group, arguments)
-    show([task.database for task in everything], arguments.trials)
+    show([task.database for task in tasks], arguments.number)
     if wrong:
         sys.exit("\n".join(wrong))
 

@@ -10,16 +10,17 @@ most frequent values, and says which. Runs of PPO, which has no sigma, are left 
 
 from __future__ import annotations
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 import seaborn as sns
+import tyro
 from matplotlib.ticker import NullLocator
 
-from experiments.lab.record import folder_name, read_table, results
+from experiments import script
+from experiments.lab import figures
+from experiments.lab.run import read_all
 from experiments.lab.stats import SWEEP, interquartile_mean, interval, threshold
 
 SHOWN = ("rank", "sigma", "population")
@@ -76,43 +77,35 @@ def draw(rows: pd.DataFrame, path: Path, said: str = "") -> None:
         facet_kws={"sharey": "row"},
     )
     for key, axes in grid.axes_dict.items():
-        aim = threshold(key[0] if several else last["env"].iloc[0])
-        if aim is not None:
-            axes.axhline(aim, color="0.3", lw=0.8, ls="--", zorder=1)
+        figures.threshold_line(axes, threshold(key[0] if several else last["env"].iloc[0]))
     grid.set(xscale="log", xticks=sorted(set(last["sigma"])))
-    for axes in grid.axes.flat:
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
     grid.set_axis_labels("sigma", "final held-out return")
     grid.set_titles("{row_name}\npopulation {col_name}" if several else "population {col_name}")
     for axes in grid.axes.flat:
-        if not axes.has_data():
-            axes.set_visible(False)  # this environment has not this population
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_visible(axes.has_data())  # an environment may not have a population
     if said:
         grid.figure.text(0.5, -0.01, said, ha="center", va="top")
     for text in grid.legend.get_texts():
         text.set_text("dense (OpenES)" if text.get_text() == "dense" else f"rank {text.get_text()}")
-    sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(ranks), title=None)
-    grid.figure.tight_layout()
+    figures.legend_above(grid, len(ranks))
     grid.savefig(path, dpi=110)
 
 
+@dataclass
+class Arguments:
+    """The command line."""
+
+    envs: tyro.conf.Positional[tuple[str, ...]] = ()  # all that were swept unless given
+    results: Path = SWEEP
+    out: Path = SWEEP / "sweep.png"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("envs", nargs="*")
-    parser.add_argument("--results", type=Path, default=SWEEP)
-    parser.add_argument("--out", type=Path, default=results("sweep") / "sweep.png")
-    arguments = parser.parse_args()
-    names = [folder_name(env) for env in arguments.envs] or sorted(
-        path.stem for path in arguments.results.glob("*.parquet")
-    )
-    frames = [pd.DataFrame(read_table(arguments.results / f"{name}.parquet")) for name in names]
-    frames = [frame for frame in frames if len(frame)]
-    if not frames:
-        sys.exit(f"{arguments.results} has no results{' of ' + ', '.join(arguments.envs) if arguments.envs else ''}")
-    matplotlib.use("Agg")
-    sns.set_theme(context="paper", style="whitegrid", rc={"grid.color": "0.9"})
-    rows, said = zip(*(chosen(frame) for frame in frames), strict=True)
+    arguments = script.options(Arguments, __doc__)
+    figures.begin()
+    rows, said = zip(*map(chosen, read_all(arguments.results, arguments.envs)), strict=True)
     draw(pd.concat(rows, ignore_index=True), arguments.out, "; ".join(dict.fromkeys(filter(None, said))))
 
 

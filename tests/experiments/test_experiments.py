@@ -1,6 +1,5 @@
 """A comparison in small: it goes on where it was, and tables and figures are made from it."""
 
-import argparse
 import csv
 import json
 import math
@@ -84,55 +83,69 @@ def test_comparison_in_processes(script, recipes, tmp_path):
     assert [row["seed"] for row in rows] == sorted(row["seed"] for row in rows) and {r["seed"] for r in rows} == {*"01"}
     ends = [row for row in rows if float(row["used"]) == 1]
     assert len(ends) == 2 and all(float(row["seconds"]) < float(row["seconds_compile"]) for row in ends)
-    assert not (tmp_path / ENV.replace("/", "-") / "parts").exists()
+    assert not list(tmp_path.rglob("*.parts"))
     shown = script("experiments.study.compare", *options, "--seconds", "1e-3", "--seeds", "2", "--processes", "2")
     assert "there already" in shown
     with pytest.raises(SystemExit, match="failed"):  # another budget
         script("experiments.study.compare", *options, "--seconds", "2e-3", "--seeds", "2", "--here")
 
 
-def test_what_a_laptop_compares(monkeypatch):
+def test_what_a_laptop_compares():
     from experiments.study import compare
 
     def filled(**given):
-        names = {"envs": [], "full": False, "recipes": compare.AGENTS_FOLDER, "seconds": None, "env_steps": None}
-        arguments = argparse.Namespace(**{**names, "processes": None, **given})
-        compare.fill(arguments)
+        arguments = compare.Arguments(**given)
+        arguments.fill()
         return arguments
 
     laptop = filled()
-    assert laptop.envs == list(compare.LAPTOP) and laptop.seconds == compare.LAPTOP_SECONDS and laptop.processes >= 1
+    assert laptop.envs == compare.LAPTOP and laptop.seconds == compare.LAPTOP_SECONDS and laptop.processes >= 1
     for env in laptop.envs:
         assert all((compare.AGENTS_FOLDER / env / f"{agent}.toml").exists() for agent in compare.AGENTS)
     assert filled(env_steps=1e4).seconds is None and filled(seconds=3.0, processes=5).processes == 5
-    for given in ({"full": True}, {"envs": ["brax/ant"]}, {"recipes": ROOT / "elsewhere"}):
+    for given in ({"full": True}, {"envs": ("brax/ant",)}, {"recipes": ROOT / "elsewhere"}):
         found = filled(**given)
-        assert found.envs == given.get("envs", []) and found.seconds is None and found.processes == 1
+        assert found.envs == given.get("envs", ()) and found.seconds is None and found.processes == 1
 
 
-def test_parts_are_gathered_once_whatever_broke_off(monkeypatch, tmp_path):
-    from experiments.lab.parts import gather, missing, part
-    from experiments.lab.record import About, write_rows
+def test_parts_are_gathered_once_whatever_broke_off(tmp_path):
+    from experiments.lab.store import Store
 
-    csv = tmp_path / "env" / "eggroll.csv"
+    path = tmp_path / "env" / "eggroll.csv"
+
+    def table(settings="mine"):
+        return Store(path, ("seed",), {"settings": settings}, order="seed")
 
     def leave(seed, settings="mine"):
-        write_rows(part(csv, seed), [{"seed": seed, "return_mean": 10 * seed}])
-        About(part(csv, seed).with_suffix(".json"), {"settings": settings}).ran([seed])
+        table(settings).add([{"seed": seed, "return_mean": 10 * seed}])
 
     leave(2)
-    gather(csv)
-    leave(0)
-    leave(2)  # gathered, but broken off before its part was removed
-    leave(1, "others")
-    write_rows(part(csv, 3), [{"seed": 3, "return_mean": 0}])  # its process is still at it: no JSON yet
-    About(part(csv, 4).with_suffix(".json"), {"settings": "mine"}).failed(4, "broke")
-    gather(csv)
-    assert [(row["seed"], row["return_mean"]) for row in read(csv)] == [("0", "0"), ("2", "20")]
-    about = json.loads(csv.with_suffix(".json").read_text())
+    merged = table()
+    with table().alone():  # another process holds the table, so that parts stay
+        leave(0)
+        leave(2)  # measured a second time, or merged but broken off before its part was removed
+        leave(1, "others")
+        (merged.parts / "3.json.1.new").write_text('{"seed"')  # its process is still at it
+        table().failed([4], "broke")
+        assert merged.missing([0, 1, 2, 3, 4]) == [1, 3, 4] and len(read(path)) == 1
+    assert [(row["seed"], row["return_mean"]) for row in read(path)] == [("0", "0"), ("2", "20")]
+    about = json.loads(path.with_suffix(".json").read_text())
     assert [entry["runs"] for entry in about["measured"]] == [[0, 2]] and about["failed"] == {"4": "broke"}
-    assert missing(csv, [0, 1, 2, 3, 4]) == [1, 3, 4]
-    assert part(csv, 1).exists() and part(csv, 3).exists()
+    assert merged.missing([0, 1, 2, 3, 4]) == [1, 3, 4]
+    (left,) = merged.parts.glob("*.json")
+    assert json.loads(left.read_text())["rows"] == [{"seed": 1, "return_mean": 10}] and not table("others").fits()
+
+
+def test_a_csv_without_types_is_gone_on_with(tmp_path):
+    from experiments.lab.store import Store
+
+    path = tmp_path / "eggroll.csv"
+    path.write_text("env,seed,score\na,0,\na,1,0.5\n")
+    path.with_suffix(".json").write_text('{"recipe": {}, "measured": [], "failed": {}}')
+    store = Store(path, ("seed",), {}, order="seed")
+    assert store.fits() and store.missing([0, 1, 2]) == [2]
+    store.add([{"env": "a", "seed": 2, "score": 1.0}])
+    assert path.read_text() == "env,seed,score\na,0,\na,1,0.5\na,2,1.0\n"
 
 
 def test_evaluations_of_a_budget(monkeypatch):

@@ -186,7 +186,7 @@ def test_script_and_figures(results, script, tmp_path):
         script("experiments.study.figures", "--results", tmp_path)
     for path in results.glob("*/random.csv"):
         path.unlink()
-    with pytest.raises(SystemExit, match="nothing to normalise"):
+    with pytest.raises(SystemExit, match="nothing to normalize"):
         script("experiments.study.analysis", "--results", results)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-pytest.importorskip("pyarrow")
+pytest.importorskip("tyro")
 pytest.importorskip("seaborn")
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,13 @@ def small(tmp_path):
 
 
 def table_of(small):
-    return Path(small[4]) / f"{ENV.replace('/', '-')}.parquet"
+    return Path(small[4]) / f"{ENV.replace('/', '-')}.csv"
+
+
+def read_table(path):
+    from experiments.lab.run import table
+
+    return table(path).read()
 
 
 def base(**run):
@@ -62,15 +68,14 @@ def a_plan(table, sigmas=(0.1,), seeds=2, **run):
 
     recipes = [varied(base(**run), {"sigma": sigma}) for sigma in sigmas]
     runs = [cells.Run(r, seed, {"sigma": value(r, "sigma")}) for r in recipes for seed in range(seeds)]
-    return cells.Plan(table, base(**run), runs, False)
+    return cells.Plan(cells.table(table), base(**run), runs, False)
 
 
 def rows_for(plan, runs):
     """Rows as a cell would write them."""
-    from experiments.lab import run as cells
-    from experiments.lab.record import plain
+    from experiments.lab.store import digest, plain
 
-    common = {"env": ENV, "agent": "eggroll", "recipe": "{}", "base": cells.digest(plain(plan.base))}
+    common = {"env": ENV, "agent": "eggroll", "base": digest(plain(plan.base))}
     return [
         {**common, **run.columns, "seed": run.seed, "generation": g, "settings": run.settings, "return_mean": float(g)}
         for run in runs
@@ -78,29 +83,51 @@ def rows_for(plan, runs):
     ]
 
 
+def names_in(folder):
+    return sorted(file.name for file in folder.iterdir())
+
+
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def test_parquet_keeps_types_and_adds_columns(tmp_path):
-    from experiments.lab.record import read_table, write_table
+def test_a_table_keeps_types_and_adds_columns(tmp_path):
+    from experiments.lab.store import Store
 
-    path = tmp_path / "a" / "table.parquet"
-    assert read_table(path) == []
-    first = {"name": "1", "count": 2**40, "x": 0.1, "yes": True}
-    write_table(path, [first, {**first, "new": None}, {**first, "new": "none"}])
-    assert read_table(path) == [{**first, "new": None}, {**first, "new": None}, {**first, "new": "none"}]
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    store = Store(tmp_path / "a" / "table.csv", ("count",))
+    assert store.read() == []
+    first = {"name": "1", "count": 2**40, "x": 0.1, "yes": True, "text": ""}
+    store.add([first, {**first, "new": None, "also": None}, {**first, "new": "none", "also": np.float32(0.5)}])
+    filled = {**first, "new": None, "also": None}
+    assert store.read() == [filled, filled, {**first, "new": "none", "also": 0.5}]
+    store.add([{**first, "count": 3, "x": 1}])
+    assert store.read()[-1] == {**filled, "count": 3, "x": 1.0} and store.read()[0] == filled
+    assert names_in(tmp_path / "a") == ["table.csv", "table.json"]
+    about = store.about()
+    assert [entry["runs"] for entry in about["measured"]] == [[3, 2**40]] and about["measured"][0]["commit"]
+
+
+def test_what_fails_is_noted_until_it_is_measured(tmp_path):
+    from experiments.lab.store import Store
+
+    store = Store(tmp_path / "table.csv", ("settings", "seed"), {"a": 1})
+    store.failed([("x", 0), ("x", 1)], "broke")
+    assert store.about()["failed"] == {"x, 0": "broke", "x, 1": "broke"} and not store.path.exists()
+    store.add([{"settings": "x", "seed": 1}])
+    assert store.about()["failed"] == {"x, 0": "broke"} and store.about()["recipe"] == {"a": 1}
+    assert store.missing([("x", 0), ("x", 1), ("x", 0)]) == [("x", 0)]
+    store.add([{"settings": "x", "seed": 1}])  # a second time: the first stays
+    store.add([{"settings": "x", "seed": 1, "new": 2}], replace=True)
+    assert store.read() == [{"settings": "x", "seed": 1, "new": 2}]
 
 
 def test_only_missing_runs_are_wanted(tmp_path):
     from experiments.lab import run as cells
-    from experiments.lab.record import write_table
 
-    plan = a_plan(tmp_path / "table.parquet")
+    plan = a_plan(tmp_path / "table.csv")
     assert cells.missing(plan) == plan.runs
-    write_table(plan.table, rows_for(plan, plan.runs[:1]))
+    plan.store.add(rows_for(plan, plan.runs[:1]))
     assert cells.missing(plan) == plan.runs[1:]
-    more = a_plan(plan.table, sigmas=(0.1, 0.2), seeds=3)
+    more = a_plan(plan.store.path, sigmas=(0.1, 0.2), seeds=3)
     assert [(run.columns["sigma"], run.seed) for run in cells.missing(more)] == [
         (0.1, 1),
         (0.1, 2),
@@ -112,43 +139,79 @@ def test_only_missing_runs_are_wanted(tmp_path):
 
 
 def test_parts_are_merged_once_even_where_a_kill_left_them_behind(tmp_path):
-    from experiments.lab.record import read_table, write_table
-    from experiments.lab.tables import merge, parts
-
-    plan = a_plan(tmp_path / "table.parquet")
+    plan = a_plan(tmp_path / "table.csv")
     first, second = (rows_for(plan, [run]) for run in plan.runs)
-    write_table(plan.table, first)
-    write_table(parts(plan.table) / "a.parquet", first)  # merged, but not removed
-    write_table(parts(plan.table) / "b.parquet", second)
-    (parts(plan.table) / "c.parquet.part").write_bytes(b"torn")
-    assert merge(plan.table) == first + second == read_table(plan.table) == merge(plan.table)
-    assert not list(parts(plan.table).glob("*.parquet"))
+    with a_plan(tmp_path / "table.csv").store.alone():  # another process: what is added stays in parts
+        plan.store.add(first)
+        (part,) = plan.store.parts.glob("*.json")
+        merged = part.read_bytes()
+        assert not plan.store.path.exists() and plan.store.read() == first
+    assert plan.store.path.exists() and not plan.store.parts.exists()
+    with a_plan(tmp_path / "table.csv").store.alone():
+        part.write_bytes(merged)  # merged, but not removed
+        plan.store.add(second)
+        (plan.store.parts / "c.json.1.new").write_bytes(b"torn")
+    assert plan.store.read() == first + second
+    with plan.store.alone():
+        assert plan.store.read() == first + second
+    assert read_table(plan.store.path) == first + second and names_in(tmp_path) == ["table.csv", "table.json"]
+    (entry,) = plan.store.about()["measured"]
+    assert entry["runs"] == [[run.settings, run.seed] for run in plan.runs]
 
 
 def test_another_recipe_is_refused_and_again_measures_anew(tmp_path):
     from experiments.lab import run as cells
-    from experiments.lab.record import read_table, write_table
 
-    plan, other = a_plan(tmp_path / "table.parquet"), a_plan(tmp_path / "table.parquet", evaluations=3)
-    write_table(plan.table, rows_for(plan, plan.runs))
+    plan, other = a_plan(tmp_path / "table.csv"), a_plan(tmp_path / "table.csv", evaluations=3)
+    plan.store.add(rows_for(plan, plan.runs))
     with pytest.raises(SystemExit, match="was measured with another recipe"):
         cells.missing(other)
-    assert len(read_table(plan.table)) == 6
+    assert len(plan.store.read()) == 6
     one = plan._replace(runs=plan.runs[:1])
     assert cells.missing(one, again=True) == one.runs  # the other seed stays
-    assert {row["seed"] for row in read_table(plan.table)} == {1}
-    assert cells.missing(other, again=True) == other.runs and not plan.table.exists()
+    assert {row["seed"] for row in plan.store.read()} == {1}
+    assert cells.missing(other, again=True) == other.runs and not plan.store.path.exists()
 
 
 def test_a_table_is_measured_by_one_process_at_a_time(tmp_path):
-    from experiments.lab.tables import alone, parts
+    from experiments.lab.run import table
 
-    table = tmp_path / "table.parquet"
-    with alone(table):
-        with pytest.raises(SystemExit, match="is being measured by another process"), alone(table):
+    path = tmp_path / "table.csv"
+    with table(path).alone():
+        with pytest.raises(SystemExit, match="is being measured by another process"), table(path).alone():
             pass
-        assert parts(table).is_dir()
-    assert not parts(table).exists()
+        assert table(path).parts.is_dir()
+    assert not table(path).parts.exists()
+
+
+def test_tables_of_older_versions_are_read_and_grow(tmp_path):
+    import json
+
+    pytest.importorskip("pyarrow")
+    pandas = pytest.importorskip("pandas")
+    plan = a_plan(tmp_path / "table.csv")
+    rows = rows_for(plan, plan.runs[:1])
+    origin = {"commit": "abc", "versions": "{}", "machine": '{"machine": {"cores": 1}}', "date": "2026-01-01"}
+    older = [{**row, "recipe": '{"env": "there"}', **origin} for row in rows]
+    path = plan.store.path.with_suffix(".parquet")
+    pandas.DataFrame(older).to_parquet(path)
+    before = path.read_bytes()
+    assert plan.store.read() == rows and plan.store.missing([(run.settings, run.seed) for run in plan.runs])
+    with plan.store.alone():
+        pass
+    assert path.read_bytes() == before and names_in(tmp_path) == ["table.parquet"]
+
+    plan.store.add(rows_for(plan, plan.runs[1:]))
+    assert plan.store.read() == rows_for(plan, plan.runs) and names_in(tmp_path) == ["table.csv", "table.json"]
+    about = json.loads(plan.store.path.with_suffix(".json").read_text())
+    assert about["recipes"] == {plan.runs[0].settings: {"env": "there"}} and len(about["measured"]) == 2
+    assert about["measured"][0] == {
+        "date": "2026-01-01",
+        "runs": [[plan.runs[0].settings, 0]],
+        "commit": "abc",
+        "versions": {},
+        "machine": {"cores": 1},
+    }
 
 
 # ---- recipes --------------------------------------------------------------------------------------------------------
@@ -200,18 +263,17 @@ def test_values_are_of_the_options_types(name, text, found):
         (["--seeds", "0"], "--seeds is 0"),
     ],
 )
-def test_bad_input_is_said_in_one_sentence(script, small, arguments, sentence):
+def test_bad_input_is_said_in_one_sentence(script, small, arguments, sentence, capsys):
     with pytest.raises(SystemExit) as left:
         script("experiments.sweep.run", *small, *arguments)
-    assert sentence in str(left.value.code) and "\n" not in str(left.value.code)
+    said = capsys.readouterr().err.strip() if left.value.code == 2 else str(left.value.code)
+    assert sentence in said and "\n" not in said
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_is_extended(script, small, tmp_path):
-    from experiments.lab.record import read_table
-
     script("experiments.sweep.run", *small, "--ranks", "1", "--sigmas", "0.1")
     first = read_table(table_of(small))
     shown = script(
@@ -219,7 +281,7 @@ def test_a_sweep_is_extended(script, small, tmp_path):
     )
     rows = read_table(table_of(small))
     assert "| open_es | dense | 0.3 | 2 |" in shown
-    assert [file.name for file in table_of(small).parent.iterdir()] == [table_of(small).name]
+    assert names_in(table_of(small).parent) == [table_of(small).name, table_of(small).with_suffix(".json").name]
     assert [{name: row[name] for name in first[0]} for row in rows[: len(first)]] == first
     assert {row["lr_decay"] for row in rows} == {1.0}  # what they had, though it was not swept
     runs = [(r, s, i) for r in ("1", "dense") for s in (0.1, 0.3) for i in (0, 1)]
@@ -269,16 +331,15 @@ def wait_for(found, process):
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
-    from experiments.lab.record import read_table
-    from experiments.lab.tables import parts
+    from experiments.lab.run import table
 
     swept = ("--ranks", "1", "dense", "--sigmas", "0.1", "0.3")
     process = start(small, *swept)
-    (part,) = wait_for(lambda: list(parts(table_of(small)).glob("*.parquet")), process)
+    wait_for(lambda: list(table(table_of(small)).parts.glob("*.json")) or table_of(small).exists(), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    first = read_table(part)
-    assert first and not table_of(small).exists()
+    first = read_table(table_of(small))
+    assert first
 
     script("experiments.sweep.run", *small, *swept)
     rows = read_table(table_of(small))
@@ -298,14 +359,12 @@ def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the child in /proc")
 def test_a_killed_cell_is_said_and_measured_by_the_next_sweep(script, small):
-    from experiments.lab.record import read_table
-
     def children():
         return [int(p) for t in Path(f"/proc/{process.pid}/task").glob("*/children") for p in t.read_text().split()]
 
     process = start(small, "--ranks", "1", "dense", "--sigmas", "0.1")
-    folder = table_of(small).with_suffix("")
-    wait_for(lambda: list(folder.glob("*dense*.json")) or list(folder.glob("open_es*.json")), process)
+    folder = table_of(small).with_suffix(".parts")
+    wait_for(lambda: len(list(folder.glob("*.job"))) == 2, process)
     os.kill(wait_for(children, process)[0], signal.SIGKILL)
     _, said = process.communicate()
     assert process.returncode == 1 and "its process ended with status -9" in said
@@ -335,7 +394,7 @@ def test_effects_are_what_was_put_in(script, tmp_path):
     import pandas as pd
 
     from experiments.ablation.analysis import ALL, effects
-    from experiments.lab.record import write_table
+    from experiments.lab.store import Store
 
     shifts = {("sigma", "x 2"): -0.5, ("rank", "dense"): 0.2, ("shaping", "sign"): 0.0}
     rows = [row for env in ("a", "b") for row in curves(env, shifts)]
@@ -348,7 +407,7 @@ def test_effects_are_what_was_put_in(script, tmp_path):
         assert row.seeds == (10 if row.env == ALL else 5)
 
     for env in ("a", "b"):
-        write_table(tmp_path / f"{env}.parquet", curves(env, shifts))
+        Store(tmp_path / f"{env}.csv", ("factor", "value", "seed")).add(curves(env, shifts))
     script("experiments.ablation.figures", "--results", tmp_path, "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
 
@@ -395,8 +454,6 @@ def test_each_value_changes_one_factor():
 
 
 def test_an_ablation_is_measured(script, small):
-    from experiments.lab.record import read_table
-
     arguments = [*small[:5], *small[7:], "--factors", "pairs", "sigma"]
     script("experiments.ablation.run", *arguments)
     rows = read_table(table_of(small))

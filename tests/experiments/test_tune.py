@@ -72,7 +72,7 @@ def tune(monkeypatch, module, capsys, lenient):
         module("experiments.study.trials")
         monkeypatch.delitem(sys.modules, SCRIPT, raising=False)
         monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, words)])
-        runpy.run_module(SCRIPT, run_name="__main__")
+        runpy.run_module(SCRIPT, run_name="__main__", alter_sys=True)
         return capsys.readouterr().out
 
     return run
@@ -147,33 +147,50 @@ def test_slots_are_taken_once_and_given_back_with_their_parameters(module, setti
     trials = module("experiments.study.trials")
     database = tmp_path / "s" / "eggroll.db"
     study = trials.load(database, "eggroll", settings)
-    claimed = [trials.claim(study, settings, 4) for _ in range(3)]
+    assert trials.claim(database, study, settings) is None and trials.queue(study, settings, 4) == 0
+    claimed = [trials.claim(database, study, settings) for _ in range(3)]
     assert claimed[0][1]["options"]["sigma"] == 0.05  # the default comes first
     study.tell(claimed[1][0], 7.0)
-    assert trials.release(study, crashed=False) == 2 and trials.release(study, crashed=False) == 0
+    assert trials.queue(study, settings, 4) == 2 and trials.queue(study, settings, 4) == 0
     assert [t.user_attrs["slot"] for t in trials.ended(study, 4)] == [1]
 
-    study.enqueue_trial(claimed[0][0].params, user_attrs={"slot": 0})  # killed before it could take it
-    again = [trials.claim(trials.load(database, "eggroll"), settings, 4) for _ in range(3)]
+    again = [trials.claim(database, trials.load(database, "eggroll"), settings) for _ in range(3)]
+    again.sort(key=lambda found: found[0].user_attrs["slot"])
     assert [trial.user_attrs["slot"] for trial, _ in again] == [0, 2, 3]
     assert [chosen for _, chosen in again[:2]] == [claimed[0][1], claimed[2][1]]
-    assert trials.claim(study, settings, 4) is None
+    assert trials.claim(database, study, settings) is None
 
     other = trials.load(tmp_path / "o.db", "eggroll", settings)  # random search: a slot's parameters are its own
-    for trial, chosen in (trials.claim(other, settings, 4) for _ in range(4)):
+    trials.queue(other, settings, 4)
+    for trial, chosen in (trials.claim(tmp_path / "o.db", other, settings) for _ in range(4)):
         expected = {t.user_attrs["slot"]: c for t, c in (claimed[1], *again)}[trial.user_attrs["slot"]]
         assert chosen == expected
 
 
+def test_a_trial_that_is_killed_at_its_end_is_lost_and_fewer_trials_may_be_wanted(module, settings, tmp_path):
+    trials = module("experiments.study.trials")
+    database = tmp_path / "eggroll.db"
+    study = trials.load(database, "eggroll", settings)
+    trials.queue(study, settings, 6)
+    trial, chosen = trials.claim(database, study, settings)
+    trial.set_user_attr("used", {"seconds": 1.0})  # and then it was killed, before the study was told
+    assert trials.queue(study, settings, 2) == 1 and not trials.ended(study, 6)
+    claimed = [trials.claim(database, study, settings) for _ in range(3)]
+    assert claimed[2] is None and claimed[0][1] == chosen
+    assert [found[0].user_attrs["slot"] for found in claimed[:2]] == [0, 1]
+
+
 def test_a_slot_whose_process_dies_by_itself_is_given_up_after_three_times(module, settings, tmp_path):
     trials = module("experiments.study.trials")
-    study = trials.load(tmp_path / "eggroll.db", "eggroll", settings)
+    database = tmp_path / "eggroll.db"
+    study = trials.load(database, "eggroll", settings)
+    trials.queue(study, settings, 1)
     for count in range(1, 4):
-        trials.claim(study, settings, 1)
-        assert trials.release(study, crashed=True) == 1
+        trials.claim(database, study, settings)
+        assert trials.queue(study, settings, 1, crashed=True) == 1
         assert len(trials.ended(study, 1)) == (count == 3)
     assert "3 times" in trials.ended(study, 1)[0].user_attrs["error"]
-    assert trials.claim(study, settings, 1) is None
+    assert trials.claim(database, study, settings) is None
 
 
 def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, settings, tmp_path, monkeypatch):
@@ -191,10 +208,11 @@ def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, se
             yield {**row, "used": used, "return_mean": value}, None
 
     monkeypatch.setattr(trials, "train", train)
+    trials.queue(study, settings, 5)
     runner = trials.Runner(settings)
     monkeypatch.setattr(runner, "agent", lambda policy, structure: None)
     for _ in curves:
-        runner.run(study, *trials.claim(study, settings, 5), 5)
+        runner.run(study, *trials.claim(tmp_path / "eggroll.db", study, settings), 5)
     found = trials.ended(study, 5)
     assert [t.state.name for t in found] == ["COMPLETE"] * 3 + ["FAIL", "COMPLETE"]
     assert [t.value for t in found] == [3.0, -math.inf, 3.0, None, 2.0]
@@ -207,23 +225,39 @@ def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, se
 
 
 def test_a_final_seed_is_there_once_whoever_ran_it_twice(module, monkeypatch, tmp_path):
-    finals, record = module("experiments.study.finals"), module("experiments.lab.record")
-    csv, row = (
-        tmp_path / "eggroll.csv",
-        {"seed": 1000, "generation": 1, "env_steps": 5, "used": 1.0, "return_mean": 2.0},
-    )
-    about = {"env": ENV, "agent": "eggroll", "options": {"population": 16}, "final": {"env_steps": 5}}
-    monkeypatch.setattr(finals, "train", lambda *_: iter([(row, None)]))
-    assert finals.missing(csv, about, 2) == [1000, 1001]
-    finals.run(csv, about, 1000)
-    finals.run(csv, about, 1000)
-    assert [r["seed"] for r in record.read_rows(csv)] == ["1000"] and finals.missing(csv, about, 2) == [1001]
+    finals, run, store = (module(f"experiments.{name}") for name in ("study.finals", "lab.run", "lab.store"))
+    csv = tmp_path / "eggroll.csv"
+    row = {"seed": 1000, "generation": 1, "env_steps": 5, "used": 1.0, "return_mean": 2.0, "return_std": 1.0}
+    row |= {"seconds": 1.0, "seconds_compile": 1.0}
+    recipe, final = esrl.Recipe(env=ENV, agent="eggroll", options={"population": 16}), {"env_steps": 5, "seconds": None}
+    monkeypatch.setattr(run.budget, "train", lambda *_: iter([(row, None)]))
+    table = store.Store(csv, ("seed",), order="seed")
 
-    csv.unlink()  # killed before a first seed had ended
-    assert finals.missing(csv, about, 1) == [1000] and csv.with_suffix(".json").exists()
-    finals.run(csv, about, 1000)
-    assert finals.missing(csv, {**about, "final": {"env_steps": 6}}, 1) == [1000]
+    def missing(final, seeds):
+        finals.ready(table, recipe, final)
+        return finals.cells("name", table, recipe, final, seeds)
+
+    cells = missing(final, 2)
+    assert [cell.runs[0].seed for cell in cells] == [1000, 1001]
+    with store.Store(csv, ("seed",), order="seed").alone():  # both are parts, and then one
+        assert run.work(cells[0]) and run.work(cells[0])
+    assert run.work(cells[0])
+    assert [r["seed"] for r in store.read_rows(csv)] == ["1000"]
+    assert [cell.runs[0].seed for cell in missing(final, 2)] == [1001]
+
+    csv.unlink()
+    assert [cell.runs[0].seed for cell in missing(final, 1)] == [1000] and csv.with_suffix(".json").exists()
+    assert run.work(missing(final, 1)[0])
+    assert [cell.runs[0].seed for cell in missing({**final, "env_steps": 6}, 1)] == [1000]
     assert csv.with_suffix(".csv.old").exists() and csv.with_suffix(".json.old").exists()
+
+    def fail(*_):
+        raise EsrlError("no finite return")
+        yield
+
+    monkeypatch.setattr(run.budget, "train", fail)
+    assert not run.work(missing(final, 1)[0]) and not csv.exists()
+    assert "no finite return" in json.loads(csv.with_suffix(".json").read_text())["failed"]["1000"]
 
 
 def test_one_compiled_agent_trains_as_one_built_from_the_recipe(module, settings, lenient):
@@ -334,11 +368,17 @@ def test_what_cannot_be_tuned_gets_a_sentence(module, tune, space_file, tmp_path
         (("--agents", "egroll"), "egroll is no agent"),
         (("--trials", "0"), "--trials is 0"),
         (("--seconds", "-1"), "--seconds is -1, but must be above 0"),
+        (("--seconds", "many"), "--seconds"),
+        (("--sampler", "best"), "invalid choice 'best'"),
+        (("--secons", "1"), "--secons"),
     ):
         with pytest.raises(SystemExit):
             tune(ENV, *words, *extra)
-        assert sentence in capsys.readouterr().err
+        said = capsys.readouterr().err.strip()
+        assert sentence in said and "\n" not in said
     assert not list(tmp_path.glob("*/*.db"))
-    lock = tmp_path / ENV.replace("/", "-") / "eggroll.tuning"
-    with module("experiments.study.trials").locked(lock), pytest.raises(SystemExit, match="another process is tuning"):
+    csv = tmp_path / ENV.replace("/", "-") / "eggroll.csv"
+    table = module("experiments.lab.store").Store(csv, ("seed",))
+    with table.alone(), pytest.raises(SystemExit, match="is being measured by another process"):
         tune(ENV, *words)
+    assert not list(csv.parent.iterdir())
