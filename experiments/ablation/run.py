@@ -90,7 +90,7 @@ def pairs(base: esrl.Recipe) -> Values:
     """Antithetic pairs, or members by themselves with a leave-one-out baseline: evaluations are the same."""
     if base.options["antithetic"]:
         return [("no pairs, leave-one-out", {"antithetic": False, "shaping": "leave_one_out"})]
-    return [("pairs, centred ranks", {"antithetic": True, "shaping": "centred_rank"})]
+    return [("pairs, centred ranks", {"antithetic": True, "shaping": "centered_rank"})]
 
 
 def optimizers(base: esrl.Recipe) -> Values:
@@ -111,8 +111,8 @@ def sgd_rate(base: esrl.Recipe) -> float:
     """
     options = base.options
     members, sigma = options["population"], options["sigma"]
-    deviation = {"centred_rank": 1 / math.sqrt(12)}.get(options["shaping"], 1.0) / (sigma * math.sqrt(members))
-    scale = math.sqrt(members) * sigma**2 if options["step_scale"] == "paper" else 1.0
+    deviation = {"centered_rank": 1 / math.sqrt(12)}.get(options["shaping"], 1.0) / (sigma * math.sqrt(members))
+    scale = math.sqrt(members) * sigma**2 if options["gradient_scale"] == "paper" else 1.0
     return options["learning_rate"] / (deviation * scale)
 
 
@@ -132,7 +132,7 @@ def by_mode(base: esrl.Recipe) -> Values:
 
 
 FACTORS: dict[str, Callable[[esrl.Recipe], Values]] = {
-    "shaping": others("shaping", "centred_rank", "z_score", "group", "sign", "none", "leave_one_out"),
+    "shaping": others("shaping", "centered_rank", "z_score", "group", "sign", "none", "leave_one_out"),
     "observations": flipped("normalize_observations", "normalized", "raw"),
     "thin": others("thin", None, 0.5, 0.1),
     "pairs": pairs,
@@ -142,7 +142,7 @@ FACTORS: dict[str, Callable[[esrl.Recipe], Values]] = {
     "learning_rate": times("learning_rate", 0.5, 2),
     "actions": by_mode,
     "rank": others("rank", "1", "2", "4", "dense"),
-    "activation": others("activation", "pqn", "tanh", "relu"),
+    "activation": others("activation", "layernorm_relu", "tanh", "relu"),
     "outputs": others("output_scale", 1.0, 0.1, 0.01),
     "distribution": others("distribution", "normal", "rademacher"),
 }
@@ -183,7 +183,7 @@ def base_of(arguments: Arguments, env: str) -> esrl.Recipe:
     """An environment's base, with the experiment's budget and evaluations."""
     setting = SETTINGS.get(env, OTHERS)
     steps = arguments.env_steps or (setting.full if arguments.full else setting.env_steps)
-    run = {"env_steps": float(steps), "evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
+    run = {"env_steps": float(steps), "evaluations": arguments.evaluations, "eval_episodes": arguments.episodes}
     base = base_recipe(env, "eggroll", arguments.recipe or own_recipe(env, "eggroll"), run, {"hidden": [64, 64]})
     return base if arguments.recipe else varied(base, setting.changes)
 

@@ -27,7 +27,7 @@ def random_agent(env: Any, lanes: int = 2, squash: str = "tanh") -> esrl.Agent:
     """
     env = esrl.make(env)
     size = head(env.action_space).size
-    network = esrl.policy(lambda params, observation: jnp.zeros(size), params={"unused": jnp.zeros(1)})
+    network = esrl.network(lambda params, observation: jnp.zeros(size), params={"unused": jnp.zeros(1)})
     return esrl.eggroll(
         env, network, population=lanes, deterministic=False, normalize_observations=False, squash=squash
     )

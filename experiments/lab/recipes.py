@@ -151,8 +151,8 @@ def paper_options(agent: str, given: dict[str, Any]) -> dict[str, Any]:
         return {**given, "normalize_observations": True, "normalize_rewards": False}
     own = {k: v for k, v in given.items() if k not in ("deterministic_policy", "rank_transform")}
     own["deterministic"] = given["deterministic_policy"]
-    own["shaping"] = "centred_rank" if given["rank_transform"] else "z_score"
-    return {**own, "step_scale": "paper", "normalize_observations": False}
+    own["shaping"] = "centered_rank" if given["rank_transform"] else "z_score"
+    return {**own, "gradient_scale": "paper", "normalize_observations": False}
 
 
 def own_recipe(env: str, agent: str) -> Path | None:

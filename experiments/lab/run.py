@@ -292,14 +292,14 @@ def rows_of(runs: Sequence[Run], further: Row | None = None) -> list[Row]:
     agent = recipe.build()
     if agent.pure is None:
         return [{**row, **(further or {})} for run in runs for row in _host_rows(agent, run)]
-    values = {name: [run.recipe.options[name] for run in runs] for name in agent.pure.values}
+    values = {name: [run.recipe.options[name] for run in runs] for name in agent.hyperparams}
     many = esrl.train_many(
         agent,
         [run.seed for run in runs],
         hyper={name: given for name, given in values.items() if len(set(given)) > 1},
         env_steps=recipe.env_steps,
-        evaluations=recipe.evaluations,
-        evaluate_episodes=recipe.evaluate_episodes,
+        evaluations=recipe.num_evals,
+        eval_episodes=recipe.eval_episodes,
         progress=lambda used: pool.report(used, f"{len(runs)} runs"),
     )
     rows = []
@@ -315,7 +315,7 @@ def rows_of(runs: Sequence[Run], further: Row | None = None) -> list[Row]:
 def _host_rows(agent: esrl.Agent, run: Run) -> Iterator[Row]:
     """The rows of one run that Python steps, as those of a shared program."""
     recipe = run.recipe
-    limits = budget.Budget(recipe.env_steps or 1, evaluations=recipe.evaluations, episodes=recipe.evaluate_episodes)
+    limits = budget.Budget(recipe.env_steps or 1, evaluations=recipe.num_evals, episodes=recipe.eval_episodes)
     for row, _ in budget.train(agent, limits, run.seed):
         pool.report(row["used"], f"return {row['return_mean']:.4g}")
         counts = {name: row[name] for name in ("generation", "env_steps", "episodes")}

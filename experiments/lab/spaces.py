@@ -72,7 +72,7 @@ def paper(agent: str) -> Space:
         for choice in choices:
             found = paper_options(agent, {"rank_transform": True, "deterministic_policy": True, name: choice})
             each.setdefault(own, []).append(found.pop(own))
-            fixed |= {k: v for k, v in found.items() if k in ("step_scale", "normalize_observations")}
+            fixed |= {k: v for k, v in found.items() if k in ("gradient_scale", "normalize_observations")}
             fixed |= {"normalize_rewards": found["normalize_rewards"]} if agent == "ppo" else {}
     protocol = data["protocol"]
     policy = {"network": "mlp", "hidden": [protocol["hidden"]], "activation": protocol["activation"]}

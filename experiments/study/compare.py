@@ -110,13 +110,13 @@ def prepare(arguments: Arguments, env: str, agent: str) -> Cell | str:
     except esrl.EsrlError as error:
         return str(error)
     own: dict[str, Any] = {"env": env} if "?" in env else {}
-    own |= {"evaluations": arguments.evaluations, "evaluate_episodes": arguments.episodes}
+    own |= {"evaluations": arguments.evaluations, "eval_episodes": arguments.episodes}
     if arguments.env_steps or arguments.seconds:
         own["env_steps"] = arguments.env_steps
     recipe, seconds = recipe.override(own), arguments.seconds
     if agent == RANDOM:
         options = {"squash": recipe.options.get("squash", "tanh")}
-        recipe = esrl.Recipe(recipe.env, RANDOM, evaluate_episodes=arguments.episodes, options=options)
+        recipe = esrl.Recipe(recipe.env, RANDOM, eval_episodes=arguments.episodes, options=options)
         seconds = None
     if not (recipe.generations or recipe.env_steps or seconds):
         recipe = dataclasses.replace(recipe, env_steps=1e6)
@@ -124,7 +124,7 @@ def prepare(arguments: Arguments, env: str, agent: str) -> Cell | str:
     settings = plain(recipe) | timed | ({"early": arguments.early} if seconds and arguments.early else {})
     limits = {"env_steps": recipe.env_steps, "generations": recipe.generations, **timed}
     limits = {name: value for name, value in limits.items() if value}
-    limits |= {"evaluations": recipe.evaluations, "episodes": recipe.evaluate_episodes}
+    limits |= {"evaluations": recipe.num_evals, "episodes": recipe.eval_episodes}
     limits |= {"early": arguments.early} if seconds else {}
     store = Store(arguments.out / folder_name(env) / f"{agent}.csv", ("seed",), settings, order="seed")
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)

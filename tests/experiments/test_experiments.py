@@ -174,7 +174,7 @@ def test_paper(script, recipes, tmp_path):
     rows = read(folder / "eggroll-1.csv")
     assert rows[0]["env_steps"] == "0" and int(rows[-1]["env_steps"]) >= 600 and float(rows[-1]["seconds"]) > 0
     about = json.loads((folder / "eggroll-1.json").read_text())
-    assert about["run"]["ended"] == "env_steps" and about["recipe"]["evaluate_episodes"] == 4 and not about["failed"]
+    assert about["run"]["ended"] == "env_steps" and about["recipe"]["eval_episodes"] == 4 and not about["failed"]
     assert float(read(folder / "random.csv")[0]["return_mean"]) > 0
 
     fixed = {"seed": 0, "env_steps": 2e6, "seconds": 60, "return_mean": 500, "return_std": 0, "episodes": 4}

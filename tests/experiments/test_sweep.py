@@ -233,7 +233,7 @@ def test_a_default_written_out_is_the_same_setting():
     from experiments.lab.recipes import value, varied
 
     recipe = base()
-    default = {"shaping": "centred_rank", "learning_rate": 0.02, "rank": "1", "activation": "pqn", "thin": None}
+    default = {"shaping": "centered_rank", "learning_rate": 0.02, "rank": "1", "activation": "layernorm_relu", "thin": None}
     assert cells.Run(varied(recipe, default), 0, {}).settings == cells.Run(recipe, 0, {}).settings
     dense = varied(recipe, {"rank": "dense", "thin": 0.5, "hidden": [8, 8]})
     assert (dense.agent, value(dense, "rank"), value(dense, "thin")) == ("open_es", "dense", None)
@@ -298,7 +298,7 @@ def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
     from experiments.lab.recipes import base_recipe, varied
 
     monkeypatch.setattr(cells.pool, "report", lambda *_: None)
-    run = {"env_steps": 100.0, "evaluations": 1, "evaluate_episodes": 2}
+    run = {"env_steps": 100.0, "evaluations": 1, "eval_episodes": 2}
     found = []
     for env in ("gymnasium/CartPole-v1", ENV):
         recipe = base_recipe(env, "eggroll", None, run, {"hidden": [4]})
@@ -425,13 +425,13 @@ def test_intervals_resample_within_each_environment():
 
 def test_the_fair_rate_of_sgd():
     """Its steps from an estimate of noise alone are as long as the learning rate, which is how long Adam's are."""
-    from esrl.algorithms.shaping import centred_rank
+    from esrl.algorithms.shaping import centered_rank
     from experiments.ablation import run as ablation
     from experiments.lab.recipes import varied
 
     recipe = varied(base(), {"population": 64, "sigma": 0.2, "learning_rate": 0.03})
     random = np.random.default_rng(0)
-    shape, steps = centred_rank(), []
+    shape, steps = centered_rank(), []
     for _ in range(50):
         weights = np.asarray(shape(jnp.asarray(random.normal(size=(32, 2)), jnp.float32)), np.float64)
         noise = random.normal(size=(32, 200))
