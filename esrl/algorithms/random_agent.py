@@ -11,6 +11,7 @@ from esrl.algorithms.agent import Agent, Metrics, Plan, stepping
 from esrl.algorithms.options import agent_constructor, changed_options, check_options
 from esrl.core import sharding
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add, count_sum
+from esrl.envs.base import on_device
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
 from esrl.policies.policy import bind
@@ -28,7 +29,7 @@ class RandomState(NamedTuple):
 
 
 @agent_constructor()
-def random(env: Any, policy: Any = None, *, population: int = 64) -> Agent:
+def random(env: Any, policy: Any = None, *, population: int = 64, squash: str = "tanh") -> Agent:
     """An agent whose actions are random: every allowed choice is equally likely, and numbers are normal draws.
 
     It learns nothing. It has the same interface as the others, so that scripts need no special case for it.
@@ -37,6 +38,7 @@ def random(env: Any, policy: Any = None, *, population: int = 64) -> Agent:
       env: an environment, or whatever `esrl.make` takes.
       policy: ignored; it is there so that all agents are called alike.
       population: episodes of a generation.
+      squash: how normal draws meet the bounds of a Box action space, "tanh" or "clip".
 
     Raises:
       EsrlError: a value that does not fit, or an environment that does not.
@@ -51,7 +53,8 @@ def random(env: Any, policy: Any = None, *, population: int = 64) -> Agent:
     check_options(given)
     env = make(env)
     check_contract(env)
-    choose, play = random_policy(env), runner(env)
+    choose, play = random_policy(env, squash), runner(env)
+    mesh = sharding.default_mesh(population) if on_device(env) else sharding.one_device()
 
     def init(key: Key) -> RandomState:
         return RandomState(key, jnp.uint32(0), count())
@@ -62,10 +65,14 @@ def random(env: Any, policy: Any = None, *, population: int = 64) -> Agent:
     def act_all(context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[Array, PyTree]:
         return jax.vmap(choose)(observations, keys), carries
 
-    def rollout(state: RandomState) -> tuple[Array, Array]:
-        keys = jax.random.split(jax.random.fold_in(state.key, state.generation + 1), population)
+    def play_lanes(key: Key, lanes: Array) -> tuple[tuple[Array, Array], tuple[()]]:
+        keys = jax.vmap(lambda lane: jax.random.fold_in(key, lane))(lanes)
         played = play.episodes(act_all, (), keys[:, None, None], (), None)
-        return played.returns, played.lengths
+        return (played.returns, played.lengths), ()
+
+    def rollout(state: RandomState) -> tuple[Array, Array]:
+        key = jax.random.fold_in(state.key, state.generation + 1)
+        return sharding.map_devices(play_lanes, key, sharding.iota(population), mesh)[0]
 
     def update(state: RandomState, played: tuple[Array, Array]) -> tuple[RandomState, Metrics]:
         returns, lengths = played
@@ -87,7 +94,7 @@ def random(env: Any, policy: Any = None, *, population: int = 64) -> Agent:
         policy=bind(None, env.observation_space, env.action_space),
         runner=play,
         act=act,
-        plan=Plan(lanes=population, chunk=population),
+        plan=Plan(lanes=population, chunk=population // mesh.size, devices=mesh.size),
         options=changed_options(random, given),
-        **stepping(env, init, rollout, update, sharding.one_device()),
+        **stepping(env, init, rollout, update, mesh),
     )

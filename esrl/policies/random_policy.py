@@ -12,15 +12,15 @@ from esrl.policies.heads import head
 from esrl.policies.policy import action_mask, masked
 
 
-def random_policy(env: Any) -> Callable[[PyTree, Key], Array]:
+def random_policy(env: Any, squash: str = "tanh") -> Callable[[PyTree, Key], Array]:
     """`act(observation, key) -> action` for one lane: the head of the action space fed with zeros.
 
-    In a Box, the draw is a normal one of deviation 1, fitted to the bounds.
+    In a Box, the draw is a normal one of deviation 1, fitted to the bounds by `squash`.
 
     Raises:
       EsrlError: an action space without a head, or an action mask that does not fit it.
     """
-    actions = head(env.action_space)
+    actions = head(env.action_space, squash)
     allowed = action_mask(env.observation_space, env.action_space)
     zeros = jnp.zeros(actions.size)
 

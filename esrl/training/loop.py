@@ -159,7 +159,7 @@ class Run:
             plan = self.agent.plan
             row |= {"noise_floats_per_member": plan.num_random, "dense_floats_per_member": plan.num_params}
         if start:
-            row["start_return_mean"] = start["eval_return_mean"]
+            row |= {name.replace("eval_", "start_"): value for name, value in start.items()}
         if self.grid.num_evals and self.grid.due(before, self.progress(after)):
             row |= self._score(after)
         return after, row

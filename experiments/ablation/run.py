@@ -134,7 +134,7 @@ def by_mode(base: esrl.Recipe) -> Values:
 FACTORS: dict[str, Callable[[esrl.Recipe], Values]] = {
     "shaping": others("shaping", "centered_rank", "z_score", "group", "sign", "none", "leave_one_out"),
     "observations": flipped("normalize_observations", "normalized", "raw"),
-    "thin": others("thin", None, 0.5, 0.1),
+    "thin": others("max_excess_variance", None, 0.5, 0.1),
     "pairs": pairs,
     "optimizer": optimizers,
     "schedule": decays,
@@ -144,7 +144,7 @@ FACTORS: dict[str, Callable[[esrl.Recipe], Values]] = {
     "rank": others("rank", "1", "2", "4", "dense"),
     "activation": others("activation", "layernorm_relu", "tanh", "relu"),
     "outputs": others("output_scale", 1.0, 0.1, 0.01),
-    "distribution": others("distribution", "normal", "rademacher"),
+    "distribution": others("noise_distribution", "normal", "rademacher"),
 }
 
 
@@ -183,7 +183,7 @@ def base_of(arguments: Arguments, env: str) -> esrl.Recipe:
     """An environment's base, with the experiment's budget and evaluations."""
     setting = SETTINGS.get(env, OTHERS)
     steps = arguments.env_steps or (setting.full if arguments.full else setting.env_steps)
-    run = {"env_steps": float(steps), "evaluations": arguments.evaluations, "eval_episodes": arguments.episodes}
+    run = {"env_steps": float(steps), "num_evals": arguments.evaluations, "eval_episodes": arguments.episodes}
     base = base_recipe(env, "eggroll", arguments.recipe or own_recipe(env, "eggroll"), run, {"hidden": [64, 64]})
     return base if arguments.recipe else varied(base, setting.changes)
 

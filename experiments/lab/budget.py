@@ -6,17 +6,10 @@ budget of seconds buys every agent the same, whatever it compiles.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import jax
-import numpy as np
+from typing import NamedTuple
 
 import esrl
-from esrl.core.compile_time import compile_seconds
-from esrl.core.types import seed_key
 from experiments.lab.store import Row
 
 
@@ -31,24 +24,18 @@ class Budget(NamedTuple):
         much in speed are compared by at equal steps.
     """
 
-    env_steps: float = math.inf
-    seconds: float = math.inf
+    env_steps: float | None = None
+    seconds: float | None = None
     evaluations: int = 20
     episodes: int = 128
-    generations: float = math.inf
+    generations: int | None = None
     early: int = 0
-
-    def due(self) -> list[float]:
-        """The parts of the budget (0 to 1) after which a run is scored."""
-        first = 1 / self.evaluations
-        halves = [first / 2**k for k in range(self.early, 0, -1)]
-        return [*halves, *(k / self.evaluations for k in range(1, self.evaluations + 1))]
 
 
 def train(
     agent: esrl.Agent, budget: Budget, seed: int, values: dict[str, float] | None = None, worlds: int | None = None
-) -> Iterator[tuple[Row, Any]]:
-    """Trains, and yields `(row, state)` at the start and after each evaluation.
+) -> Iterator[Row]:
+    """Trains, and yields a row at the start and after each evaluation.
 
     A row has `seed`, `generation`, `env_steps`, `episodes` (finished ones), `seconds`, `seconds_compile`,
     `seconds_evaluate` (so far), `used` (part of the budget, 0 to 1), `return_mean`, `return_std`, `length_mean`.
@@ -62,40 +49,37 @@ def train(
     Raises:
       EsrlError: no budget, or a generation without one finite return.
     """
-    if not min(budget.env_steps, budget.seconds, budget.generations) < math.inf:
-        raise esrl.EsrlError("a run needs a budget: env_steps, seconds, generations, or several")
-    state = agent.init(seed_key(seed))
-    state = state._replace(**{k: jax.numpy.float32(v) for k, v in (values or {}).items()})
-    spent = {"seconds": 0.0, "seconds_compile": 0.0, "seconds_evaluate": 0.0}
-    steps = episodes = 0
+    run = esrl.iterate(
+        agent,
+        env_steps=budget.env_steps,
+        seconds=budget.seconds,
+        generations=budget.generations,
+        seed=seed,
+        num_evals=budget.evaluations,
+        early_evals=budget.early,
+        eval_episodes=budget.episodes,
+        eval_seed=worlds,
+        hyperparams=values,
+    )
+    episodes = 0
+    for generation, state, metrics in run:
+        if generation == 1:
+            yield _row(metrics, "start_", {"seed": seed, "generation": 0, "env_steps": 0, "episodes": 0, "used": 0.0})
+        episodes += int(metrics.get("episodes", agent.plan.lanes))
+        if "eval_return_mean" in metrics:
+            counts = {"seed": seed, "generation": generation, "env_steps": metrics["env_steps"], "episodes": episodes}
+            yield _row(metrics, "eval_", {**counts, "used": round(run.progress(state), 4)})
 
-    def row(used: float) -> Row:
-        begun, before = time.perf_counter(), compile_seconds()
-        found = esrl.evaluate(agent, state, budget.episodes, seed if worlds is None else worlds)
-        compiled = compile_seconds() - before
-        spent["seconds_compile"] += compiled
-        spent["seconds_evaluate"] += time.perf_counter() - begun - compiled
-        counts = {"seed": seed, "generation": int(state.generation), "env_steps": steps, "episodes": episodes}
-        times = {k: round(v, 3) for k, v in spent.items()}
-        scores = {"return_mean": found.return_mean, "return_std": found.return_std, "length_mean": found.length_mean}
-        return {**counts, **times, "used": round(used, 4), **scores}
 
-    yield row(0.0), state
-    due = budget.due()
-    while True:
-        begun, before = time.perf_counter(), compile_seconds()
-        state, metrics = jax.block_until_ready(agent.step(state))
-        compiled = compile_seconds() - before
-        spent["seconds_compile"] += compiled
-        spent["seconds"] += time.perf_counter() - begun - compiled
-        if bool(np.asarray(metrics.get("all_nonfinite", False))):
-            raise esrl.EsrlError(f"generation {int(state.generation)} has not one finite return")
-        steps = int(state.env_steps)
-        episodes += int(np.asarray(metrics.get("episodes", agent.plan.lanes)))
-        parts = steps / budget.env_steps, spent["seconds"] / budget.seconds, int(state.generation) / budget.generations
-        used = min(max(parts), 1.0)
-        if used >= due[0]:
-            due = [part for part in due if part > used]
-            yield row(used), state
-        if used >= 1:
-            return
+def _row(metrics: Row, scores: str, counts: Row) -> Row:
+    """A row from a generation's metrics; those of the start have the seconds of the first generation's end."""
+    times = {
+        "seconds": "seconds_training",
+        "seconds_compile": "seconds_compile",
+        "seconds_evaluate": "seconds_evaluate",
+    }
+    spent = {name: round(metrics[own], 3) for name, own in times.items()}
+    if scores == "start_":
+        spent["seconds"] = 0.0
+    names = ("return_mean", "return_std", "length_mean")
+    return {**counts, **spent, **{name: metrics[scores + name] for name in names}}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import esrl
-from esrl.algorithms import es_options, ppo_options, shaping
-from esrl.algorithms.agent import read_options
+from esrl.algorithms import es_agents, shaping
 from esrl.algorithms.optimizers import make_optimizer
+from esrl.algorithms.options import check_options, near_option, options_of
 from esrl.core.types import nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import suite_defaults
@@ -17,7 +17,8 @@ from experiments.lab.store import ROOT
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"  # the paper's configurations and its search space
 TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
-ONLY_EGGROLL = ("rank", "thin", "chunk")  # the last for its size, which another noise and population has no use for
+# Options that OpenES does not have, and the chunk, whose size another noise and population has no use for.
+ONLY_EGGROLL = ("rank", "max_excess_variance", "chunk_pairs")
 
 
 def base_recipe(
@@ -52,14 +53,12 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
     Raises:
       EsrlError: an unknown option, or a value that makes no sense.
     """
-    kind = recipes.agent_named(recipe.agent).options
-    read = checked(recipe.agent, recipe.options)
-    options = {f.name: getattr(read, f.name) for f in dataclasses.fields(kind) if f.metadata["plain"]}
+    options = checked(recipe.agent, recipe.options)
     if options["learning_rate"] is None:
-        options["learning_rate"] = es_options.BASE_RATE
-    make_optimizer(read.optimizer, getattr(read, "momentum", None), read.weight_decay, read.max_grad_norm)
-    if hasattr(read, "shaping"):
-        shaping.by_name(read.shaping)
+        options["learning_rate"] = es_agents.BASE_RATE
+    make_optimizer(*(options.get(k) for k in ("optimizer", "momentum", "weight_decay", "max_grad_norm")))
+    if "shaping" in options:
+        shaping.by_name(options["shaping"])
     recipes.network_from(recipe.policy)
     policy = {"network": recipe.network} | recipes.policy_defaults(recipe.agent, recipe.network) | recipe.policy
     policy = {name: list(v) if isinstance(v, tuple) else v for name, v in policy.items()}
@@ -69,7 +68,7 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
 def varied(recipe: esrl.Recipe, values: dict[str, Any]) -> esrl.Recipe:
     """The complete recipe with other values of options and of keys of [policy]; None takes an option out.
 
-    Rank is a text: "dense" makes it OpenES, which has the options of EGGROLL but `rank` and `thin`.
+    Rank is a text: "dense" makes it OpenES, which has the options of EGGROLL but `rank` and what goes with it.
     """
     values, agent, options = dict(values), recipe.agent, dict(recipe.options)
     rank = values.pop("rank", None)
@@ -81,7 +80,7 @@ def varied(recipe: esrl.Recipe, values: dict[str, Any]) -> esrl.Recipe:
     if agent == "open_es":
         options = {k: v for k, v in options.items() if k not in ONLY_EGGROLL}
     elif "population" in values:
-        options.pop("chunk", None)
+        options.pop("chunk_pairs", None)
     options = {k: v for k, v in options.items() if v is not None}
     return complete(dataclasses.replace(recipe, agent=agent, policy=policy, options=options))
 
@@ -125,8 +124,7 @@ def is_policy(name: str) -> bool:
 
 def option_types(agent: str) -> dict[str, Any]:
     """The type of each option that a recipe can give."""
-    own = dataclasses.fields(recipes.agent_named(agent).options)
-    return {f.name: f.metadata["plain"] for f in own if f.metadata["plain"] is not None}
+    return {name: o.type for name, o in options_of(recipes.agent_named(agent)).items() if o.type is not None}
 
 
 def policy_types() -> dict[str, Any]:
@@ -134,15 +132,19 @@ def policy_types() -> dict[str, Any]:
     return {"network": str} | {name: kind for name, (kind, _) in recipes.NETWORK_KEYS.items()}
 
 
-def checked(agent: str, options: dict[str, Any]) -> Any:
-    """An agent's options, read.
+def checked(agent: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Every option of an agent that a recipe can give, the defaults of those that are not given included.
 
     Raises:
       EsrlError: an unknown option, or a value that makes no sense.
     """
-    read: Any = read_options(recipes.agent_named(agent).options, options)
-    (ppo_options if agent == "ppo" else es_options).check(read)
-    return read
+    known = options_of(recipes.agent_named(agent))
+    for name in options:
+        if name not in known:
+            raise esrl.EsrlError(f"{agent} has no option {name!r}{near_option(name, known)}")
+    found = {name: o.default for name, o in known.items() if o.type is not None} | options
+    check_options(found)
+    return found
 
 
 def paper_options(agent: str, given: dict[str, Any]) -> dict[str, Any]:

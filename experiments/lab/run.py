@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 import esrl
-from esrl.algorithms.ppo_options import TRACED
+from esrl.algorithms.ppo_agent import HYPERPARAMS
+from esrl.envs.base import on_device
 from experiments.lab import budget, pool
-from experiments.lab.random_policy import random_agent
 from experiments.lab.store import Row, Store, digest, folder_name, named, plain, written
 
 RANDOM = "random"  # the agent of a recipe that is the random policy
@@ -174,7 +174,7 @@ def work(cell: Cell, report: Callable[[float, str], None] = pool.report) -> bool
                 rows = rows_of(runs, cell.limits)
             else:
                 name = runs[0].settings
-                agents = agents if name in agents else {name: build(runs[0].recipe)}
+                agents = agents if name in agents else {name: runs[0].recipe.build()}
                 rows = timed_rows(agents[name], runs[0], budget.Budget(**cell.limits), report)
             recipes = {run.settings: plain(run.recipe) for run in runs} if "settings" in rows[0] else None
             cell.store.add(rows, recipes)
@@ -187,17 +187,12 @@ def work(cell: Cell, report: Callable[[float, str], None] = pool.report) -> bool
     return well
 
 
-def build(recipe: esrl.Recipe) -> esrl.Agent:
-    """The agent of a recipe, the random policy included."""
-    return random_agent(recipe.env, **recipe.options) if recipe.agent == RANDOM else recipe.build()
-
-
 def timed_rows(
     agent: esrl.Agent, run: Run, limits: budget.Budget, report: Callable[[float, str], None] = pool.report
 ) -> list[Row]:
     """The rows of a run by itself; of the random policy the start alone."""
     rows = []
-    for row, _ in budget.train(agent, limits, run.seed):
+    for row in budget.train(agent, limits, run.seed):
         rows.append({"env": run.recipe.env, "agent": run.recipe.agent, **run.columns, **row})
         if run.recipe.agent == RANDOM:
             break
@@ -216,7 +211,7 @@ def timed_rows(
 
 def structure(recipe: esrl.Recipe) -> str:
     """A name of what is compiled in: the same for recipes that differ only in traced values."""
-    traced = TRACED if recipe.agent == "ppo" else ("sigma", "learning_rate")
+    traced = HYPERPARAMS if recipe.agent == "ppo" else ("sigma", "learning_rate")
     options = {name: value for name, value in recipe.options.items() if name not in traced}
     shown = [recipe.agent] + [f"{name}-{options[name]}" for name in ("rank", "population") if name in options]
     return "-".join([*shown, digest(plain(dataclasses.replace(recipe, options=options)))])
@@ -231,7 +226,7 @@ def stepped_by_python(base: esrl.Recipe) -> bool:
 
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_platforms", "cpu")
-    return base.build().pure is None
+    return not on_device(base.build().env)
 
 
 def missing(plan: Plan, again: bool = False) -> list[Run]:
@@ -290,15 +285,15 @@ def rows_of(runs: Sequence[Run], further: Row | None = None) -> list[Row]:
     """Trains the runs of one `SHARED` cell and returns their rows, with further columns."""
     recipe = runs[0].recipe
     agent = recipe.build()
-    if agent.pure is None:
+    if not on_device(agent.env):
         return [{**row, **(further or {})} for run in runs for row in _host_rows(agent, run)]
     values = {name: [run.recipe.options[name] for run in runs] for name in agent.hyperparams}
     many = esrl.train_many(
         agent,
         [run.seed for run in runs],
-        hyper={name: given for name, given in values.items() if len(set(given)) > 1},
+        hyperparams={name: given for name, given in values.items() if len(set(given)) > 1},
         env_steps=recipe.env_steps,
-        evaluations=recipe.num_evals,
+        num_evals=recipe.num_evals,
         eval_episodes=recipe.eval_episodes,
         progress=lambda used: pool.report(used, f"{len(runs)} runs"),
     )
@@ -316,7 +311,7 @@ def _host_rows(agent: esrl.Agent, run: Run) -> Iterator[Row]:
     """The rows of one run that Python steps, as those of a shared program."""
     recipe = run.recipe
     limits = budget.Budget(recipe.env_steps or 1, evaluations=recipe.num_evals, episodes=recipe.eval_episodes)
-    for row, _ in budget.train(agent, limits, run.seed):
+    for row in budget.train(agent, limits, run.seed):
         pool.report(row["used"], f"return {row['return_mean']:.4g}")
         counts = {name: row[name] for name in ("generation", "env_steps", "episodes")}
         seconds = round(row["seconds"] + row["seconds_compile"] + row["seconds_evaluate"], 3)

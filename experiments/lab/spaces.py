@@ -7,15 +7,16 @@ fixed list is a choice of one, as `hidden = [[64, 64]]`.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
-from esrl.algorithms import es_options, ppo_options
 from esrl.algorithms.es import ESState
+from esrl.algorithms.es_agents import BASE_RATE
+from esrl.algorithms.options import options_of
+from esrl.algorithms.ppo_agent import HYPERPARAMS
 from esrl.core.types import EsrlError, nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import ES, suite_defaults
@@ -162,8 +163,8 @@ def suggest(trial: Any, space: Space, env: str, agent: str) -> Space:
 def default(space: Space, env: str, agent: str) -> dict[str, Any]:
     """The parameters, as Optuna names and stores them, that are nearest to what `esrl train` takes by default."""
     suite_policy, suite_options = suite_defaults(env, agent)
-    own = {f.name: f.default for f in dataclasses.fields(recipes.agent_named(agent).options)}
-    own |= {"learning_rate": es_options.BASE_RATE} if agent in ES else {}
+    own = {name: option.default for name, option in options_of(recipes.agent_named(agent)).items()}
+    own |= {"learning_rate": BASE_RATE} if agent in ES else {}
     network = space["policy"].get("network", suite_policy.get("network", "mlp"))
     policy = recipes.policy_defaults(agent, network if isinstance(network, str) else network[0])
     start = {"policy": policy | suite_policy, "options": own | suite_options}
@@ -192,7 +193,7 @@ def _nearest(given: Any, aim: Any) -> Any:
 
 def traced(agent: str) -> tuple[str, ...]:
     """The options that are values of an agent's state, so that one compiled program serves all of them."""
-    names = ESState._fields if agent in ES else ppo_options.TRACED
+    names = ESState._fields if agent in ES else HYPERPARAMS
     return tuple(name for name in names if name in option_types(agent))
 
 

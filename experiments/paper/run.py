@@ -39,7 +39,6 @@ from esrl.core.types import seed_key
 from esrl.envs.registry import SUITES
 from esrl.training import recipe as recipes
 from experiments import script
-from experiments.lab.random_policy import random_agent
 from experiments.lab.record import ROOT, About, Row, folder_name, plain, read_rows, results, write_rows
 from experiments.paper.compare import table
 from experiments.paper.recipes import DATA, FOLDER
@@ -164,7 +163,7 @@ def measure_random(recipe: esrl.Recipe, folder: Path, episodes: int) -> None:
     if there == [(recipe.env, episodes)]:
         return
     squash = recipe.options.get("squash", "tanh")
-    agent = random_agent(recipe.env, squash=squash)
+    agent = esrl.random(recipe.env, squash=squash)
     found = esrl.evaluate(agent, agent.init(seed_key(0)), episodes, WORLDS)
     values = {"return_mean": found.return_mean, "return_std": found.return_std, "length_mean": found.length_mean}
     write_rows(csv, [{"env": recipe.env, "agent": "random", **values, "episodes": episodes}])

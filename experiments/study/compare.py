@@ -110,7 +110,7 @@ def prepare(arguments: Arguments, env: str, agent: str) -> Cell | str:
     except esrl.EsrlError as error:
         return str(error)
     own: dict[str, Any] = {"env": env} if "?" in env else {}
-    own |= {"evaluations": arguments.evaluations, "eval_episodes": arguments.episodes}
+    own |= {"num_evals": arguments.evaluations, "eval_episodes": arguments.episodes}
     if arguments.env_steps or arguments.seconds:
         own["env_steps"] = arguments.env_steps
     recipe, seconds = recipe.override(own), arguments.seconds

@@ -154,8 +154,8 @@ class Runner:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         self.budget = Budget(
-            env_steps=settings["env_steps"] or math.inf,
-            seconds=settings["seconds"] or math.inf,
+            env_steps=settings["env_steps"],
+            seconds=settings["seconds"],
             evaluations=settings["evaluations"],
             episodes=settings["episodes"],
         )
@@ -182,7 +182,7 @@ class Runner:
         try:
             structure, values = spaces.split(self.settings["agent"], chosen["options"])
             agent = self.agent(chosen["policy"], structure)
-            for row, _ in train(agent, self.budget, seed=slot, values=values, worlds=WORLDS):
+            for row in train(agent, self.budget, seed=slot, values=values, worlds=WORLDS):
                 pool.report(row["used"], f"trial {slot + 1} of {of}, return {row['return_mean']:.1f}")
                 value = row["return_mean"] if math.isfinite(row["return_mean"]) else -math.inf
                 if row["generation"] == 0:

@@ -5,7 +5,7 @@
     python -m experiments.suites.run --table                           # prints again what is there
 
 Both play one episode in each of as many lanes, in the same worlds, by the same runner, as many at once, on the same
-devices; the random policy (lab/random_policy.py) has neither network nor noise to speak of, and no update. EGGROLL is a
+devices; the random policy (`esrl.random`) has neither network nor noise to speak of, and no update. EGGROLL is a
 whole generation: noise, forward passes of the 3x256 MLP at rank 1, stepping, fitness shaping, contraction and update,
 with esrl's defaults but for sampled actions. It always starts from fresh parameters, in other worlds each time.
 
@@ -44,7 +44,6 @@ from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
 from esrl.envs.registry import SUITES, missing
 from experiments import script
-from experiments.lab.random_policy import random_agent
 from experiments.lab.record import ROOT, About, Row, read_rows, results
 from experiments.lab.timing import Table, first, spread, turns
 from experiments.paper.run import suite_versions
@@ -89,7 +88,7 @@ def playing(agent: esrl.Agent, play: Callable[..., Any], count: Callable[[Any], 
 
 def of_random(env: Any, given: Options) -> Play:
     """The random policy: rollouts."""
-    agent = random_agent(env, given.lanes)
+    agent = esrl.random(env, population=given.lanes)
 
     def count(batch: Any) -> tuple[int, int]:
         lengths = np.asarray(batch.lengths, np.int64)

@@ -141,7 +141,7 @@ def final_rows(rows: pd.DataFrame) -> pd.DataFrame:
 def sweep(arguments: Arguments, path: Path) -> list[str]:
     """Measures what a table misses; returns a sentence for each cell that failed."""
     steps = arguments.env_steps or (None if arguments.full else 3e5)
-    run: dict[str, Any] = {"evaluations": arguments.evaluations, "eval_episodes": arguments.episodes}
+    run: dict[str, Any] = {"num_evals": arguments.evaluations, "eval_episodes": arguments.episodes}
     run |= {"env_steps": float(steps)} if steps else {}
     file = arguments.recipe or own_recipe(arguments.env, arguments.agent)
     base = base_recipe(arguments.env, arguments.agent, file, run, {"hidden": [64, 64]})

@@ -105,3 +105,14 @@ def test_the_noise_of_the_update_is_that_of_the_rollout():
     experience = es.rollout(agent.config, state)
     np.testing.assert_array_equal(experience.fitness, agent.rollout(state).fitness)
     assert_close(es.update(agent.config, state, experience), agent.update(state, experience))
+
+
+def test_a_random_agent_draws_every_choice_alike_and_trains_nothing():
+    agent = esrl.random("gymnasium/phys2d/CartPole-v1", population=8)
+    state = agent.init(jax.random.key(0))
+    actions = [int(agent.act(state, jnp.zeros(4), (), jax.random.key(i))[0]) for i in range(40)]
+    assert 10 < sum(actions) < 30
+    after, metrics = agent.step(state)
+    assert jax.tree.leaves(after.params) == [] and int(after.env_steps) == 8 * float(metrics["length_mean"])
+    returns, lengths = agent.rollout(state)
+    assert returns.shape == lengths.shape == (8, 1, 1) and len(np.unique(lengths)) > 2

@@ -7,10 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax.numpy as jnp
 import pytest
-
-from esrl.core.types import seed_key
 
 pytest.importorskip("seaborn")
 
@@ -148,13 +145,6 @@ def test_a_csv_without_types_is_gone_on_with(tmp_path):
     assert path.read_text() == "env,seed,score\na,0,\na,1,0.5\na,2,1.0\n"
 
 
-def test_evaluations_of_a_budget(monkeypatch):
-    from experiments.lab.budget import Budget
-
-    assert Budget(evaluations=4).due() == [0.25, 0.5, 0.75, 1.0]
-    assert Budget(evaluations=4, early=2).due() == [0.0625, 0.125, 0.25, 0.5, 0.75, 1.0]
-
-
 def test_what_fails_is_noted_and_the_rest_goes_on(script, recipes, tmp_path):
     recipe = recipes / "eggroll.toml"
     recipe.write_text(recipe.read_text() + "sigma = -1.0\n")
@@ -261,14 +251,3 @@ def test_throughput_of_generations_and_growth(script, tmp_path):
     ]
     shown = script("experiments.throughput.figures", "here", "--results", tmp_path, "--out", tmp_path / "figure.png")
     assert "flat from population" in shown and (tmp_path / "figure-generation.png").stat().st_size
-
-
-def test_random_policy(monkeypatch, lenient):
-    from experiments.lab.random_policy import random_agent
-
-    agent = random_agent(ENV, 4)
-    batch = agent.rollout(agent.init(seed_key(0)))
-    assert batch.lengths.shape == (2, 2, 1)
-    assert jnp.array_equal(batch.lengths[:, 0], batch.lengths[:, 1])  # the perturbed parameter does nothing
-    actions = [int(agent.act(agent.init(seed_key(0)), jnp.zeros(4), (), seed_key(i))[0]) for i in range(40)]
-    assert 10 < sum(actions) < 30

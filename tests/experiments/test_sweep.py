@@ -233,16 +233,27 @@ def test_a_default_written_out_is_the_same_setting():
     from experiments.lab.recipes import value, varied
 
     recipe = base()
-    default = {"shaping": "centered_rank", "learning_rate": 0.02, "rank": "1", "activation": "layernorm_relu", "thin": None}
+    default = {
+        "shaping": "centered_rank",
+        "learning_rate": 0.02,
+        "rank": "1",
+        "activation": "layernorm_relu",
+        "thin": None,
+    }
     assert cells.Run(varied(recipe, default), 0, {}).settings == cells.Run(recipe, 0, {}).settings
-    dense = varied(recipe, {"rank": "dense", "thin": 0.5, "hidden": [8, 8]})
-    assert (dense.agent, value(dense, "rank"), value(dense, "thin")) == ("open_es", "dense", None)
+    dense = varied(recipe, {"rank": "dense", "max_excess_variance": 0.5, "hidden": [8, 8]})
+    assert (dense.agent, value(dense, "rank"), value(dense, "max_excess_variance")) == ("open_es", "dense", None)
     assert value(dense, "hidden") == "8x8" and dense == varied(dense, {"rank": "dense"})
 
 
 @pytest.mark.parametrize(
     ("name", "text", "found"),
-    [("hidden", "32x8", [32, 8]), ("antithetic", "false", False), ("thin", "none", None), ("shaping", "none", "none")],
+    [
+        ("hidden", "32x8", [32, 8]),
+        ("antithetic", "false", False),
+        ("max_excess_variance", "none", None),
+        ("shaping", "none", "none"),
+    ],
 )
 def test_values_are_of_the_options_types(name, text, found):
     from experiments.lab.recipes import typed
@@ -298,7 +309,7 @@ def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
     from experiments.lab.recipes import base_recipe, varied
 
     monkeypatch.setattr(cells.pool, "report", lambda *_: None)
-    run = {"env_steps": 100.0, "evaluations": 1, "eval_episodes": 2}
+    run = {"env_steps": 100.0, "num_evals": 1, "eval_episodes": 2}
     found = []
     for env in ("gymnasium/CartPole-v1", ENV):
         recipe = base_recipe(env, "eggroll", None, run, {"hidden": [4]})

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import esrl
+from esrl.algorithms.options import options_of
 from esrl.core.types import EsrlError
 from esrl.training import recipe as recipes
 
@@ -98,9 +99,9 @@ def test_a_space_begins_at_the_nearest_defaults_and_samples_what_makes_sense(mod
     spaces = module("experiments.lab.spaces")
     space = spaces.read(name, agent)
     first = spaces.suggest(optuna.trial.FixedTrial(spaces.default(space, ENV, agent)), space, ENV, agent)
-    own = recipes.AGENTS[agent].options()
+    own = options_of(recipes.AGENTS[agent])
     for key, value in first["options"].items():
-        given, usual = space["options"][key], getattr(own, key)
+        given, usual = space["options"][key], own[key].default
         if isinstance(given, list) and usual in given:
             assert value == usual, key
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
