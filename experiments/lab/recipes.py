@@ -129,7 +129,7 @@ def option_types(agent: str) -> dict[str, Any]:
 
 def policy_types() -> dict[str, Any]:
     """The type of each key of [policy]."""
-    return {"network": str} | {name: kind for name, (kind, _) in recipes.NETWORK_KEYS.items()}
+    return {"network": str} | {name: option.type for name, option in recipes.NETWORK_KEYS.items()}
 
 
 def checked(agent: str, options: dict[str, Any]) -> dict[str, Any]:
