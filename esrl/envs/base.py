@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.envs.host_lanes import HostLanes
 
 MAX_EPISODE_STEPS = 1000  # steps after which an episode is cut off when the environment does not say
 
@@ -54,8 +56,8 @@ class HostEnv(NamedTuple):
     observation_space: spaces.Space
     action_space: spaces.Space
     max_episode_steps: int
-    make_lanes: Callable[..., Any]
-    make_one: Callable[..., Any]
+    make_lanes: Callable[..., HostLanes]
+    make_one: Callable[..., gymnasium.Env]
 
 
 def on_device(env: Any) -> bool:
