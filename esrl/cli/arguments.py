@@ -1,4 +1,4 @@
-"""Parse flags and print their help, by tyro; say what is wrong in one line."""
+"""Parse flags and print their help with tyro; say errors in one line."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ def dashed(name: str) -> str:
 
 
 def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], about: str = "") -> dict[str, Any]:
-    """What was given, by name: a text, a tuple of texts (lists), or a bool. What was not given is not in it.
-
-    With `--help` in `argv` it prints the help and raises `SystemExit`.
+    """Parses `argv`. Returns only what was given, by name: a text, a tuple of texts (for lists), or a bool.
 
     Args:
-      command: its name. argument: the one that is no flag. groups: the flags. about: what the help says first.
+      command: its name. argument: the positional argument. groups: the flags. about: the first sentences of the help.
 
     Raises:
       EsrlError: an unknown flag (near names are offered), a flag without its value, or an argument too many.
+      SystemExit: `argv` has `--help`, and the help was printed.
     """
     tyro = import_extra("tyro", "cli", "the command line")
     typed_dict: Any = TypedDict  # mypy wants its fields written out
-    # A TypedDict that is not total holds what was given and nothing else. A dataclass would fill in its defaults, and
-    # then a recipe's value and a flag that was left out could not be told apart.
+    # A TypedDict that is not total gets no key for a flag that was left out. A dataclass would get its default, which
+    # would then override the recipe.
     fields = {heading: typed_dict(heading, _fields(tyro, flags), total=False) for heading, flags in groups.items()}
     positional = {argument.name: Annotated[tyro.conf.Positional[str], _arg(tyro, argument, argument.name.upper())]}
     every = typed_dict("every", positional | fields, total=False)
@@ -62,7 +61,7 @@ def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], a
 
 
 def _fields(tyro: Any, flags: Iterable[Option]) -> dict[str, Any]:
-    # Numbers stay texts here: `Option.read` checks them by the rules, and in the words, that recipes have.
+    # tyro leaves numbers as texts. `Option.read` checks them, so that flags and recipes have the same rules and errors.
     kinds: dict[Any, Any] = {bool: bool, tuple: tuple[str, ...]}
     return {f.name: Annotated[kinds.get(f.type, str), _arg(tyro, f, _METAVARS.get(f.type))] for f in flags}
 
@@ -81,10 +80,10 @@ def _default(value: Any) -> str:
 
 
 def _todays(argv: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The arguments with old flags by today's names.
+    """The arguments, old names of flags replaced by today's.
 
     Raises:
-      EsrlError: a flag that is not known by either.
+      EsrlError: a flag that is neither.
     """
     found = []
     for text in argv:
@@ -101,8 +100,8 @@ def _todays(argv: Sequence[str], known: Sequence[str]) -> list[str]:
 
 
 def _sentence(box: str) -> str:
-    """What a box of tyro's says: the lines below its title, up to a rule."""
-    # Where standard output is not UTF-8, the frame is blank and rules are of hyphens.
+    """The sentence in an error box of tyro: the lines below the title, up to a rule."""
+    # Where standard output is not UTF-8, tyro leaves out the frame and draws rules with hyphens.
     lines = [re.sub(r"[│╭╮╰╯─]|^\s*-+\s*$", "", line).strip() for line in box.splitlines()[1:]]
     said = " ".join(takewhile(bool, dropwhile(lambda line: not line, lines)))
     said = said.replace("Unrecognized options:", "unexpected argument:").removesuffix(".")

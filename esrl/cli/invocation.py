@@ -1,4 +1,4 @@
-"""What a command is asked to do: its keyword arguments, from flags, and for some of them a recipe under the flags."""
+"""Turn the arguments of the command line into the keyword arguments of a command, a recipe among them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from esrl.algorithms.options import Option, arguments_of, options_of
 from esrl.cli.arguments import HELP, Groups, dashed, texts
 from esrl.core.types import EsrlError
+from esrl.training.budget import Budget
 from esrl.training.recipe import (
     AGENTS,
     NETWORK_KEYS,
@@ -23,9 +24,9 @@ from esrl.training.recipe import (
 from esrl.training.run_folder import RunFolder
 from esrl.training.suite_defaults import suite_defaults
 
+_RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
 _BUDGET = 1e6  # environment steps when no budget is given
-_BUDGETS = ("env_steps", "generations", "seconds")
-_RESUMABLE = ("resume", "json", "dry_run", *_BUDGETS)  # what a run that goes on may still be told
+_RESUMABLE = ("resume", "json", "dry_run", *Budget._fields)  # what a run that goes on may still be told
 TARGET = Option(
     "env",
     str,
@@ -81,19 +82,19 @@ def _recipe(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe, d
     """
     own, plain = options_of(command), [a for a in argv if a not in HELP]
     every = {name: option for agent in AGENTS for name, option in _plain_options(agent).items()}
-    anything = own | _run_flags(Recipe("")) | NETWORK_KEYS | every
+    anything = own | _RUN | NETWORK_KEYS | every
     given = texts(command.__name__, TARGET, {"any": anything.values()}, plain)
     recipe = _base(given)
-    run, options = _run_flags(recipe), _plain_options(recipe.agent)
-    known = own | run | NETWORK_KEYS | options
+    options = _plain_options(recipe.agent)
+    known = own | _RUN | NETWORK_KEYS | options
     for name in given:
         if name not in known and name != TARGET.name:
             see = f"esrl {command.__name__} --agent {recipe.agent} --help"
             raise EsrlError(f"agent {recipe.agent} has no option {name}; see what it has with: {see}")
-    recipe = recipe.override(_values(given, run), _values(given, NETWORK_KEYS), _values(given, options))
+    recipe = recipe.override(_values(given, _RUN), _values(given, NETWORK_KEYS), _values(given, options))
     if len(plain) < len(argv):
         texts(command.__name__, TARGET, {"command": own.values(), **_groups(recipe)}, ["--help"], _about(command))
-    if all(getattr(recipe, name) is None for name in _BUDGETS):
+    if all(getattr(recipe, name) is None for name in Budget._fields):
         recipe = dataclasses.replace(recipe, env_steps=_BUDGET)
     return recipe, given
 
@@ -114,11 +115,6 @@ def _base(given: dict[str, Any]) -> Recipe:
     return dataclasses.replace(recipe, policy=policy, options=options).override({}, network)
 
 
-def _run_flags(recipe: Recipe) -> dict[str, Option]:
-    agent = Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")
-    return {"agent": agent} | run_keys()
-
-
 def _plain_options(agent: str) -> dict[str, Option]:
     """The options of an agent that can be given as text."""
     return {name: option for name, option in options_of(agent_named(agent)).items() if option.type is not None}
@@ -127,11 +123,13 @@ def _plain_options(agent: str) -> dict[str, Option]:
 def _groups(recipe: Recipe) -> Groups:
     """The flags that apply to a recipe, its values as their defaults."""
     policy = {"network": recipe.network} | policy_defaults(recipe.agent, recipe.network) | recipe.policy
-    run = [o._replace(default=getattr(recipe, name)) for name, o in _run_flags(recipe).items()]
-    network = [o._replace(default=policy[name]) for name, o in NETWORK_KEYS.items() if name in policy]
-    options = _plain_options(recipe.agent)
+    options = {name: option.default for name, option in _plain_options(recipe.agent).items()} | recipe.options
+
+    def shown(known: dict[str, Option], values: dict[str, Any]) -> list[Option]:
+        return [option._replace(default=values[name]) for name, option in known.items() if name in values]
+
     return {
-        "run": run,
-        "network": network,
-        recipe.agent: [o._replace(default=recipe.options.get(name, o.default)) for name, o in options.items()],
+        "run": shown(_RUN, vars(recipe)),
+        "network": shown(NETWORK_KEYS, policy),
+        recipe.agent: shown(_plain_options(recipe.agent), options),
     }

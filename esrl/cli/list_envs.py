@@ -1,4 +1,4 @@
-"""What environments there are, suite by suite, for a person or a program to read."""
+"""List environments, suite by suite, for a person or a program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Listing = dict[str, Any]
 
 
 def is_one(pattern: str) -> bool:
-    """Whether a text is one environment's whole name, options behind it or not: a file's class, or a listed name."""
+    """Whether a text is the whole name of one environment: `file.py:Class`, or a listed name; `?options` may follow."""
     name = pattern.partition("?")[0]
     if name.rpartition(":")[0].endswith(".py") or name.endswith(".py"):
         return True
@@ -23,9 +23,10 @@ def is_one(pattern: str) -> bool:
 
 
 def listing(pattern: str = "") -> dict[str, Listing]:
-    """For each suite its `version` and the `names` that contain a text, in any case; or `missing`, a sentence.
+    """Finds names that contain a text, in any case: `{suite: {version, names}}`, or `{suite: {missing: sentence}}`.
 
-    A text that begins with a suite's name looks in that suite, and imports no other, as long as it is found there.
+    A text that begins with a suite's name is looked up in that suite first. If it is found there, no other suite is
+    imported.
 
     Raises:
       EsrlError: nothing contains the text; near names are offered.
@@ -44,7 +45,7 @@ def listing(pattern: str = "") -> dict[str, Listing]:
 
 
 def as_text(found: dict[str, Listing], whole: bool) -> str:
-    """A listing for a person: a line for each suite, or (`whole`) every name under it."""
+    """A listing as text: one line for each suite, or every name where `whole` is true."""
     if not whole:
         return _overview(found)
     lines = []
@@ -58,7 +59,7 @@ def as_text(found: dict[str, Listing], whole: bool) -> str:
 
 
 def inspection_text(found: Inspection) -> str:
-    """An inspection for a person."""
+    """An inspection as text."""
     by = "the device (JAX)" if found.stepped_by == "device" else "Python"
     measured = f"{found.lanes} lanes x {found.steps} steps"
     rows = {

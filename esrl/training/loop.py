@@ -80,7 +80,9 @@ class Run:
             **{name: int(v) if name == "env_steps" and v else v for name, v in self.budget._asdict().items()},
             "seed": self.seed,
             "num_evals": self.grid.num_evals,
+            "early_evals": self.grid.early or None,
             "eval_episodes": self.eval_episodes,
+            "eval_seed": None if self.eval_seed == self.seed else self.eval_seed,
             "checkpoint_every": self.checkpoint_every,
         }
         plain = (bool, int, float, str, list, tuple)

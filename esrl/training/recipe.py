@@ -38,17 +38,13 @@ from esrl.envs.registry import load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training import checkpoint
+from esrl.training.budget import Budget
 from esrl.training.loop import Run, iterate
 from esrl.training.run_folder import RunFolder
 from esrl.training.trained import Trained
 
-AGENTS: dict[str, Callable[..., Agent]] = {
-    "eggroll": eggroll,
-    "open_es": open_es,
-    "ppo": ppo,
-    "es": es,
-    "random": random,
-}
+Constructor = Callable[..., Agent]
+AGENTS: dict[str, Constructor] = {"eggroll": eggroll, "open_es": open_es, "ppo": ppo, "es": es, "random": random}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}}  # keys of [policy] that have other defaults with an agent
 NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`
@@ -85,7 +81,11 @@ RENAMED_VALUES = {
 class Recipe:
     """A run as plain data: environment, agent, network and options by name, budget and seed.
 
-    The fields between `agent` and `policy` mean what the arguments of `esrl.iterate` mean.
+    Attributes:
+      env: what `esrl.make` takes. agent: a name in AGENTS.
+      policy, options: the tables [policy] and [options] of the file.
+      env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every: the
+        arguments of `esrl.iterate`.
     """
 
     env: str
@@ -110,15 +110,11 @@ class Recipe:
     def override(
         self, run: dict[str, Any], policy: dict[str, Any] | None = None, options: dict[str, Any] | None = None
     ) -> Recipe:
-        """The recipe with other values laid over it.
+        """The recipe with other values laid over it: its fields, keys of [policy], keys of [options].
 
         Another agent or network starts from its own defaults. A budget given replaces all budgets of the recipe.
-
-        Args:
-          run: fields of a recipe. policy: keys of [policy]. options: keys of [options].
         """
-        budgets = ("env_steps", "generations", "seconds")
-        budget: dict[str, Any] = {} if run.keys().isdisjoint(budgets) else dict.fromkeys(budgets)
+        budget: dict[str, Any] = {} if run.keys().isdisjoint(Budget._fields) else dict.fromkeys(Budget._fields)
         policy, options = policy or {}, options or {}
         same_agent = run.get("agent", self.agent) == self.agent
         same_network = policy.get("network", self.network) == self.network
@@ -165,7 +161,7 @@ def policy_defaults(agent: str, network: str) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in takes.items()} | own
 
 
-def agent_named(name: str) -> Callable[..., Agent]:
+def agent_named(name: str) -> Constructor:
     """An agent's constructor.
 
     Raises:
@@ -189,28 +185,31 @@ def network_from(spec: dict[str, Any]) -> Any:
     if kind.rpartition(":")[0].endswith(".py"):
         if given:
             raise EsrlError(f"[policy] {', '.join(given)} cannot be set for a network from a file; set it in {kind}")
-        found = load_attribute(kind)
-        if inspect.isfunction(found) and not inspect.signature(found).parameters:
-            try:
-                found = found()
-            except Exception as error:
-                raise EsrlError(f"{kind}() raised {type(error).__name__}: {error}") from error
-        return network(found)._replace(spec={"network": kind})
+        return _network_in_file(kind)
     if kind not in NETWORKS:
         raise EsrlError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}, or path/to/file.py:Name")
     takes = inspect.signature(NETWORKS[kind]).parameters
     for name in given:
         if name not in takes:
             raise EsrlError(f"unknown key {name!r} in [policy] for network {kind}{nearest(name, takes)}")
-    if "hidden" in given:
-        widths = given["hidden"] if isinstance(given["hidden"], (list, tuple)) else [given["hidden"]]
-        if kind == "gru" and len(widths) != 1:
-            raise EsrlError(f"a gru has one width, but hidden is {list(widths)}")
-        given["hidden"] = widths[0] if kind == "gru" else tuple(widths)
-    if "channels" in given:
-        channels = given["channels"]
-        given["channels"] = tuple(channels) if isinstance(channels, (list, tuple)) else (channels,)
+    for name in {"hidden", "channels"} & given.keys():  # lists; a list of one may be written as a number
+        given[name] = tuple(given[name]) if isinstance(given[name], (list, tuple)) else (given[name],)
+    if kind == "gru" and "hidden" in given:
+        if len(given["hidden"]) != 1:
+            raise EsrlError(f"a gru has one width, but hidden is {list(given['hidden'])}")
+        (given["hidden"],) = given["hidden"]
     return NETWORKS[kind](**given)
+
+
+def _network_in_file(name: str) -> Network:
+    """The network that `path/to/file.py:Name` is, or that a function of that name makes."""
+    found = load_attribute(name)
+    if inspect.isfunction(found) and not inspect.signature(found).parameters:
+        try:
+            found = found()
+        except Exception as error:
+            raise EsrlError(f"{name}() raised {type(error).__name__}: {error}") from error
+    return network(found)._replace(spec={"network": name})
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -228,17 +227,14 @@ def read(path: str | Path) -> Recipe:
         raise EsrlError(f"there is no recipe {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
-    known = {name: Option(name, kind) for name, kind in _OWN_KEYS.items()} | run_keys()
-    found = _checked(f"{path}: ", data, known)
+    own = {"env": str, "agent": str, "policy": dict, "options": dict}
+    found = _checked(f"{path}: ", data, {name: Option(name, kind) for name, kind in own.items()} | run_keys())
     if "env" not in found:
         raise EsrlError(f'{path}: the key env is missing, as env = "brax/hopper"')
     options = options_of(agent_named(found.get("agent", "eggroll")))
     for table, keys in (("options", options), ("policy", NETWORK_KEYS)):
         found[table] = _checked(f"{path}: [{table}] ", found.get(table, {}), keys, custom=table == "options")
     return Recipe(**found)
-
-
-_OWN_KEYS = {"env": str, "agent": str, "policy": dict, "options": dict}  # those that are no arguments of `iterate`
 
 
 def _checked(where: str, data: dict[str, Any], known: dict[str, Option], custom: bool = False) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""esrl's own defaults for the environments of a suite: what `esrl train ENV` takes when nothing else is said.
+"""Defaults for the environments of a suite, which `esrl train ENV` uses where no flag is given.
 
-They stand between the defaults of the options and what the user says. The constructors (`esrl.eggroll(...)`) and
-recipes know nothing of them.
+They override the defaults of the options, and flags override them. The constructors (`esrl.eggroll(...)`) and recipe
+files do not use them.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import fnmatch
 from typing import Any, NamedTuple
 
-ES = ("eggroll", "open_es")
+ES = ("eggroll", "open_es", "es")
 
 
 class Defaults(NamedTuple):
-    """Keys of a recipe's [policy] and [options], for the environments whose names fit `pattern`."""
+    """Keys of [policy] and [options] for some agents, on the environments whose names match `pattern`."""
 
     pattern: str
     agents: tuple[str, ...]
@@ -35,7 +35,7 @@ DEFAULTS = (
 
 
 def suite_defaults(env: str, agent: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """`(policy, options)` that an environment's suite has for an agent; both empty when it has none of its own."""
+    """`(policy, options)` that a suite sets for an agent on this environment; both empty where it sets none."""
     name = env.partition("?")[0]
     policy: dict[str, Any] = {}
     options: dict[str, Any] = {}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import esrl
+from esrl.algorithms.options import options_of
 from esrl.cli.invocation import invocation
 from esrl.cli.main import COMMANDS, main, train
 from esrl.envs.base import max_episode_steps_of
@@ -423,6 +424,23 @@ def test_another_network_starts_from_its_own_defaults():
     assert recipe("r.toml", "--network", "mlp", "--no-bias").policy["hidden"] == [5, 5]
 
 
+def test_agents_and_budgets_are_the_librarys(capsys):
+    asked = recipe("w.py:Line", "--agent", "es", "--seconds", "3", "--early-evals", "2")
+    assert (asked.agent, asked.seconds, asked.env_steps, asked.early_evals) == ("es", 3.0, None, 2)
+    out = ran(
+        capsys, "train", "w.py:Line", "--agent", "random", "--population", "4", "--generations", "1", "--out", "run"
+    )
+    assert out.startswith("random on w.py:Line: 4 episodes a generation") and "done: return" in out
+
+
+def test_a_flag_means_the_same_for_every_agent():
+    """The flags of all agents are parsed together, so a name must not be a switch here and a number there."""
+    kinds = {}
+    for constructor in recipes.AGENTS.values():
+        for name, option in options_of(constructor).items():
+            assert kinds.setdefault(name, option.type) == option.type, name
+
+
 def test_flags_that_equal_defaults_still_override():
     assert recipe("r.toml", "--sigma", "0.05").options["sigma"] == 0.05
     assert recipe("r.toml", "--seed", "0").seed == 0
@@ -518,10 +536,12 @@ def test_train_evaluate_and_render_report(capsys):
 
 
 def test_a_recipe_runs_with_flags(capsys):
-    out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", "--num-evals", "1", "--out", "run")
+    scores = ["--num-evals", "1", "--early-evals", "2", "--eval-seed", "9"]
+    out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", *scores, "--out", "run")
     assert out.startswith("eggroll on w.py:Line: 6 episodes a generation") and "done: return" in out
     kept = recipes.read("run/recipe.toml")
     assert (kept.seed, kept.generations, kept.env_steps) == (3, 2, None)
+    assert (kept.num_evals, kept.early_evals, kept.eval_seed) == (1, 2, 9)  # a resumed run is scored as it was
     assert (kept.policy["hidden"], kept.policy["activation"]) == ([3], "tanh")
     assert kept.options == {"population": 6, "sigma": 0.1}
 
