@@ -29,7 +29,7 @@ WITHOUT_EXAMPLE = {"render": "draws for seconds"}
 
 def modules():
     for found in pkgutil.walk_packages(esrl.__path__, "esrl."):
-        if not found.name.startswith(("esrl.__main__", "esrl.cli")):
+        if not found.name.endswith("__main__"):
             yield importlib.import_module(found.name)
 
 

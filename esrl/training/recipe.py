@@ -30,6 +30,7 @@ from typing import Any
 
 from esrl.algorithms.agent import Agent
 from esrl.algorithms.es_agents import eggroll, es, open_es
+from esrl.algorithms.options import RENAMED as RENAMED_OPTIONS
 from esrl.algorithms.options import Option, options_of
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
@@ -61,15 +62,7 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
 CUSTOM = "custom"  # stands for what only Python code can make
 
 # Names of the first recipes and flags, and what they are called now.
-RENAMED = {
-    "evaluations": "num_evals",
-    "evaluate_episodes": "eval_episodes",
-    "thin": "max_excess_variance",
-    "distribution": "noise_distribution",
-    "step_scale": "gradient_scale",
-    "chunk": "chunk_pairs",
-    "memory": "memory_gib",
-}
+RENAMED = RENAMED_OPTIONS | {"evaluations": "num_evals", "evaluate_episodes": "eval_episodes"}
 RENAMED_VALUES = {
     ("gradient_scale", "plain"): "unbiased",
     ("shaping", "centred_rank"): "centered_rank",

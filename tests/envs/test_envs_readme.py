@@ -11,7 +11,6 @@ import gymnasium
 import pytest
 
 import esrl
-from esrl.cli.arguments import raw
 from esrl.cli.invocation import invocation
 from esrl.cli.main import COMMANDS
 from esrl.envs.checks.environment import check_env
@@ -89,7 +88,5 @@ def test_the_package_announces_its_environments(tmp_path):
 def test_commands_are_understood(line):
     program, command, *argv = shlex.split(line)
     assert program == "esrl"
-    if COMMANDS[command].flags is None:
-        assert invocation(argv).recipe.env == argv[0]
-    else:
-        assert raw(argv, COMMANDS[command].flags, COMMANDS[command].argument.name)["pattern"] == argv[0]
+    found = invocation(COMMANDS[command], argv)
+    assert argv[0] == (found["pattern"] if command == "envs" else found["recipe"].env)
