@@ -102,7 +102,7 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
                 view.remove_task(task)
                 with lock:
                     alive.discard(process)
-                    if finished:
+                    if finished and not stopping.is_set():
                         finished(job, status)
                     ended = len(jobs) - len(waiting) - len(alive)
                     view.update(whole, completed=ended, text=f"{ended} of {len(jobs)}")

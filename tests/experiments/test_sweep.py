@@ -300,7 +300,7 @@ def test_an_interrupted_sweep_ends_with_one_sentence(script, small, monkeypatch)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cells.pool, "run", interrupted)
-    with pytest.raises(SystemExit, match="^stopped; what is done is in .*, and the same command goes on$"):
+    with pytest.raises(SystemExit, match=r"^stopped; what is done is in .*, and the same command goes on$"):
         script("experiments.sweep.run", *small, "--ranks", "1", "--sigmas", "0.1")
     assert not list(Path(small[4]).iterdir())
 
