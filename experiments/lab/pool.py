@@ -74,7 +74,7 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
       finished: called with each job and its exit status when it ends.
     """
     processes = max(min(processes or cores(), len(jobs)), 1)
-    waiting, free, lock = list(jobs), share(processes), threading.Lock()
+    waiting, free, lock, stopping = list(jobs), share(processes), threading.Lock(), threading.Event()
     alive: set[subprocess.Popen[str]] = set()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn()
@@ -94,7 +94,7 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
                     if line.startswith(MARK):
                         said: dict[str, Any] = json.loads(line[len(MARK) :])
                         view.update(task, completed=said["done"], text=said["text"])
-                    elif line.strip():
+                    elif line.strip() and not stopping.is_set():  # then they say that they were interrupted
                         view.console.print(f"{job.name}: {line.rstrip()}", markup=False)
                 status = process.wait()
                 if process.stdout:
@@ -102,7 +102,7 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
                 view.remove_task(task)
                 with lock:
                     alive.discard(process)
-                    if finished:
+                    if finished and not stopping.is_set():
                         finished(job, status)
                     ended = len(jobs) - len(waiting) - len(alive)
                     view.update(whole, completed=ended, text=f"{ended} of {len(jobs)}")
@@ -115,6 +115,7 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
                 while thread.is_alive():
                     thread.join(0.2)  # a join without a limit would keep Ctrl-C waiting
         except BaseException:
+            stopping.set()
             waiting.clear()
             for process in tuple(alive):
                 process.send_signal(signal.SIGINT)

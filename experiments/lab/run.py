@@ -265,7 +265,7 @@ def measure(plans: Sequence[Plan], processes: int | None = None, again: bool = F
             for plan in plans:
                 plan.store.merge()
                 rows, recipes = plan.store.read(), plan.store.about().get("recipes", {})
-                tidied = plan.tidy(rows, recipes) if plan.tidy else rows
+                tidied = plan.tidy(rows, recipes) if plan.tidy and rows else rows
                 if tidied != rows:
                     plan.store.write(tidied)
 

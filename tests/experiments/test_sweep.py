@@ -304,6 +304,18 @@ def test_a_sweep_is_extended(script, small, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size
 
 
+def test_an_interrupted_sweep_ends_with_one_sentence(script, small, monkeypatch):
+    from experiments.lab import run as cells
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cells.pool, "run", interrupted)
+    with pytest.raises(SystemExit, match=r"^stopped; what is done is in .*, and the same command goes on$"):
+        script("experiments.sweep.run", *small, "--ranks", "1", "--sigmas", "0.1")
+    assert not list(Path(small[4]).iterdir())
+
+
 def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
     from experiments.lab import run as cells
     from experiments.lab.recipes import base_recipe, varied
