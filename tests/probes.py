@@ -17,7 +17,7 @@ class Probe:
 
     observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space: ClassVar[spaces.Space] = spaces.Discrete(2)
-    horizon = 1
+    max_episode_steps = 1
     name = "probe"
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
@@ -43,7 +43,7 @@ class Constant(Probe):
 class Terminating(Probe):
     """One step, which ends in a terminal state; reward 1. Its value is 1, whatever the discount."""
 
-    horizon = 10
+    max_episode_steps = 10
 
     def step(self, state: Any, action: jax.Array, key: Key) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
         state, observation, reward, _ = super().step(state, action, key)
@@ -63,7 +63,7 @@ class SignIsValue(Terminating):
 class LaterReward(Probe):
     """Two steps, told apart by the observation (0, then 1); reward 1 after the second, which is terminal."""
 
-    horizon = 10
+    max_episode_steps = 10
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         return jnp.int32(0), jnp.zeros(1)
@@ -90,7 +90,7 @@ class ActionDependsOnObservation(Probe):
 class Delayed(Probe):
     """The first action decides the reward of the third step."""
 
-    horizon = 3
+    max_episode_steps = 3
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         return (jnp.int32(-1), jnp.int32(0)), jnp.zeros(1)
@@ -105,7 +105,7 @@ class Delayed(Probe):
 class Memory(Probe):
     """The sign is seen in the first step only, and asked for in the third."""
 
-    horizon = 3
+    max_episode_steps = 3
 
     def step(self, state: Any, action: jax.Array, key: Key) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
         observation, time = state
@@ -126,7 +126,7 @@ class Target(Probe):
 class Walk(Probe):
     """A random walk of up to 20 steps with random ends: rewards, lengths and observations that depend on everything."""
 
-    horizon = 20
+    max_episode_steps = 20
 
     def reset(self, key: Key) -> tuple[Any, jax.Array]:
         place = jax.random.uniform(key, (1,), minval=-0.5, maxval=0.5)

@@ -138,7 +138,7 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
             obs, _ = env.reset(seed=seed)
             carry = agent.policy.carry
             like = agent.policy.observation
-            for t in range(agent.env.horizon):
+            for t in range(agent.env.max_episode_steps):
                 episode.frames.append(np.asarray(env.render()))
                 seen = jax.tree.map(lambda want, x: np.asarray(x, want.dtype), like, obs)
                 action, carry = act(state, seen, carry, jax.random.fold_in(key, t + 1))

@@ -20,7 +20,6 @@ Every environment is a process of its own, and one that fails leaves a line. Wri
 experiments/suites/results/<name>.csv, with a JSON beside it.
 """
 
-import importlib.util
 import itertools
 import json
 import os
@@ -42,7 +41,7 @@ from tyro.conf import Positional
 import esrl
 from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
-from esrl.envs.registry import SUITES, missing
+from esrl.envs.registry import installed, missing
 from experiments import script
 from experiments.lab.record import ROOT, About, Row, read_rows, results
 from experiments.lab.timing import Table, first, spread, turns
@@ -162,17 +161,13 @@ def one(name: str, path: Path, given: Options) -> None:
 # ---- all of them ----------------------------------------------------------------------------------------------------
 
 
-def installed(data: Path) -> list[str]:
+def available(data: Path) -> list[str]:
     """The paper's environments whose suites are installed; says which are not."""
     envs = [name for name in tomllib.loads(data.read_text()) if "/" in name]
-    absent = sorted({name.partition("/")[0] for name in envs if not _there(name.partition("/")[0])})
+    absent = sorted({name.partition("/")[0] for name in envs if not installed(name.partition("/")[0])})
     for suite in absent:
         print(f"left out: {missing(suite)}", flush=True)
     return [name for name in envs if name.partition("/")[0] not in absent]
-
-
-def _there(suite: str) -> bool:
-    return importlib.util.find_spec(SUITES[suite].module) is not None
 
 
 def devices() -> str:
@@ -228,7 +223,7 @@ def main() -> None:
         one(given.envs[0], path, given)
         return
     sizes = [f"--{name}={getattr(given, name)}" for name in ("lanes", "horizon", "repeats", "seconds")]
-    for env in given.envs or installed(PAPER):
+    for env in given.envs or available(PAPER):
         reason = in_process(env, path, [*sizes, "--hidden", *map(str, given.hidden)], given.timeout)
         if reason:
             About(path.with_suffix(".json"), {}).failed(env, reason)

@@ -1,7 +1,7 @@
 """Where the time of one generation goes, by part of the algorithm and by operation.
 
     python -m experiments.throughput.generation_profile    # CartPole, 2048 members, 3x256, rank 1
-    python -m experiments.throughput.generation_profile brax/ant?horizon=100 --population 1024 --rank 4 --top 30
+    python -m experiments.throughput.generation_profile brax/ant?max_episode_steps=100 --rank 4 --top 30
     python -m experiments.throughput.generation_profile --generations 30    # after so many generations of training
 
 One whole generation (`agent.step`, compiled before) under JAX's profiler. What an operation belongs to is read off the

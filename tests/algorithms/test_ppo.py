@@ -179,7 +179,7 @@ def test_truncation_is_not_termination():
 
 def test_a_truncated_step_is_valued_by_its_final_observation():
     class Count(Probe):
-        horizon = 3
+        max_episode_steps = 3
 
         def reset(self, key):
             return jnp.float32(0), jnp.zeros(1)

@@ -38,7 +38,7 @@ class Line:
 
     observation_space = BOX
     action_space = spaces.Discrete(2)
-    horizon = 12
+    max_episode_steps = 12
 
     def reset(self, key):
         state = jax.random.uniform(key, (2,), minval=-1.0)
@@ -60,7 +60,7 @@ class Nan(Line):
 class LateNan(Line):
     """NaN after more steps than a check makes."""
 
-    horizon = 150
+    max_episode_steps = 150
 
     def reset(self, key):
         state = jnp.stack([jnp.float32(0.0), jax.random.uniform(key)])
@@ -84,7 +84,7 @@ class Host(gymnasium.Env):
 
     observation_space = BOX
     action_space = spaces.Discrete(2)
-    horizon = 12
+    max_episode_steps = 12
     stepped = 0  # by all instances together
 
     def __init__(self, render_mode=None):
@@ -121,7 +121,7 @@ class HostNan(Host):
 class Fuse(Host):
     """Raises on the fiftieth step of an episode."""
 
-    horizon = 200
+    max_episode_steps = 200
 
     def fail(self):
         self.state[0] = 0.0
@@ -375,14 +375,17 @@ def test_envs_of_a_suite_import_that_suite_alone():
     assert done.stdout.splitlines()[1:] == ["  gymnasium/Acrobot-v1", "[]"], done.stderr
 
 
-@pytest.mark.parametrize("name", ["gymnasium/phys2d/CartPole-v1?horizon=20", "w.py:Line", "gymnasium/Acrobot-v1"])
+SHORT_POLE = "gymnasium/phys2d/CartPole-v1?max_episode_steps=20"
+
+
+@pytest.mark.parametrize("name", [SHORT_POLE, "w.py:Line", "gymnasium/Acrobot-v1"])
 def test_envs_of_one_environment(name, capsys, lenient):
     out = ran(capsys, "envs", name)
     assert out.startswith(f"{name}\n") and re.search(r"speed +[\d,]+ steps/s of a random policy", out)
     found = json.loads(ran(capsys, "envs", name, "--json"))
     assert found["stepped_by"] == ("python" if "Acrobot" in name else "device") and not found["action_mask"]
     assert found["steps_per_second"] > 0 and found["name"] == name and f"{found['parameters']:,}" in out
-    assert found["max_episode_steps"] == (20 if "horizon" in name else max_episode_steps_of(esrl.make(name)))
+    assert found["max_episode_steps"] == (20 if "max" in name else max_episode_steps_of(esrl.make(name)))
 
 
 def test_describe(capsys):

@@ -34,7 +34,7 @@ ACTIONS = [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(
 class World(Probe):
     """Two steps; the observation never changes; the reward is the first number of the action."""
 
-    horizon = 2
+    max_episode_steps = 2
 
     def __init__(self, observation_space, action_space):
         self.observation_space = observation_space

@@ -21,7 +21,7 @@ class Lottery:
 
     observation_space = spaces.Box(-np.inf, np.inf, (2,))
     action_space = spaces.Discrete(2)
-    horizon = 20
+    max_episode_steps = 20
 
     def reset(self, key):
         left = jnp.minimum(jax.random.geometric(key, 0.2), 60).astype(jnp.int32)

@@ -21,7 +21,7 @@ class Steps(gymnasium.Env):
 
     observation_space = spaces.Box(0.0, 100.0, (2,), np.float32)
     action_space = spaces.Discrete(2)
-    horizon = 7
+    max_episode_steps = 7
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)

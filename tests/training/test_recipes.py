@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import runpy
 import sys
 import tomllib
@@ -15,7 +14,7 @@ import pytest
 import esrl
 from esrl.algorithms.options import options_of
 from esrl.core.types import seed_key
-from esrl.envs.registry import SUITES, missing
+from esrl.envs.registry import installed, missing
 from esrl.training import recipe as recipes
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +39,7 @@ def _folder(path):
 
 def _skip_missing(env):
     suite = env.partition("/")[0]
-    if importlib.util.find_spec(SUITES[suite].module) is None:
+    if not installed(suite):
         pytest.skip(missing(suite))
 
 
@@ -76,7 +75,7 @@ def test_recipe_runs_a_generation(path, lenient):
     _skip_missing(recipe.env)
     known = options_of(recipes.agent_named(recipe.agent))
     options = {**recipe.options, **{name: value for name, value in SMALL.items() if name in known}}
-    env = esrl.make(recipe.env, horizon=HORIZON)
+    env = esrl.make(recipe.env, max_episode_steps=HORIZON)
     agent = dataclasses.replace(recipe, options=options).build(env)
     state = agent.init(seed_key(recipe.seed))
     state, metrics = agent.step(state)
