@@ -28,6 +28,14 @@ class RandomState(NamedTuple):
     params: PyTree = ()
 
 
+class Experience(NamedTuple):
+    """A generation's episodes: `returns` [P, 1, 1], `lengths` [P, 1, 1] int32, and `steps` [P] that were run."""
+
+    returns: Array
+    lengths: Array
+    steps: Array
+
+
 @agent_constructor()
 def random(env: Any, policy: Any = None, *, population: int = 64, squash: str = "tanh") -> Agent:
     """An agent whose actions are random: every allowed choice is equally likely, and numbers are normal draws.
@@ -65,17 +73,18 @@ def random(env: Any, policy: Any = None, *, population: int = 64, squash: str = 
     def act_all(context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[Array, PyTree]:
         return jax.vmap(choose)(observations, keys), carries
 
-    def play_lanes(key: Key, lanes: Array) -> tuple[tuple[Array, Array], tuple[()]]:
+    def play_lanes(key: Key, lanes: Array) -> tuple[tuple[Array, ...], tuple[()]]:
         keys = jax.vmap(lambda lane: jax.random.fold_in(key, lane))(lanes)
         played = play.episodes(act_all, (), keys[:, None, None], (), None)
-        return (played.returns, played.lengths), ()
+        return (played.returns, played.lengths, played.steps), ()
 
-    def rollout(state: RandomState) -> tuple[Array, Array]:
+    def rollout(state: RandomState) -> Experience:
         key = jax.random.fold_in(state.key, state.generation + 1)
-        return sharding.map_devices(play_lanes, key, sharding.iota(population), mesh)[0]
+        returns, lengths, steps = sharding.map_devices(play_lanes, key, sharding.iota(population), mesh)[0]
+        return Experience(returns, lengths, steps)
 
-    def update(state: RandomState, played: tuple[Array, Array]) -> tuple[RandomState, Metrics]:
-        returns, lengths = played
+    def update(state: RandomState, played: Experience) -> tuple[RandomState, Metrics]:
+        returns, lengths = played.returns, played.lengths
         after = state._replace(
             generation=state.generation + 1, env_steps=count_add(state.env_steps, count_sum(lengths))
         )

@@ -72,7 +72,7 @@ def inspect_env(env: Any, lanes: int | None = None, steps: int = 100) -> Inspect
     longest = 0
     while len(rates) < 3:
         begun = time.perf_counter()
-        lengths = np.asarray(jax.block_until_ready(agent.rollout(state))[1])
+        lengths = np.asarray(jax.block_until_ready(agent.rollout(state)).lengths)
         spent, longest = time.perf_counter() - begun, int(lengths.max())
         # On the device a lane that is done is stepped on until the last one is.
         rates.append((lanes * longest if device else lengths.sum()) / spent)

@@ -104,8 +104,8 @@ def one_device() -> Mesh:
 class Compiled:
     """A pure function under jit, with arguments and results on every device of a mesh.
 
-    Called with arrays it runs compiled. Called inside `jax.jit`, `jax.vmap`, `jax.lax.scan` and the like it is the bare
-    function, so that the transformation sees through it.
+    Called with arrays it runs compiled, and places them on the devices. Called inside `jax.jit`, `jax.vmap`,
+    `jax.lax.scan` and the like it is the function under a plain `jax.jit`, which the transformation sees through.
 
     Attributes:
       function: the bare function.
@@ -115,10 +115,11 @@ class Compiled:
         self.function = function
         self._everywhere = NamedSharding(mesh, PartitionSpec())
         self._jitted = jax.jit(function, out_shardings=self._everywhere)
+        self._inside = jax.jit(function)  # jax.vmap alone would else run it operation by operation
 
     def __call__(self, *args: Any) -> Any:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
-            return self.function(*args)
+            return self._inside(*args)
         # Placed first: an array that the user put into a state lies on one device, and would compile the program again.
         return self._jitted(*jax.device_put(args, self._everywhere))
 

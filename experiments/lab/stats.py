@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.lab.store import folder_name, results
+from experiments.lab.store import folder_name, results, todays
 
 COMPARE, SWEEP = results("study") / "compare", results("sweep")
 AGENTS = {"eggroll": "EGGROLL", "open_es": "OpenES", "ppo": "PPO"}  # in every table's and figure's order
@@ -99,7 +99,7 @@ def random_returns(folder: Path = COMPARE) -> dict[str, float]:
 def about(folder: Path, env: str, agent: str) -> dict[str, Any]:
     """The JSON beside a CSV; an empty one where there is none, as beside another library's."""
     path = folder / folder_name(env) / f"{agent}.json"
-    return json.loads(path.read_text()) if path.exists() else {"recipe": {}, "measured": [], "failed": {}}
+    return todays(json.loads(path.read_text())) if path.exists() else {"recipe": {}, "measured": [], "failed": {}}
 
 
 def final(rows: pd.DataFrame) -> pd.DataFrame:

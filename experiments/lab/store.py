@@ -113,6 +113,18 @@ def result_names(folder: Path, ending: str, names: Sequence[str], out: Path | No
     return found
 
 
+def todays(about: Row) -> Row:
+    """A JSON's content with the recipe that it holds, if it is one, in the names that recipes have now."""
+    from esrl.training.recipe import RENAMED, RENAMED_VALUES  # here: most of this module needs no JAX
+
+    def renamed(table: Row) -> Row:
+        named = {RENAMED.get(k, k): renamed(v) if isinstance(v, dict) else v for k, v in table.items()}
+        return {k: RENAMED_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in named.items()}
+
+    is_recipe = {"agent", "options"} <= about.get("recipe", {}).keys()
+    return about | {"recipe": renamed(about["recipe"])} if is_recipe else about
+
+
 class Store:
     """A table on disk.
 
@@ -136,7 +148,7 @@ class Store:
         """The JSON's content; an empty one where there is no JSON."""
         file = self.path.with_suffix(".json")
         empty: dict[str, Any] = {"recipe": self.settings or {}, "measured": [], "failed": {}}
-        return empty | (json.loads(file.read_text()) if file.exists() else self._older()[1])
+        return empty | todays(json.loads(file.read_text()) if file.exists() else self._older()[1])
 
     def fits(self) -> bool:
         """Whether the table, if there is one, was measured with these settings; without settings any table fits."""

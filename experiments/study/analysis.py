@@ -221,7 +221,7 @@ def early(rows: pd.DataFrame, at: str, where: float) -> list[str]:
 
 def recipes(folder: Path, rows: pd.DataFrame) -> dict[str, Any]:
     """What the JSON says of the runs: budgets by environment and agent."""
-    keys = ("seconds", "env_steps", "generations", "evaluations", "eval_episodes")
+    keys = ("seconds", "env_steps", "generations", "num_evals", "eval_episodes")
     found = {}
     for env, agent in rows[["env", "agent"]].drop_duplicates().itertuples(index=False):
         recipe = about(folder, env, agent)["recipe"]

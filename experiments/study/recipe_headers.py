@@ -84,7 +84,7 @@ def write_header(folder: Path, recipe: dict[str, Any], text: str) -> str:
     path = folder / recipe["env"].partition("?")[0] / f"{recipe['agent']}.toml"
     if not path.exists():
         return f"{path} is gone"
-    own = {"evaluations", "eval_episodes", "checkpoint_every"}  # the comparison's
+    own = {"num_evals", "eval_episodes", "checkpoint_every"}  # the comparison's
     if "seconds" in recipe:
         own |= {"seconds", "env_steps", "generations"}
     now = plain(recipes.read(path))

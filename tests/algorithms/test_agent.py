@@ -114,5 +114,5 @@ def test_a_random_agent_draws_every_choice_alike_and_trains_nothing():
     assert 10 < sum(actions) < 30
     after, metrics = agent.step(state)
     assert jax.tree.leaves(after.params) == [] and int(after.env_steps) == 8 * float(metrics["length_mean"])
-    returns, lengths = agent.rollout(state)
-    assert returns.shape == lengths.shape == (8, 1, 1) and len(np.unique(lengths)) > 2
+    played = agent.rollout(state)
+    assert played.returns.shape == (8, 1, 1) and len(np.unique(played.lengths)) > 2

@@ -162,7 +162,7 @@ def test_parts_are_merged_once_even_where_a_kill_left_them_behind(tmp_path):
 def test_another_recipe_is_refused_and_again_measures_anew(tmp_path):
     from experiments.lab import run as cells
 
-    plan, other = a_plan(tmp_path / "table.csv"), a_plan(tmp_path / "table.csv", evaluations=3)
+    plan, other = a_plan(tmp_path / "table.csv"), a_plan(tmp_path / "table.csv", num_evals=3)
     plan.store.add(rows_for(plan, plan.runs))
     with pytest.raises(SystemExit, match="was measured with another recipe"):
         cells.missing(other)

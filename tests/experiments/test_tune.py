@@ -204,9 +204,9 @@ def test_what_has_no_return_is_worst_and_what_makes_no_sense_is_noted(module, se
         assert worlds == trials.WORLDS and seed < trials.FIRST_FINAL_SEED
         if isinstance(curves[seed], Exception):
             raise curves[seed]
-        yield {**row, "generation": 0, "used": 0.0, "return_mean": 0.0}, None
+        yield {**row, "generation": 0, "used": 0.0, "return_mean": 0.0}
         for used, value in zip((0.5, 1.0), curves[seed], strict=True):
-            yield {**row, "used": used, "return_mean": value}, None
+            yield {**row, "used": used, "return_mean": value}
 
     monkeypatch.setattr(trials, "train", train)
     trials.queue(study, settings, 5)
@@ -231,7 +231,7 @@ def test_a_final_seed_is_there_once_whoever_ran_it_twice(module, monkeypatch, tm
     row = {"seed": 1000, "generation": 1, "env_steps": 5, "used": 1.0, "return_mean": 2.0, "return_std": 1.0}
     row |= {"seconds": 1.0, "seconds_compile": 1.0}
     recipe, final = esrl.Recipe(env=ENV, agent="eggroll", options={"population": 16}), {"env_steps": 5, "seconds": None}
-    monkeypatch.setattr(run.budget, "train", lambda *_: iter([(row, None)]))
+    monkeypatch.setattr(run.budget, "train", lambda *_: iter([row]))
     table = store.Store(csv, ("seed",), order="seed")
 
     def missing(final, seeds):
@@ -270,9 +270,9 @@ def test_one_compiled_agent_trains_as_one_built_from_the_recipe(module, settings
         options = {"population": 16, "rank": 1, "sigma": sigma, "learning_rate": 0.1}
         structure, values = spaces.split("eggroll", options)
         agents.append(runner.agent({"hidden": [4]}, structure))
-        *_, (row, _) = budget.train(agents[-1], runner.budget, 3, values, trials.WORLDS)
+        *_, row = budget.train(agents[-1], runner.budget, 3, values, trials.WORLDS)
         whole = esrl.Recipe(env=ENV, policy={"hidden": [4]}, options=options).build()
-        *_, (expected, _) = budget.train(whole, runner.budget, 3, worlds=trials.WORLDS)
+        *_, expected = budget.train(whole, runner.budget, 3, worlds=trials.WORLDS)
         assert all(row[k] == expected[k] for k in ("env_steps", "generation", "return_mean", "length_mean"))
         rows.append(row)
     assert agents[0] is agents[1] and rows[0]["env_steps"] != rows[1]["env_steps"]

@@ -8,8 +8,6 @@ import pytest
 from probes import Walk
 
 import esrl
-from esrl.algorithms.es import evolution_strategy
-from esrl.algorithms.es_options import ESOptions
 from esrl.core.types import seed_key
 
 
@@ -35,9 +33,7 @@ def test_no_tensor_of_members_by_m_by_n_in_the_compiled_generation(rank):
     agent = esrl.eggroll(Walk(), esrl.mlp((m, n, m), "tanh"), population=64, rank=rank, chunk_pairs=8)
     for program in compiled(agent):
         assert biggest_with(program, [m, n]) <= m * n
-    dense = evolution_strategy(
-        "dense", Walk(), esrl.mlp((m, n, m), "tanh"), esrl.noise.dense(), ESOptions(population=64, chunk_pairs=8)
-    )
+    dense = esrl.open_es(Walk(), esrl.mlp((m, n, m), "tanh"), population=64, chunk_pairs=8)
     assert max(biggest_with(program, [m, n]) for program in compiled(dense)) > m * n  # the test can see one
 
 
@@ -45,7 +41,12 @@ def test_no_tensor_of_members_by_m_by_n_in_the_compiled_generation(rank):
 def test_the_loop_over_steps_reads_noise_as_it_is_stored(make):
     """The cast stays inside: a loop that carried float32 copies would move four times the bytes."""
     agent = make(
-        Walk(), esrl.mlp((48, 80), "tanh"), population=64, chunk_pairs=8, distribution="rademacher", noise_dtype="int8"
+        Walk(),
+        esrl.mlp((48, 80), "tanh"),
+        population=64,
+        chunk_pairs=8,
+        noise_distribution="rademacher",
+        noise_dtype="int8",
     )
     loops = [line for line in compiled(agent)[0].as_text().splitlines() if " while(" in line]
     shape = r"\[8,1,80\]" if make is esrl.eggroll else r"\[8,48,80\]"
