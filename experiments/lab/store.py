@@ -118,11 +118,14 @@ def todays(about: Row) -> Row:
     from esrl.training.recipe import RENAMED, RENAMED_VALUES  # here: most of this module needs no JAX
 
     def renamed(table: Row) -> Row:
-        named = {RENAMED.get(k, k): renamed(v) if isinstance(v, dict) else v for k, v in table.items()}
+        named = {RENAMED.get(k, k): v for k, v in table.items()}
         return {k: RENAMED_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in named.items()}
 
-    is_recipe = {"agent", "options"} <= about.get("recipe", {}).keys()
-    return about | {"recipe": renamed(about["recipe"])} if is_recipe else about
+    recipe = about.get("recipe", {})
+    if not {"agent", "options"} <= recipe.keys():
+        return about
+    tables = {name: renamed(recipe[name]) for name in ("policy", "options") if name in recipe}
+    return about | {"recipe": renamed(recipe) | tables}
 
 
 class Store:
