@@ -22,7 +22,7 @@ from tyro.conf import Positional
 
 import esrl
 from experiments import script
-from experiments.lab.record import Row, folder_name, write_rows
+from experiments.lab.store import Row, folder_name, write_rows
 from experiments.peers.common import EPISODES, RESULTS
 
 

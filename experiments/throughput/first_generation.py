@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 
 from experiments import script
-from experiments.lab.record import Row, results
+from experiments.lab.store import Row, results
 
 RESULTS = results("throughput") / "first_generation"
 

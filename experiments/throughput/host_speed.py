@@ -21,7 +21,7 @@ from tyro.conf import Positional
 import esrl
 from esrl.core.types import seed_key
 from experiments import script
-from experiments.lab.record import Row, results
+from experiments.lab.store import Row, results
 
 RESULTS = results("throughput") / "host_speed"
 
