@@ -16,7 +16,7 @@ from typing import NamedTuple
 from tyro.conf import Positional
 
 from experiments import script
-from experiments.lab.record import ROOT
+from experiments.lab.store import ROOT
 
 STUDY = "experiments/study/results"
 

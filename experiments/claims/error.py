@@ -32,7 +32,7 @@ from experiments.claims.estimator import (
     row,
     slope,
 )
-from experiments.lab.record import Row
+from experiments.lab.store import Row
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 PAIRS = 16  # of an estimate whose gradient is fixed

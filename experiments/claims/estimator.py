@@ -13,7 +13,7 @@ import numpy as np
 from esrl.algorithms import shaping
 from esrl.core.types import Array, Key, seed_key
 from esrl.perturbation import noise
-from experiments.lab.record import Row
+from experiments.lab.store import Row
 
 BOTH, ONE = (1.0, -1.0), (1.0,)  # the signs of an antithetic pair's members, and of a direction evaluated once
 DENSE = 0  # as a rank

@@ -26,7 +26,7 @@ from tyro.conf import Positional
 
 from experiments import script
 from experiments.claims.table import matching
-from experiments.lab.record import result_names, results
+from experiments.lab.store import result_names, results
 
 RESULTS = results("claims")
 FIGURES = Path(__file__).with_name("figures.csv")

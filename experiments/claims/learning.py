@@ -22,7 +22,7 @@ from esrl.perturbation.classify import classify
 from experiments.claims import theory
 from experiments.claims.error import SCHEMES
 from experiments.claims.estimator import BOTH, DENSE, Effort, gradient, label, matrix, ranked, repeat, row
-from experiments.lab.record import Row
+from experiments.lab.store import Row
 
 EXACT = {"noise": "exact gradient", "rank": ""}
 SIZE, PAIRS = 16, 32  # of the matrix, and of a step where nothing else is said

@@ -29,7 +29,7 @@ from experiments import script
 from experiments.claims.estimator import Effort
 from experiments.claims.table import table
 from experiments.lab import pool
-from experiments.lab.record import About, Row, results, write_rows
+from experiments.lab.store import Store, results
 
 PARTS = {  # name: the module of its function, which is the name with "_"
     "error-rank": "error",
@@ -46,7 +46,6 @@ PARTS = {  # name: the module of its function, which is the name with "_"
     "wrong-update": "update",
 }
 RESULTS = results("claims")
-FRONT, BACK = ("part", "quantity"), ("measured", "standard_error", "theory", "basis", "z", "repeats")
 
 
 @dataclass(frozen=True)
@@ -63,35 +62,26 @@ class Options:
     out: Path = RESULTS
 
 
-def tidy(name: str, rows: list[Row]) -> list[Row]:
-    """The rows with one set of columns: the part and quantity, every setting of any row, and the numbers."""
-    settings = dict.fromkeys(key for row in rows for key in row if key not in FRONT + BACK)
-    return [{key: row.get(key, "") for key in (*FRONT, *settings, *BACK)} | {"part": name} for row in rows]
-
-
 def measure(name: str, effort: Effort, folder: Path, again: bool) -> str:
     """Measures a part unless it is there, and returns why it could not be, or nothing."""
-    csv, settings = folder / f"{name}.csv", {"part": name, **effort._asdict()}
-    about = csv.with_suffix(".json")
-    if csv.exists() and not again:
-        if About(about, {}).values["recipe"] != settings:
-            return f"{csv} was measured with other settings; --again measures anew"
+    store, begun = Store(folder / f"{name}.csv", ("part",), {"part": name, **effort._asdict()}), time.perf_counter()
+    if again:
+        store.forget()
+    if not store.fits():
+        return f"{store.path} was measured with other settings; --again measures anew"
+    store.merge()
+    if not store.missing([name]):
         print(f"{name}: there already", file=sys.stderr, flush=True)
         return ""
-    for old in (csv, about):
-        old.unlink(missing_ok=True)
-    note, begun = About(about, settings), time.perf_counter()
     try:
         module = import_module(f"experiments.claims.{PARTS[name]}")  # only now: a module takes seconds to import
-        rows = tidy(name, getattr(module, name.replace("-", "_"))(effort))
+        rows = [{"part": name, **row} for row in getattr(module, name.replace("-", "_"))(effort)]
     except Exception as error:
         traceback.print_exc()
-        note.failed(name, f"{type(error).__name__}: {error}")
+        store.failed([name], f"{type(error).__name__}: {error}")
         return f"{type(error).__name__}: {error}"
     seconds = time.perf_counter() - begun
-    note.values["seconds"] = round(seconds, 1)
-    note.ran([name])
-    write_rows(csv, rows)
+    store.add(rows, about={"seconds": round(seconds, 1)})
     print(f"{name}: {len(rows)} rows, {seconds:.1f} s", file=sys.stderr, flush=True)
     return ""
 

@@ -29,7 +29,7 @@ from experiments.claims.estimator import (
     space,
 )
 from experiments.claims.theory import error, fourth_spectral_moment, marchenko_pastur, top_singular_value
-from experiments.lab.record import Row
+from experiments.lab.store import Row
 
 TOLERANCE = 2e-6  # of the largest singular value: what float32 sums leave of a zero is below
 

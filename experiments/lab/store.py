@@ -176,21 +176,27 @@ class Store:
 
     # ---- what is added
 
-    def add(self, rows: Sequence[Row], recipes: dict[str, Any] | None = None, replace: bool = False) -> None:
+    def add(
+        self,
+        rows: Sequence[Row],
+        recipes: dict[str, Any] | None = None,
+        replace: bool = False,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         """Adds all rows of one or several keys: a part, which goes into the table at once if nobody else holds that.
 
         Args:
           recipes: what the hashes in the rows' `settings` stand for.
           replace: they take the place of the key's older rows; otherwise those stay, and these are dropped.
+          about: what else the JSON says from now on, by name; `recipe` too, where a table is of no fixed settings.
         """
         keys = list(dict.fromkeys(map(self.of, rows)))
-        self._leave(
-            {"measured": {**origin(), "runs": keys}, "rows": rows, "recipes": recipes, "replace": replace}, keys
-        )
+        part = {"rows": rows, "recipes": recipes, "replace": replace, "about": about}
+        self._leave({"measured": {**origin(), "runs": keys}, **part}, keys)
 
-    def failed(self, keys: Sequence[Any], error: str) -> None:
-        """Notes that the measurement of keys broke off."""
-        self._leave({"failed": {named(key): error for key in keys}}, list(keys))
+    def failed(self, keys: Sequence[Any], error: str, replace: bool = False) -> None:
+        """Notes that the measurement of keys broke off; with `replace` also of those that have older rows."""
+        self._leave({"failed": {named(key): error for key in keys}, "replace": replace}, list(keys))
 
     def merge(self) -> None:
         """Moves the parts into the table, unless it is of other settings, or another process holds it and will."""
@@ -203,8 +209,9 @@ class Store:
                     rows = self._with(rows, part)
                     if part.get("measured"):
                         note(about, part["measured"], bool(part.get("replace")))
-                    done = {named(self.of(row)) for row in rows}
+                    done = set() if part.get("replace") else {named(self.of(row)) for row in rows}
                     about["failed"] |= {k: v for k, v in part.get("failed", {}).items() if k not in done}
+                    about |= part.get("about") or {}
                     if part.get("recipes"):
                         about.setdefault("recipes", {}).update(part["recipes"])
                 if self.order:
@@ -359,10 +366,12 @@ def note(about: dict[str, Any], entry: dict[str, Any], again: bool = False) -> N
       again: a key that another process had measured is this one's now, rather than still the other's.
     """
     measured, keys = about["measured"], [list(run) if isinstance(run, tuple) else run for run in entry["runs"]]
+    names = set(map(named, keys))  # older files have the names
     if again:
         for other in measured:
-            other["runs"] = [run for run in other["runs"] if run not in keys]
-    new = [run for run in keys if not any(run in other["runs"] for other in measured)]
+            other["runs"] = [run for run in other["runs"] if named(run) not in names]
+    there = {named(run) for other in measured for run in other["runs"]}
+    new = [run for run in keys if named(run) not in there]
     like = [other for other in measured if {**other, "runs": []} == {**entry, "runs": []}]
     if like:
         runs = like[-1]["runs"] + new
@@ -370,7 +379,7 @@ def note(about: dict[str, Any], entry: dict[str, Any], again: bool = False) -> N
     elif new:
         measured.append({**entry, "runs": new})
     about["measured"] = [other for other in measured if other["runs"]]
-    about["failed"] = {k: v for k, v in about.get("failed", {}).items() if k not in map(named, keys)}
+    about["failed"] = {k: v for k, v in about.get("failed", {}).items() if k not in names}
 
 
 def named(key: Any) -> str:

@@ -28,8 +28,8 @@ import numpy as np
 import pandas as pd
 
 from experiments import script
-from experiments.lab.record import Row, folder_name, read_rows, results, write_rows
 from experiments.lab.stats import AGENTS, final, interquartile_mean, interval
+from experiments.lab.store import Row, folder_name, read_rows, results, write_rows
 from experiments.paper.recipes import DATA, configurations
 from experiments.study.analysis import maximum
 

@@ -39,7 +39,7 @@ from esrl.core.types import seed_key
 from esrl.envs.registry import SUITES
 from esrl.training import recipe as recipes
 from experiments import script
-from experiments.lab.record import ROOT, About, Row, folder_name, plain, read_rows, results, write_rows
+from experiments.lab.store import ROOT, Row, Store, folder_name, plain, results
 from experiments.paper.compare import table
 from experiments.paper.recipes import DATA, FOLDER
 
@@ -78,8 +78,8 @@ def generation(agent: esrl.Agent, state: Any) -> tuple[Any, float, float]:
     return state, time.perf_counter() - begun - compiled, compiled
 
 
-def train(agent: esrl.Agent, recipe: esrl.Recipe, seed: int, given: Options, save: Callable[..., None]) -> str:
-    """One run; `save(rows)` after every evaluation. Returns what ended it.
+def train(agent: esrl.Agent, recipe: esrl.Recipe, seed: int, given: Options, save: Callable[..., None]) -> None:
+    """One run; `save(rows, ended)` after every evaluation, with what ended it after the last one.
 
     Raises:
       EsrlError: a generation has not one finite return.
@@ -89,7 +89,7 @@ def train(agent: esrl.Agent, recipe: esrl.Recipe, seed: int, given: Options, sav
     due = list(np.geomspace(0.01, 1.0, given.evaluations))
     rows: list[Row] = []
 
-    def score() -> None:
+    def score(ended: str = "") -> None:
         begun = time.perf_counter()
         found = esrl.evaluate(agent, state, given.episodes, WORLDS)
         times["seconds_evaluate"] += time.perf_counter() - begun
@@ -97,7 +97,7 @@ def train(agent: esrl.Agent, recipe: esrl.Recipe, seed: int, given: Options, sav
         done = {"generation": int(state.generation), "env_steps": int(state.env_steps)}
         common = {"env": recipe.env, "agent": recipe.agent, "seed": seed, **done}
         rows.append({**common, **{k: round(v, 3) for k, v in times.items()}, **values, "episodes": found.episodes})
-        save(rows)
+        save(rows, ended)
         where = f"{times['seconds']:.0f} s, generation {done['generation']}, {done['env_steps']:,} steps"
         print(f"  seed {seed}: {where}: return {found.return_mean:.4g} +- {found.return_std:.4g}", flush=True)
 
@@ -112,10 +112,10 @@ def train(agent: esrl.Agent, recipe: esrl.Recipe, seed: int, given: Options, sav
         used = max(times["seconds"] / (60 * minutes), steps / budget)
         ended = "env_steps" if steps >= budget else "minutes" if times["seconds"] + last > 60 * minutes else ""
         if ended or used >= due[0]:
-            score()
+            score(ended)
             due = [part for part in due if part > used]
         if ended:
-            return ended
+            return
 
 
 def suite_versions(env: str) -> dict[str, str]:
@@ -130,47 +130,38 @@ def measure(recipe: esrl.Recipe, folder: Path, seeds: list[int], given: Options)
     """Runs a recipe with each seed in turn; notes and returns what fails."""
     agent, failed = None, []
     for seed in seeds:
-        csv = folder / f"{recipe.agent}-{seed}.csv"
-        for old in (csv, csv.with_suffix(".json")):
-            old.unlink(missing_ok=True)
-        about = About(csv.with_suffix(".json"), plain(recipe))
-        run = {"minutes": given.minutes, "worlds": WORLDS, "suite": suite_versions(recipe.env), "ended": ""}
-        about.values["run"] = run
-        about.ran([seed])
+        store = Store(folder / f"{recipe.agent}-{seed}.csv", ("seed",), plain(recipe))
+        store.forget()
+        run: Row = {"minutes": given.minutes, "worlds": WORLDS, "suite": suite_versions(recipe.env)}
 
-        def save(rows: list[Row], csv: Path = csv, about: About = about) -> None:
-            write_rows(csv, rows)
+        def save(rows: list[Row], ended: str, store: Store = store, run: Row = run) -> None:
             last = {k: v for k, v in rows[-1].items() if k.startswith("seconds") or k == "env_steps"}
-            about.values["run"].update(last)
-            about.ran([])
+            store.add(rows, replace=True, about={"run": {**run, "ended": ended, **last}})
 
         try:
             agent = agent or recipe.build()
-            run["devices"], run["lanes"] = agent.plan.devices, agent.plan.lanes
-            run["ended"] = train(agent, recipe, seed, given, save)
-            about.ran([])
+            run |= {"devices": agent.plan.devices, "lanes": agent.plan.lanes}
+            train(agent, recipe, seed, given, save)
         except Exception as error:
             traceback.print_exc()
-            about.failed(seed, f"{type(error).__name__}: {error}")
+            store.failed([seed], f"{type(error).__name__}: {error}", replace=True)
             failed.append(f"{recipe.env}, {recipe.agent}, seed {seed}: {error}")
     return failed
 
 
 def measure_random(recipe: esrl.Recipe, folder: Path, episodes: int) -> None:
     """The random policy in the held-out worlds, unless it is there with as many episodes."""
-    csv = folder / "random.csv"
-    there = [(row["env"], int(row["episodes"])) for row in read_rows(csv)]
-    if there == [(recipe.env, episodes)]:
-        return
     squash = recipe.options.get("squash", "tanh")
+    store = Store(folder / "random.csv", ("env", "episodes"), {"env": recipe.env, "agent": "random", "squash": squash})
+    store.merge()
+    if not store.missing([(recipe.env, episodes)]):
+        return
+    store.forget()
     agent = esrl.random(recipe.env, squash=squash)
     found = esrl.evaluate(agent, agent.init(seed_key(0)), episodes, WORLDS)
     values = {"return_mean": found.return_mean, "return_std": found.return_std, "length_mean": found.length_mean}
-    write_rows(csv, [{"env": recipe.env, "agent": "random", **values, "episodes": episodes}])
-    csv.with_suffix(".json").unlink(missing_ok=True)
-    about = About(csv.with_suffix(".json"), {"env": recipe.env, "agent": "random", "squash": squash})
-    about.values["run"] = {"episodes": episodes, "worlds": WORLDS}
-    about.ran(["random"])
+    row = {"env": recipe.env, "agent": "random", **values, "episodes": episodes}
+    store.add([row], about={"run": {"episodes": episodes, "worlds": WORLDS}})
     print(f"{recipe.env}: random policy {found.return_mean:.4g} +- {found.return_std:.4g}", flush=True)
 
 

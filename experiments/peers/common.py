@@ -20,9 +20,8 @@ import numpy as np
 import esrl
 from esrl.core.compile_time import compile_seconds
 from esrl.core.types import seed_key
-from experiments.lab.record import Row, results
 from experiments.lab.stats import interquartile_mean, interval
-from experiments.lab.timing import Table
+from experiments.lab.store import Row, Store, results
 from experiments.throughput.machine_limits import held
 
 RESULTS = results("peers")
@@ -111,31 +110,27 @@ def one_step(agent: esrl.Agent) -> tuple[Callable[[Any], Any], Callable[[Any], A
     return lambda seed: agent.init(seed_key(seed)), step, devices, mib(program, devices)
 
 
-class Results(Table):
-    """A CSV of runs that grows run by run, and the JSON beside it; `key` are the columns that tell runs apart."""
+class Results(Store):
+    """A table of runs that grows run by run; `key` are the columns that tell runs apart."""
 
     def __init__(self, path: Path, key: tuple[str, ...], settings: dict[str, Any]) -> None:
-        super().__init__(path, (), key, settings)
-        self.columns = tuple(self.rows[0]) if self.rows else ()
+        super().__init__(path, key)
         installed = {name for names in importlib.metadata.packages_distributions().values() for name in names}
-        self._about.values["peers"] = {name: importlib.metadata.version(name) for name in PEERS if name in installed}
-
-    def label(self, row: Row) -> str:
-        return "/".join(str(row[name]) for name in self.key)
+        peers = {name: importlib.metadata.version(name) for name in PEERS if name in installed}
+        self.says = {"recipe": settings, "peers": peers}
 
     def attempt(self, key: Row, run: Callable[..., Row], *arguments: Any) -> None:
         """Makes a run that the file does not hold, writes and prints it; one that fails is noted, and left out."""
-        label = self.label(key)
-        if label in map(self.label, self.rows):
+        if not self.missing([self.of(key)]):
             return
+        label = "/".join(map(str, self.of(key)))
         try:
             row = {**key, **run(*arguments)}
         except Exception as error:
-            self._about.failed(label, f"{type(error).__name__}: {error}")
+            self.failed([self.of(key)], f"{type(error).__name__}: {error}")
             print(f"{label} failed: {type(error).__name__}: {error}", flush=True)
             return
-        self.columns = self.columns or tuple(row)
-        self.add(row)
+        self.add([row], about=self.says)
         rest = ", ".join(f"{name} {_short(value)}" for name, value in row.items() if name not in self.key)
         print(f"{label}: {rest}", flush=True)
 

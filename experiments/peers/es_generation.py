@@ -27,9 +27,9 @@ import numpy as np
 from esrl.core.compile_time import compile_seconds
 from esrl.envs.base import max_episode_steps_of
 from esrl.policies.networks import ACTIVATIONS
-from experiments.lab.timing import compiled
 from experiments.throughput.generation import Side
 from experiments.throughput.machine_limits import held
+from experiments.throughput.timing import compiled
 
 SIGMA, LEARNING_RATE = 0.05, 0.01
 WORLDS = 32  # of evosax, in turn: the same parameters, other keys

@@ -214,7 +214,7 @@ def _timed(make: Callable[[], Any], seconds: float) -> Row:
 
 def learned_table(results: Results) -> str:
     lines = []
-    for (env, _, who), rows in common.grouped(results.rows, "env", "budget", "side").items():
+    for (env, _, who), rows in common.grouped(results.read(), "env", "budget", "side").items():
         million = [f"{np.mean(numbers(rows, name)) / 1e6:.2f}M" for name in ("env_steps", "padded_steps")]
         lines.append([env, who, len(rows), *million, score_text(numbers(rows, "return_mean")), *common.cost(rows)])
     head = ("environment", "side", "seeds", "env steps", "padded", "return, IQM [95 %]")
@@ -223,7 +223,7 @@ def learned_table(results: Results) -> str:
 
 def speed_table(results: Results) -> str:
     lines = []
-    for key, rows in common.grouped(results.rows, "env", "network", "side", "devices").items():
+    for key, rows in common.grouped(results.read(), "env", "network", "side", "devices").items():
         live, padded, seconds = (numbers(rows, name) for name in ("env_steps", "padded_steps", "seconds"))
         rates = rate_text((live + padded) / seconds), rate_text(live / seconds)
         lines.append([*key, *rates, *common.largest(rows, "seconds_compile", "mib")])

@@ -185,7 +185,7 @@ def _measured(make: Callable[[], Any], seed: int) -> Row:
 
 def table(results: Results) -> str:
     lines = []
-    for (name, _, who), rows in common.grouped(results.rows, "line", "budget", "side").items():
+    for (name, _, who), rows in common.grouped(results.read(), "line", "budget", "side").items():
         steps = f"{np.mean(numbers(rows, 'env_steps')) / 1e6:.3g}M"
         scores = [score_text(numbers(rows, column)) for column in ("return_mean", "return_sampled")]
         settings = LINES[name].source if LINES[name].published else LINES[name].source + " (of another environment)"

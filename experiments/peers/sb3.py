@@ -197,7 +197,7 @@ def _raced(line: Line, budget: int, make: Callable[[], Any], seed: int) -> Row:
 
 def table(results: Results) -> str:
     lines = []
-    for (env, _, who), rows in common.grouped(results.rows, "env", "budget", "side").items():
+    for (env, _, who), rows in common.grouped(results.read(), "env", "budget", "side").items():
         there = [row for row in rows if row["reached"] in (1, "1")]
         working = numbers(there, "seconds") - numbers(there, "seconds_compile")
         cells = [f"{LINES[env].threshold:g}", who, f"{len(there)} of {len(rows)}"]

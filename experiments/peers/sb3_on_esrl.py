@@ -22,7 +22,7 @@ from tyro.conf import Positional
 
 import esrl
 from experiments import script
-from experiments.lab.record import Row, folder_name, write_rows
+from experiments.lab.store import Row, Store, folder_name
 from experiments.peers.common import EPISODES, RESULTS
 
 
@@ -112,11 +112,11 @@ def train(name: str, seed: int, given: Options) -> Row:
 def main() -> None:
     given = script.options(Options, __doc__)
     torch.set_num_threads(1)  # networks this small only lose by more
-    rows = []
+    store = Store(given.out / f"sb3_on_esrl-{folder_name(given.env)}.csv", ("seed",))
+    store.forget()
     for seed in range(given.seeds):
         row = train(given.env, seed, given)
-        rows.append(row)
-        write_rows(given.out / f"sb3_on_esrl-{folder_name(given.env)}.csv", rows)
+        store.add([row], about={"recipe": {"num_envs": given.num_envs, "num_steps": given.num_steps}})
         print(
             f"seed {seed}: {row['return_before']:.1f} before, {row['return_mean']:.1f} +- {row['return_std']:.1f} after"
             f" {row['env_steps']:,} steps in {row['seconds']:.0f} s",

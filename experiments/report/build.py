@@ -22,7 +22,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from experiments import script
-from experiments.lab.record import ROOT, versions
+from experiments.lab.store import ROOT, versions
 from experiments.report import tables
 from experiments.report.values import UnknownValue, fill, place
 

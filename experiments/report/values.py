@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 
 from experiments.claims.table import same
-from experiments.lab.record import folder_name
 from experiments.lab.stats import interquartile_mean
+from experiments.lab.store import folder_name
 from experiments.study.study_table import value
 
 PLACE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)

@@ -21,7 +21,6 @@ experiments/suites/results/<name>.csv, with a JSON beside it.
 """
 
 import itertools
-import json
 import os
 import re
 import subprocess
@@ -43,10 +42,10 @@ from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
 from esrl.envs.registry import installed, missing
 from experiments import script
-from experiments.lab.record import ROOT, About, Row, read_rows, results
-from experiments.lab.timing import Table, first, spread, turns
+from experiments.lab.store import ROOT, Row, Store, results
 from experiments.paper.run import suite_versions
 from experiments.throughput.generation import shortened
+from experiments.throughput.timing import first, spread, turns
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"
 RESULTS = results("suites")
@@ -89,9 +88,10 @@ def of_random(env: Any, given: Options) -> Play:
     """The random policy: rollouts."""
     agent = esrl.random(env, population=given.lanes)
 
-    def count(batch: Any) -> tuple[int, int]:
-        lengths = np.asarray(batch.lengths, np.int64)
-        return int(lengths.sum()), int(np.asarray(batch.steps, np.int64).sum()) * lengths[0].size
+    def count(played: Any) -> tuple[int, int]:
+        lengths = np.asarray(played[1], np.int64).reshape(agent.plan.devices, -1)
+        every = lengths.max(axis=1) * lengths.shape[1]  # a device steps all its lanes until the last one is done
+        return int(lengths.sum()), int(every.sum())
 
     return playing(agent, agent.rollout, count)
 
@@ -152,9 +152,9 @@ def one(name: str, path: Path, given: Options) -> None:
     uncached()
     row = measure(name, given)
     settings = {"agent": "eggroll", "options": {"rank": 1, "deterministic": False}}
-    table = Table(path, tuple(row), ("env",), settings)
-    table._about.values.setdefault("suites", {}).update(suite_versions(name))
-    table.add(row)
+    store = Store(path, ("env",))
+    suites = {**store.about().get("suites", {}), **suite_versions(name)}
+    store.add([row], replace=True, about={"recipe": settings, "suites": suites})
     print(script.line(cells(row)), flush=True)
 
 
@@ -202,9 +202,9 @@ def cells(row: Row) -> list[str]:
 
 def table(path: Path) -> str:
     """A result file as Markdown."""
-    rows = sorted(read_rows(path), key=lambda row: row["env"].lower())
-    about = json.loads(path.with_suffix(".json").read_text())
-    last, repeats = about["measured"][-1], "/".join(sorted({row["repeats"] for row in rows}))
+    store = Store(path, ("env",))
+    rows, about = sorted(store.read(), key=lambda row: row["env"].lower()), store.about()
+    last, repeats = about["measured"][-1], "/".join(sorted({str(row["repeats"]) for row in rows}))
     where, packages = last["machine"], [f"{name} {version}" for name, version in about.get("suites", {}).items()]
     versions = ", ".join([f"jax {last['versions']['jax']}", *packages])
     caption = CAPTION.format(repeats, where["processor"], where["cores"], where["device"], versions, last["commit"])
@@ -226,7 +226,7 @@ def main() -> None:
     for env in given.envs or available(PAPER):
         reason = in_process(env, path, [*sizes, "--hidden", *map(str, given.hidden)], given.timeout)
         if reason:
-            About(path.with_suffix(".json"), {}).failed(env, reason)
+            Store(path, ("env",)).failed([env], reason, replace=True)
             print(f"{env} failed: {reason}", flush=True)
     if path.exists():
         print("\n" + table(path))

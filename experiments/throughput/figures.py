@@ -27,7 +27,7 @@ from matplotlib.ticker import NullLocator
 from tyro.conf import Positional
 
 from experiments import script
-from experiments.lab.record import ROOT, result_names, results
+from experiments.lab.store import ROOT, result_names, results
 
 RESULTS = results("throughput")
 INFERENCE = "inference"

@@ -4,20 +4,19 @@
 
 Each start is a process of its own: it imports esrl, makes the environment and the agent, and runs one generation. The
 first one has an empty cache, the second finds what the first left. Memory is what the compiler says of its programs.
+Written to experiments/throughput/results/first_generation.csv, with a JSON beside it.
 """
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 
+import esrl
 from experiments import script
-from experiments.lab.record import Row, results
-
-RESULTS = results("throughput") / "first_generation"
+from experiments.lab.store import Row, Store, results
 
 START = """
 import time; begun = time.perf_counter()
@@ -35,7 +34,7 @@ agent = esrl.eggroll({env!r}, esrl.mlp(), population={population}, chunk_pairs={
 state = jax.eval_shape(agent.init, seed_key(0))
 batch = jax.eval_shape(agent.rollout, state)
 programs = dict(rollout=jax.jit(agent.rollout).lower(state), update=jax.jit(agent.update).lower(state, batch))
-sizes = {{k: p.compile().memory_analysis().temp_size_in_bytes / 2**20 for k, p in programs.items()}}
+sizes = {{k + "_mib": p.compile().memory_analysis().temp_size_in_bytes / 2**20 for k, p in programs.items()}}
 print(json.dumps({{**sizes, "chunk": agent.plan.chunk, "devices": agent.plan.devices}}))
 """
 
@@ -64,23 +63,22 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as cache:
             cold.append(float(python(start, cache)))
             warm.append(float(python(start, cache)))
-    result: Row = {"env": given.env, "population": given.population, "cold_seconds": cold, "cached_seconds": warm}
+    both = [("empty cache", x) for x in cold] + [("second process", x) for x in warm]
+    rows: list[Row] = [{"env": given.env, "population": given.population, "what": w, "seconds": x} for w, x in both]
     print(f"{given.env}, 3x256, population {given.population}: first generation, process start to end")
     print(f"  empty cache {min(cold):.1f} to {max(cold):.1f} s, second process {min(warm):.1f} to {max(warm):.1f} s")
 
-    result["memory"] = {}
     for label, chunk, devices in (("as chosen", None, None), ("one device, all at once", 512, "1")):
         flags = {} if devices is None else {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        text = python(MEMORY.format(env="brax/ant", population=1024, chunk=chunk), "", **flags)
-        result["memory"][label] = sizes = json.loads(text)
+        sizes = json.loads(python(MEMORY.format(env="brax/ant", population=1024, chunk=chunk), "", **flags))
+        rows.append({"env": "brax/ant", "population": 1024, "what": label, **sizes})
         print(
             f"brax/ant, 3x256, population 1024, T=1000, {label}: temporary memory of each device"
-            f" {sizes['rollout']:.1f} MiB in the rollout, {sizes['update']:.1f} MiB in the update"
+            f" {sizes['rollout_mib']:.1f} MiB in the rollout, {sizes['update_mib']:.1f} MiB in the update"
             f" ({sizes['chunk']} pairs at once, {sizes['devices']} device(s))"
         )
-    result["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "first_generation.json").write_text(json.dumps(result, indent=1) + "\n")
+    esrl.configure()  # only now, so that the processes have neither its devices nor its cache
+    Store(results("throughput") / "first_generation.csv", ("env", "population", "what")).add(rows, replace=True)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,11 @@ import numpy as np
 
 from esrl.algorithms import memory_plan
 from esrl.core import sharding
-from experiments.lab.record import Row
-from experiments.lab.timing import Call, compiled, first, reason_of, rounded, spread
+from experiments.lab.store import Row
 from experiments.throughput.kinds import Kind, Work, cost, kinds, layer_work, policy_work, program, steps_for
 from experiments.throughput.machine_limits import Ceilings, held, waited
 from experiments.throughput.part import Bench, Part
+from experiments.throughput.timing import Call, compiled, first, reason_of, rounded, spread
 
 KEY: tuple[str, ...] = ("part", "network", "population", "dtype", "kind")
 COLUMNS: tuple[str, ...] = ("rank", "width", "devices", "chunk_lanes", "steps", "repeats")

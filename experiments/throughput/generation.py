@@ -27,10 +27,10 @@ from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
 from esrl.training.evaluation import act_all
-from experiments.lab.record import Row
-from experiments.lab.timing import compiled, first, reason_of, rounded, spread
+from experiments.lab.store import Row
 from experiments.throughput.machine_limits import held
 from experiments.throughput.part import Bench, Part
+from experiments.throughput.timing import compiled, first, reason_of, rounded, spread
 
 ENVS = {  # and members of a generation
     "gymnasium/phys2d/CartPole-v1": 2048,

@@ -22,13 +22,13 @@ import esrl
 from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.perturbation import noise as noises
-from experiments.lab.record import Row
-from experiments.lab.timing import Call, compiled, first, reason_of, rounded, spread
+from experiments.lab.store import Row
 from experiments.throughput.forward import chunk_of
 from experiments.throughput.generation import trained_by
 from experiments.throughput.kinds import Kind, cost, policy_work, program, steps_for
 from experiments.throughput.machine_limits import held, waited
 from experiments.throughput.part import Bench, Options, Part
+from experiments.throughput.timing import Call, compiled, first, reason_of, rounded, spread
 
 ENV = "gymnasium/phys2d/CartPole-v1"
 FACTORS = ("population", "width", "rank", "episodes")

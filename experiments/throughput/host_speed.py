@@ -4,12 +4,9 @@
 
 Both are run in turn in one process, several times; the median ratio and its range are printed. The bare loop takes
 random actions and resets by itself. Training counts live steps only, and all its time: noise, network, stepping and
-update.
+update. Written to experiments/throughput/results/host_speed.csv, with a JSON beside it.
 """
 
-import json
-import os
-import platform
 import time
 from dataclasses import dataclass
 
@@ -21,9 +18,8 @@ from tyro.conf import Positional
 import esrl
 from esrl.core.types import seed_key
 from experiments import script
-from experiments.lab.record import Row, results
-
-RESULTS = results("throughput") / "host_speed"
+from experiments.lab.store import Row, Store, results
+from experiments.throughput.timing import spread
 
 
 def bare(identifier: str, lanes: int, steps: int) -> float:
@@ -53,15 +49,13 @@ def measure(identifier: str, lanes: int, hidden: tuple[int, ...], repeats: int) 
             state, _ = jax.block_until_ready(agent.step(state))
         trained = (int(state.env_steps) - before) / (time.perf_counter() - begun)
         rows.append((trained, bare(identifier, lanes, max(20, 60_000 // lanes))))
-    ratios = [a / b for a, b in rows]
     return {
         "env": identifier,
         "lanes": lanes,
-        "hidden": list(hidden),
+        "hidden": "x".join(map(str, hidden)),
         "training_steps_per_second": float(np.median([a for a, _ in rows])),
         "bare_steps_per_second": float(np.median([b for _, b in rows])),
-        "ratio_median": float(np.median(ratios)),
-        "ratio_range": [min(ratios), max(ratios)],
+        **spread("ratio", [a / b for a, b in rows]),
         "padded_part": float(int(state.padded_steps) / (int(state.padded_steps) + int(state.env_steps))),
     }
 
@@ -79,18 +73,15 @@ def main() -> None:
     if not given.envs:
         script.wrong("name an environment of Gymnasium")
     esrl.configure()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    store = Store(results("throughput") / "host_speed.csv", ("env",))
     for identifier in given.envs:
         row = measure(identifier, given.lanes, given.hidden, given.repeats)
-        low, high = row["ratio_range"]
         print(
             f"{identifier}, {row['lanes']} lanes: training {row['training_steps_per_second']:,.0f} steps/s, bare"
-            f" make_vec {row['bare_steps_per_second']:,.0f} steps/s, ratio {row['ratio_median']:.2f}"
-            f" [{low:.2f}, {high:.2f}]",
+            f" make_vec {row['bare_steps_per_second']:,.0f} steps/s, ratio {script.shown(row, 'ratio', '[.2f]')}",
             flush=True,
         )
-        row["machine"] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-        (RESULTS / f"{identifier}.json").write_text(json.dumps(row, indent=1) + "\n")
+        store.add([row], replace=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from esrl.core.sharding import AXIS, Mesh, default_mesh
-from experiments.lab.timing import Call, first, turns
+from experiments.throughput.timing import Call, first, turns
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 SHARE = 0.6  # of the memory that is free, for what a measurement may take

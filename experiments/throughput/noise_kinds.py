@@ -9,8 +9,7 @@ seeds of a kind train in one compiled program; returns are those of the unpertur
 the interquartile mean over seeds with its 95 % bootstrap interval, at the end, and on average over all evaluations but
 the first (which says how fast it learns). Seconds are those of all seeds together, compiling included.
 
-Written after each kind to experiments/throughput/results/noise_kinds/<environment>.csv, with a JSON beside
-it.
+Written after each kind to experiments/throughput/results/noise_kinds/<environment>.csv, with a JSON beside it.
 """
 
 import time
@@ -24,8 +23,8 @@ from tyro.conf import Positional
 import esrl
 from esrl.training import recipe as recipes
 from experiments import script
-from experiments.lab.record import ROOT, About, Row, folder_name, plain, read_rows, results, write_rows
 from experiments.lab.stats import interquartile_mean, interval
+from experiments.lab.store import ROOT, Row, Store, folder_name, plain, results
 
 RESULTS = results("throughput") / "noise_kinds"
 HEAD = ("environment", "noise", "seeds", "env steps", "last return, IQM [95 %]", "mean return", "seconds")
@@ -74,17 +73,14 @@ def main() -> None:
         script.wrong(f"{', '.join(unknown)}: no such kind; there are {'; '.join(KINDS)}")
     print(script.table(HEAD))
     for env in given.envs:
-        csv = given.out / f"{folder_name(env)}.csv"
+        store = Store(given.out / f"{folder_name(env)}.csv", ("kind",))
         budget: Row = {"env_steps": given.env_steps} if given.env_steps else {}
         recipe = recipes.read(ROOT / "agents" / env / "eggroll.toml").override({"num_evals": 10, **budget})
-        rows, about = read_rows(csv), None if given.table else About(csv.with_suffix(".json"), plain(recipe))
         for kind in given.kinds:
-            if about is not None:
-                rows = [row for row in rows if row["kind"] != kind] + measure(recipe, kind, given.seeds)
-                write_rows(csv, rows)
-                about.ran([kind])
+            if not given.table:
+                store.add(measure(recipe, kind, given.seeds), replace=True, about={"recipe": plain(recipe)})
                 jax.clear_caches()
-            mine = [row for row in rows if row["kind"] == kind]
+            mine = [row for row in store.read() if row["kind"] == kind]
             if mine:
                 print(line(mine), flush=True)
 

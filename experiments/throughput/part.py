@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from experiments import script
-from experiments.lab.record import Row, results
-from experiments.lab.timing import Call, Table, turns
+from experiments.lab.store import Row, Store, results
 from experiments.throughput.machine_limits import Ceilings, Loads, on_cpu
+from experiments.throughput.timing import Call, turns
 
 RESULTS = results("throughput")
 Name = Literal["forward", "layer", "generation", "growth"]
@@ -99,17 +99,17 @@ class Part(NamedTuple):
 
     def line(self, row: Row) -> str:
         """A row's line; dashes where it was left out."""
-        why = row.get("left_out", "")
+        why = row.get("left_out") or ""
         cells = ["–" if why else script.shown(row, *cell) for cell in self.cells.values()]
         return script.line([*(row[column] for column in self.names.values()), *cells, why])
 
     def measure(self, bench: Bench, path: Path, settings: dict[str, Any]) -> None:
         """Measures the part, writes and prints row by row."""
-        table = Table(path, (*self.key, *self.columns, "left_out"), self.key, settings)
+        store, columns = Store(path, self.key), (*self.key, *self.columns, "left_out")
         print(self.head(), flush=True)
 
         def add(row: Row) -> None:
-            table.add(row)
+            store.add([{name: row.get(name) for name in columns}], replace=True, about={"recipe": settings})
             print(self.line(row), flush=True)
 
         self.run(bench, add)

@@ -30,7 +30,7 @@ import jax
 
 import esrl
 from experiments import script
-from experiments.lab.record import read_rows
+from experiments.lab.store import Store
 from experiments.throughput.forward import FORWARD, LAYER
 from experiments.throughput.generation import GENERATION
 from experiments.throughput.growth import GROWTH
@@ -47,7 +47,7 @@ def main() -> None:
     name = options.name or device_name()
     if options.table:
         for part in options.part:
-            rows = read_rows(options.out / f"{name}-{part}.csv")
+            rows = Store(options.out / f"{name}-{part}.csv", PARTS[part].key).read()
             print("\n".join([PARTS[part].head(), *map(PARTS[part].line, rows), ""]) if rows else "", flush=True)
         return
     options.fit()

@@ -145,6 +145,25 @@ def test_a_csv_without_types_is_gone_on_with(tmp_path):
     assert path.read_text() == "env,seed,score\na,0,\na,1,0.5\na,2,1.0\n"
 
 
+def test_rows_that_take_the_place_of_older_ones(tmp_path):
+    from experiments.lab.store import Store
+
+    path = tmp_path / "speed.csv"
+    path.write_text("part,kind,speed\na,rank 1,1.50\na,dense,2.0\n")
+    older = {"date": "2020-01-01", "runs": ["a, rank 1", "a, dense"]}  # keys by their names
+    path.with_suffix(".json").write_text(json.dumps({"recipe": {"lanes": 1}, "measured": [older], "failed": {}}))
+    store = Store(path, ("part", "kind"))
+    store.failed([("a", "dense")], "broke")
+    assert not store.about()["failed"]  # there are rows of it
+    store.failed([("a", "dense")], "broke", replace=True)
+    assert store.about()["failed"] == {"a, dense": "broke"} and store.about()["recipe"] == {"lanes": 1}
+    store.add([{"part": "a", "kind": "dense", "speed": 3.0}], replace=True, about={"recipe": {"lanes": 2}, "own": 1})
+    assert path.read_text() == "part,kind,speed\na,rank 1,1.50\na,dense,3.0\n"
+    about = store.about()
+    assert [entry["runs"] for entry in about["measured"]] == [["a, rank 1"], [["a", "dense"]]]
+    assert about["recipe"] == {"lanes": 2} and about["own"] == 1 and not about["failed"]
+
+
 def test_what_fails_is_noted_and_the_rest_goes_on(script, recipes, tmp_path):
     recipe = recipes / "eggroll.toml"
     recipe.write_text(recipe.read_text() + "sigma = -1.0\n")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from esrl.core.compile_time import compile_seconds
-from experiments.lab.record import About, Row, read_rows, write_rows
+from experiments.lab.store import Row
 
 Call = Callable[[], tuple[float, ...]]
 
@@ -71,47 +70,7 @@ def rounded(value: Any, digits: int = 6) -> float:
     return float(f"{float(value):.{digits}g}")
 
 
-def ranged(row: Row, name: str) -> str:
-    """A median with its range; a dash where there is none."""
-    if row.get(name) in ("", None):
-        return "–"
-    middle, low, high = (f"{float(row[f'{name}{end}']):.3g}" for end in ("", "_lowest", "_highest"))
-    return f"{middle} [{low}, {high}]"
-
-
-def table_head(names: tuple[str, ...]) -> str:
-    """The first two lines of a Markdown table."""
-    return "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
-
-
 def reason_of(error: Exception) -> str:
     """The first line of an error, cut to what fits a table."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:160]}" if lines else type(error).__name__
-
-
-class Table:
-    """A CSV with fixed columns, written after each row, and its JSON; a row takes the place of an older one.
-
-    Args:
-      path: of the CSV. columns: its columns; a row may lack some. key: those that tell rows apart.
-      settings: what the JSON says of how it was measured.
-    """
-
-    def __init__(self, path: Path, columns: tuple[str, ...], key: tuple[str, ...], settings: dict[str, Any]) -> None:
-        self.path, self.columns, self.key = path, columns, key
-        self.rows: list[Row] = read_rows(path)
-        self._about = About(path.with_suffix(".json"), settings)
-        self._about.values["recipe"] = settings
-
-    def label(self, row: Row) -> str:
-        """The values that tell a row apart."""
-        return ", ".join(str(row[name]) for name in self.key)
-
-    def add(self, row: Row) -> None:
-        """Takes a row and writes the file."""
-        label = self.label(row)
-        self.rows = [old for old in self.rows if self.label(old) != label]
-        self.rows.append({name: row.get(name, "") for name in self.columns})
-        write_rows(self.path, self.rows)
-        self._about.ran([label])
