@@ -41,8 +41,8 @@ class Snake(gymnasium.Env):
     def render(self):
         cells = np.full((SIZE + 2, SIZE + 2, 3), 40, np.uint8)
         cells[1:-1, 1:-1] = 225
-        for (row, column), colour in [*((cell, (60, 140, 80)) for cell in self.body), (self.apple, (210, 50, 50))]:
-            cells[row + 1, column + 1] = colour
+        for (row, column), color in [*((cell, (60, 140, 80)) for cell in self.body), (self.apple, (210, 50, 50))]:
+            cells[row + 1, column + 1] = color
         return cells.repeat(20, axis=0).repeat(20, axis=1)
 
     def _free_cell(self):

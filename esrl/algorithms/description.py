@@ -24,9 +24,7 @@ def describe(agent: Agent, width: int = 110) -> str:
       >>> "rank 1" in esrl.describe(agent)
       True
     """
-    console = import_extra("rich.console", "cli", "esrl.describe").Console(
-        file=io.StringIO(), width=width, force_terminal=False, highlight=False
-    )
+    console = _rich("console").Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
     limit = max_episode_steps_of(agent.env)
     console.print(f"{agent.name} on {name_of(agent.env)}, at most {limit:,} steps an episode")
     console.print(f"observations {agent.env.observation_space}\nactions {agent.env.action_space}\n")
@@ -38,8 +36,7 @@ def describe(agent: Agent, width: int = 110) -> str:
         console.print(
             f"\n{ratio:.1f} times fewer random numbers than dense noise; {plan.lanes:,} episodes a generation,"
         )
-        kind = agent.options.get("noise_distribution", "normal")
-        console.print(f"{kind} noise, {plan.noise_bytes:,} bytes for each member;")
+        console.print(f"{plan.noise_bytes:,} bytes of noise for each member;")
         console.print(f"{plan.chunk:,} pairs at once on each of {plan.devices} device(s)")
     elif agent.kind == "random":
         console.print("\nevery allowed action is equally likely; nothing is trained")
@@ -48,15 +45,9 @@ def describe(agent: Agent, width: int = 110) -> str:
     return _text(console)
 
 
-def _rich(module: str) -> Any:
-    return import_extra(f"rich.{module}", "cli", "esrl.describe")
-
-
 def _plain(plan: Plan) -> Any:
     """Parameters that are not perturbed."""
-    table = import_extra("rich.table", "cli", "esrl.describe").Table(
-        box=None, pad_edge=False, show_footer=True, footer_style="bold"
-    )
+    table = _rich("table").Table(box=None, pad_edge=False, show_footer=True, footer_style="bold")
     table.add_column("leaf", footer="total", overflow="fold")
     table.add_column("shape", footer=f"{plan.num_params:,} weights")
     for leaf in plan.leaves:
@@ -66,9 +57,7 @@ def _plain(plan: Plan) -> Any:
 
 def _perturbed(plan: Plan) -> Any:
     """Parameters, how each is perturbed, why, and random numbers per member."""
-    table = import_extra("rich.table", "cli", "esrl.describe").Table(
-        box=None, pad_edge=False, show_footer=True, footer_style="bold"
-    )
+    table = _rich("table").Table(box=None, pad_edge=False, show_footer=True, footer_style="bold")
     table.add_column("leaf", footer="total", overflow="fold")
     table.add_column("shape", footer=f"{plan.num_params:,} weights")
     table.add_column("noise")
@@ -92,3 +81,7 @@ def _shape(leaf: Leaf) -> str:
 
 def _kind(leaf: Leaf) -> str:
     return f"rank {leaf.rank}" if leaf.rank else "dense"
+
+
+def _rich(module: str) -> Any:
+    return import_extra(f"rich.{module}", "cli", "esrl.describe")

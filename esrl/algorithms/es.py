@@ -168,7 +168,7 @@ def rollout(es: ES, state: ESState) -> Experience:
         fitness = jnp.mean(played.shaped, axis=2)
         return (fitness, played.returns, played.lengths, played.steps), played.sums
 
-    # Fitness and lengths are all that devices exchange: no perturbation ever leaves the device that drew it.
+    # No noise ever leaves the device that drew it: devices exchange results of episodes, and sums.
     rows, sums = sharding.map_devices(play, state, sharding.iota(es.pairs), es.mesh)
     fitness, returns, lengths, steps = rows
     return Experience(fitness, returns, lengths, steps, sums)
@@ -176,7 +176,7 @@ def rollout(es: ES, state: ESState) -> Experience:
 
 def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Metrics]:
     """Moves the parameters along the estimated gradient of the expected fitness."""
-    weights = es.shaping(experience.fitness) @ jnp.array(es.signs)  # f(+) - f(-) of every pair
+    weights = es.shaping(experience.fitness) @ jnp.array(es.signs)  # f(+) - f(-) of a pair; f itself without pairs
 
     def weigh(key: Key, part: tuple[Array, Array]) -> tuple[tuple[()], list[Array]]:
         pairs, weight = part

@@ -19,7 +19,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """An optimizer whose updates are to be multiplied by the learning rate.
 
-    In every optax optimizer the rate is the last factor, so `rate * update(rate=1)` is the update at that rate.
+    In optax's optimizers the rate is the last factor, so `rate * update(rate=1)` is the update at that rate. (rmsprop
+    with momentum keeps its trace behind the rate; the two are equal while the rate is constant.)
 
     Args:
       optimizer: an optax name (`adam`, `adamw`, `sgd`, ...) or a gradient transformation.

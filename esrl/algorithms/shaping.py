@@ -1,8 +1,8 @@
 """Fitness shaping: `fitness [P, S] -> weights [P, S]`.
 
 P is pairs (or directions), S the evaluations of each: 2 with antithetic pairs, 1 without. Every shaping gives all-zero
-weights to all-equal fitness, and ranks a member with NaN or infinite fitness as the worst one: it is replaced by the
-lowest finite fitness before anything else, so it can never reach the parameters.
+weights to all-equal fitness, and takes a member with NaN or infinite fitness for the worst one: ranks put it below all
+others, the other shapings give it the lowest finite fitness. So it can never reach the parameters.
 """
 
 from __future__ import annotations

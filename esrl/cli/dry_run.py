@@ -23,7 +23,7 @@ from esrl.training.recipe import Recipe
 
 _STEPS = 100  # of the episodes that are timed
 _TIMES = 3
-_PYTHON = 256  # members at most where Python steps them
+_PYTHON = 256  # pairs at most where Python steps them
 
 
 def dry_run(recipe: Recipe) -> dict[str, Any]:
@@ -107,19 +107,19 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
         mesh = Mesh(np.array(jax.local_devices()[: plan.devices]), (AXIS,))
     options = {"population": chunk * plan.devices * signs, "chunk_pairs": chunk, "mesh": mesh}
     seconds, state = _timed(recipe.override({}, None, options).build(env), recipe.seed)
-    return (int(state.env_steps) + int(state.padded_steps)) / seconds, whole
+    # On the device a lane that is done is stepped on; where Python steps, it stands still.
+    steps = int(state.env_steps) + (int(state.padded_steps) if on_device(agent.env) else 0)
+    return steps / seconds, whole
 
 
 def shortened(env: Any, steps: int) -> Any | None:
     """The environment with episodes of so many steps at most, or None where its time limit cannot be set."""
-    steps, limit = min(steps, max_episode_steps_of(env)), "max_episode_steps"
-    limit = limit if hasattr(env, limit) else "horizon"
+    steps = min(steps, max_episode_steps_of(env))
     if isinstance(env, HostEnv):  # a tuple whose fields are set otherwise than an object's
-        changed: dict[str, Any] = {limit: steps}
-        return env._replace(**changed)
+        return env._replace(max_episode_steps=steps)
     try:
         short = copy.copy(env)
-        object.__setattr__(short, limit, steps)  # past a frozen dataclass
+        object.__setattr__(short, "max_episode_steps", steps)  # past a frozen dataclass
     except (AttributeError, TypeError, RecursionError):  # fixed, or a wrapper that finds its attributes elsewhere
         return None
     return short

@@ -75,7 +75,7 @@ def evaluate(folder: str, *, episodes: int = 128, seed: int = 1000, json: bool =
 
     Args:
       folder: the folder of a run.
-      episodes: held-out episodes, played all at once.
+      episodes: held-out episodes.
       seed: seed of the episodes' worlds.
       json: end with one JSON object on standard output.
     """

@@ -29,7 +29,7 @@ def check_chunk(chunk: int, pairs: int, mesh: Mesh) -> None:
     if pairs % mesh.size:
         raise EsrlError(f"{pairs} pairs cannot be split evenly over {mesh.size} devices; change the population")
     if not 1 <= chunk <= pairs // mesh.size:
-        raise EsrlError(f"chunk is {chunk}, but must lie in 1 .. {pairs // mesh.size}, the pairs of each device")
+        raise EsrlError(f"chunk_pairs is {chunk}, but must lie in 1 .. {pairs // mesh.size}, the pairs of each device")
 
 
 def map_chunks(

@@ -169,7 +169,7 @@ def low_rank(
             return leaf._replace(rank=0, reason=f"{leaf.reason}; {m}x{n} is no larger than its rank-{rank} factors")
         excess = excess_variance(m, n, rank, distribution)
         if max_excess_variance is not None and excess > max_excess_variance:
-            return leaf._replace(rank=0, reason=f"{leaf.reason}; thin: rank {rank} would add {excess:.0%} variance")
+            return leaf._replace(rank=0, reason=f"{leaf.reason}; rank {rank} would add {excess:.0%} variance")
         return leaf._replace(rank=rank)
 
     return _space(lambda leaves: tuple(map(choose, leaves)), distribution, dtype)

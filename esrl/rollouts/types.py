@@ -56,7 +56,7 @@ class Episodes(NamedTuple):
       shaped: [P, S, E] sum of transformed rewards, the same array when there is no transform.
       lengths: [P, S, E] int32, live steps.
       sums: of live observations, or None when they are not summed.
-      steps: [P] int32, steps that a pair's lanes were stepped, live or not.
+      steps: [P] int32, steps that a pair's lanes were stepped, live or not (by Python: that the loop made).
     """
 
     returns: Array

@@ -16,7 +16,7 @@ import numpy as np
 from esrl.core.types import EsrlError
 
 SHAPES = {0: "plane", 2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box", 7: "mesh"}
-UNCOLOURED = ((0.5, 0.5, 0.5, 1.0), (0.4, 0.33, 0.26, 1.0))  # MuJoCo's default grey and Brax's default brown
+UNCOLORED = ((0.5, 0.5, 0.5, 1.0), (0.4, 0.33, 0.26, 1.0))  # MuJoCo's default grey and Brax's default brown
 DECIMALS = 4
 
 
@@ -119,7 +119,7 @@ def _geoms(sys: Any) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
             "size": _numbers(sizes[i]),
             "pos": _numbers(places[i]),
             "quat": _numbers(turns[i]),
-            "rgba": _colour(colors[i], sys.mj_model, i),
+            "rgba": _color(colors[i], sys.mj_model, i),
         }
         if geom["shape"] == "mesh":
             geom["mesh"] = meshes.setdefault(int(sys.mj_model.geom_dataid[i]), len(meshes))
@@ -137,14 +137,14 @@ def _visible(sys: Any) -> list[int]:
     return [int(i) for i in np.flatnonzero(known)]
 
 
-def _colour(rgba: np.ndarray, model: Any, i: int) -> list[float] | None:
+def _color(rgba: np.ndarray, model: Any, i: int) -> list[float] | None:
     """The geom's own color, else its material's; None where neither says more than a default."""
     material = int(model.geom_matid[i])
-    if material >= 0 and np.allclose(rgba, UNCOLOURED[0]):
+    if material >= 0 and np.allclose(rgba, UNCOLORED[0]):
         rgba = np.asarray(model.mat_rgba[material], np.float64)
         if np.all(rgba == 1):
             return None
-    return None if any(np.allclose(rgba, default) for default in UNCOLOURED) else _numbers(rgba)
+    return None if any(np.allclose(rgba, default) for default in UNCOLORED) else _numbers(rgba)
 
 
 def _mesh(model: Any, mesh: int) -> dict[str, str]:

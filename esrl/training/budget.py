@@ -32,7 +32,7 @@ class Budget(NamedTuple):
         if self == Budget():
             raise EsrlError("how long to train is not said; give env_steps, generations or seconds")
         for name, value, least in zip(self._fields, self, (1, 1, 0), strict=True):
-            if value is not None and not (value >= least and value > 0):
+            if value is not None and not (value >= least and value > 0 and math.isfinite(value)):
                 raise EsrlError(f"{name} is {value}, but must be {f'at least {least}' if least else 'above 0'}")
         return self
 

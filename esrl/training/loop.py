@@ -68,6 +68,7 @@ class Run:
         # An evolution strategy is timed in two parts. What is one program on the device stays one.
         self._in_parts = agent.kind == "evolution" or not on_device(agent.env)
         self._key = seed_key(seed)
+        seed_key(self.eval_seed)  # a seed that does not fit is said now, before there is a folder
         self._clock = Clock()
         self._started = False
         self.folder: RunFolder | None = None
@@ -87,12 +88,14 @@ class Run:
         }
         plain = (bool, int, float, str, list, tuple)
         options = {k: v if isinstance(v, plain) else "custom" for k, v in self.agent.options.items()}
+        # A schedule stays "custom": a value of the state only multiplies it.
+        options |= {k: v for k, v in self.hyperparams.items() if options.get(k) != "custom"}
         return {
             "env": name_of(self.agent.env),
             "agent": self.agent.name,
             **{k: v for k, v in run.items() if v is not None},
             "policy": self.agent.policy.spec or {"network": "custom"},
-            "options": {k: v for k, v in options.items() if v is not None} | self.hyperparams,
+            "options": {k: v for k, v in options.items() if v is not None},
         }
 
     def progress(self, state: Any) -> float:
@@ -156,7 +159,7 @@ class Run:
         row: Row = {"generation": int(after.generation), "env_steps": steps}
         if hasattr(after, "padded_steps"):
             row["padded_steps"] = int(after.padded_steps)
-        row |= {**self._clock.row(steps - steps_before), **values}
+        row |= values
         if self.agent.kind == "evolution":
             plan = self.agent.plan
             row |= {"noise_floats_per_member": plan.num_random, "dense_floats_per_member": plan.num_params}
@@ -164,6 +167,7 @@ class Run:
             row |= {name.replace("eval_", "start_"): value for name, value in start.items()}
         if self.grid.num_evals and self.grid.due(before, self.progress(after)):
             row |= self._score(after)
+        row |= self._clock.row(steps - steps_before)  # last: an evaluation's seconds belong to its own row
         return after, row
 
     def _score(self, state: Any) -> Row:

@@ -68,7 +68,9 @@ class Progress:
             f"gen {row['generation']}",
             f"{_short(row['env_steps'])} steps ({progress:.0%})",
             f"{_short(row['env_steps_per_second'])}/s",
-            f"fitness {row['fitness_mean']:.1f}" if "fitness_mean" in row else f"training {row['return_mean']:.1f}",
+            f"fitness {_number(row['fitness_mean'])}"
+            if "fitness_mean" in row
+            else f"training {_number(row['return_mean'])}",
             f"return {self._return:.1f}" if self._return is not None else "return -",
             f"{_clock(left)} left" if left is not None else "",
         ]
@@ -103,6 +105,10 @@ class Progress:
             self._live.console.print(text, markup=False)
         else:
             print(text, file=self._to, flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"  # a row that was read back has None where it was not finite
 
 
 def _short(number: float) -> str:

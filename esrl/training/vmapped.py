@@ -51,8 +51,9 @@ def train_many(
 ) -> Many:
     """Trains an agent several times in one compiled program, which holds for every seed and every traced value.
 
-    Each run ends as `esrl.train` would end it with that seed and those values; a run that has used up its budget stands
-    still while others go on.
+    Each run ends as `esrl.train` would end it with that seed and those values, but for one thing: a generation without
+    one finite return ends nothing here, and is seen in `nonfinite`. A run that has used up its budget stands still
+    while others go on.
 
     Args:
       agent: on a JAX environment.

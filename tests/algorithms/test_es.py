@@ -256,7 +256,7 @@ def test_without_memory_the_memory_probe_is_not_solved():
         ({"optimizer": "lion", "momentum": -1.0}, "momentum is -1.0"),
         ({"gradient_scale": "big"}, "gradient_scale"),
         ({"poplation": 8}, "did you mean population"),
-        ({"chunk_pairs": 3, "population": 8}, "chunk is 3"),
+        ({"chunk_pairs": 3, "population": 8}, "chunk_pairs is 3"),
         ({"episodes_per_member": 0}, "episodes_per_member is 0"),
         ({"shaping": "sign", "antithetic": False, "population": 8}, "sign shaping"),
     ],
