@@ -124,13 +124,14 @@ SHAPINGS: dict[str, Callable[..., Shaping]] = {
 
 
 def by_name(shaping: str | Shaping) -> Shaping:
-    """A shaping from its name, or the function itself.
+    """A shaping from its name, or a function, whose weights that are not finite become 0.
 
     Raises:
       EsrlError: no shaping has that name.
     """
     if callable(shaping):
-        return shaping
+        # A user's function may let NaN through; weights of 0 keep it from the parameters.
+        return lambda fitness: jnp.nan_to_num(shaping(fitness), nan=0.0, posinf=0.0, neginf=0.0)
     shaping = "centered_rank" if shaping == "centred_rank" else shaping  # its name in the first recipes
     if shaping not in SHAPINGS:
         raise EsrlError(f"unknown shaping {shaping!r}{nearest(shaping, SHAPINGS)}")

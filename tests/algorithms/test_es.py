@@ -91,6 +91,12 @@ def test_not_finite_fitness_is_counted_and_never_reaches_the_parameters():
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.moments))
 
 
+def test_a_users_shaping_that_lets_nan_through_moves_nothing():
+    agent = esrl.eggroll(Broken(), TINY, population=32, shaping=lambda fitness: fitness - jnp.mean(fitness))
+    state, metrics = run(agent, 2)
+    assert metrics["nonfinite"] > 0 and np.isfinite(params_of(state)).all()
+
+
 @pytest.mark.parametrize("numbers", [("normal", "float32"), ("rademacher", "int8")], ids="-".join)
 @pytest.mark.parametrize("kind", ["low rank", "dense"])
 def test_a_gradient_step_is_the_estimator_of_the_equation(kind, numbers):
