@@ -130,9 +130,10 @@ def by_name(shaping: str | Shaping) -> Shaping:
       EsrlError: no shaping has that name.
     """
     if callable(shaping):
+        own: Shaping = shaping
         # A user's function may let NaN through; weights of 0 keep it from the parameters.
-        return lambda fitness: jnp.nan_to_num(shaping(fitness), nan=0.0, posinf=0.0, neginf=0.0)
-    shaping = "centered_rank" if shaping == "centred_rank" else shaping  # its name in the first recipes
-    if shaping not in SHAPINGS:
-        raise EsrlError(f"unknown shaping {shaping!r}{nearest(shaping, SHAPINGS)}")
-    return SHAPINGS[shaping]()
+        return lambda fitness: jnp.nan_to_num(own(fitness), nan=0.0, posinf=0.0, neginf=0.0)
+    name = "centered_rank" if shaping == "centred_rank" else shaping  # its name in the first recipes
+    if name not in SHAPINGS:
+        raise EsrlError(f"unknown shaping {name!r}{nearest(name, SHAPINGS)}")
+    return SHAPINGS[name]()
