@@ -55,7 +55,7 @@ def draw(found: pd.DataFrame, path: Path) -> None:
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=min(len(envs), 3), frameon=False)
     figure.tight_layout()
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figures.save(figure, path, bbox_inches="tight")
 
 
 def _marks(axes: plt.Axes, own: pd.DataFrame, heights: dict, env: str, i: int, count: int) -> None:

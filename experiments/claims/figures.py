@@ -26,6 +26,7 @@ from tyro.conf import Positional
 
 from experiments import script
 from experiments.claims.table import matching
+from experiments.lab.figures import save
 from experiments.lab.store import result_names, results
 
 RESULTS = results("claims")
@@ -63,7 +64,7 @@ def draw(rows: pd.DataFrame, panels: list[Any], path: Path) -> None:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(title=LABELS.get(panel.hue, panel.hue), fontsize=7, title_fontsize=7)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     plt.close(figure)
 
 

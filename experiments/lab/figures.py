@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -33,3 +35,10 @@ def legend_above(grid: Any, columns: int) -> None:
     """Moves a seaborn grid's legend above its panels."""
     sns.move_legend(grid, "lower center", bbox_to_anchor=(0.5, 1.0), ncol=columns, title=None)
     grid.figure.tight_layout()
+
+
+def save(figure: Any, path: Path, **options: Any) -> None:
+    """Writes a figure (of matplotlib, or a seaborn grid) whole or not at all: a kill leaves the old picture."""
+    temporary = path.with_name(f"{path.stem}.part{path.suffix}")
+    figure.savefig(temporary, **{"dpi": 110, **options})
+    os.replace(temporary, path)

@@ -72,7 +72,7 @@ def draw(rows: pd.DataFrame, column: str, path: Path) -> None:
     for text in grid.legend.get_texts():
         text.set_text(AGENTS.get(text.get_text(), text.get_text()))
     figures.legend_above(grid, len(shown))
-    grid.savefig(path, dpi=110)
+    figures.save(grid, path)
 
 
 @dataclass

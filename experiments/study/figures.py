@@ -83,7 +83,7 @@ def draw(rows: pd.DataFrame, path: Path) -> None:
     above.subplots_adjust(left=0.16, right=0.99, bottom=0.23, top=0.9, wspace=0.12)
     below.subplots_adjust(left=0.16, right=0.99, bottom=0.26, top=0.86, wspace=0.08)
     legend(figure, look)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figures.save(figure, path, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -102,7 +102,7 @@ def profiles(rows: pd.DataFrame, path: Path) -> None:
     grid[0, 0].set_ylabel("part of runs above it")
     figure.tight_layout()
     legend(figure, look)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    figures.save(figure, path, bbox_inches="tight")
     plt.close(figure)
 
 

@@ -90,7 +90,7 @@ def draw(rows: pd.DataFrame, path: Path, said: str = "") -> None:
     for text in grid.legend.get_texts():
         text.set_text("dense (OpenES)" if text.get_text() == "dense" else f"rank {text.get_text()}")
     figures.legend_above(grid, len(ranks))
-    grid.savefig(path, dpi=110)
+    figures.save(grid, path)
 
 
 @dataclass

@@ -27,6 +27,7 @@ from matplotlib.ticker import NullLocator
 from tyro.conf import Positional
 
 from experiments import script
+from experiments.lab.figures import save
 from experiments.lab.store import ROOT, result_names, results
 
 RESULTS = results("throughput")
@@ -81,7 +82,7 @@ def draw_forward(rows: pd.DataFrame, path: Path) -> None:
         handles.values(), handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=len(handles), frameon=False
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    save(figure, path, bbox_inches="tight")
     plt.close(figure)
 
 
@@ -122,7 +123,7 @@ def draw_growth(rows: pd.DataFrame, measure: str, path: Path) -> None:
         axes.set_ylabel(label)
     figure.suptitle(measure)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    save(figure, path)
     plt.close(figure)
 
 
