@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from esrl.algorithms.options import Option, arguments_of, options_of
 from esrl.cli.arguments import HELP, Groups, dashed, texts
+from esrl.core.options import Option, arguments_of, options_of
 from esrl.core.types import EsrlError
 from esrl.training.budget import Budget
 from esrl.training.recipe import (
