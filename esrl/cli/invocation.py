@@ -65,7 +65,7 @@ def _about(command: Callable[..., Any]) -> str:
 def _values(given: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
     """The values of those flags that were given."""
     return {
-        name: todays_value(name, option.read(given[name], dashed(name)))
+        name: option.read(todays_value(name, given[name]), dashed(name))
         for name, option in options.items()
         if name in given
     }

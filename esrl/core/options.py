@@ -290,7 +290,8 @@ def checked(function: Function) -> Function:
             raise EsrlError(f"{function.__name__}: {error}") from None
         for name, option in arguments(function).items():
             if name in bound.arguments and name in names:
-                bound.arguments[name] = option.check(bound.arguments[name])
+                value = option.check(bound.arguments[name])
+                bound.arguments[name] = tuple(value) if option.type is tuple and isinstance(value, list) else value
         return function(*bound.args, **bound.kwargs)
 
     return call  # type: ignore[return-value]

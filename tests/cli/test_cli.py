@@ -229,7 +229,10 @@ REFUSED = {
         ["train", "w.py:Line", "--agent", "ppo", "--network", "gru", "--num-envs", "6"],
         "whole sequences, and num_envs=6 of them cannot be split into num_minibatches=8; use 6",
     ),
-    "gamma": (["train", "w.py:Line", "--agent", "ppo", "--gamma", "1.01"], "gamma is 1.01, but must be a number in 0 .. 1"),
+    "gamma": (
+        ["train", "w.py:Line", "--agent", "ppo", "--gamma", "1.01"],
+        "gamma is 1.01, but must be a number in 0",
+    ),
     "critic": (["train", "w.py:Line", "--agent", "ppo", "--critic", "both"], "critic is 'both', but must be"),
     "option of another agent": (
         ["train", "w.py:Line", "--agent", "ppo", "--rank", "1"],

@@ -170,7 +170,7 @@ def test_rank_must_be_a_whole_number_of_at_least_one(rank):
     ("kind", "sentence"),
     [
         (("cauchy", "float32"), "distribution is 'cauchy'"),
-        (("normal", "float16"), "noise_dtype is 'float16'"),
+        (("normal", "float16"), "dtype is 'float16'"),
         (("normal", "int8"), 'needs distribution "rademacher"'),
     ],
 )
