@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import esrl
-from esrl.algorithms.options import arguments_of, options_of
+from esrl.core.options import arguments_of, options_of
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = {name: getattr(esrl, name) for name in esrl.__all__ if inspect.isfunction(getattr(esrl, name))}

@@ -17,8 +17,8 @@ from esrl.algorithms import memory_plan
 from esrl.algorithms import shaping as shapings
 from esrl.algorithms.agent import Agent, Plan, stepping
 from esrl.algorithms.es import ES, ESState, rollout, update
-from esrl.algorithms.optimizers import make_optimizer
-from esrl.algorithms.options import agent_constructor, changed_options, check_options
+from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
+from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.algorithms.shaping import Shaping
 from esrl.core import sharding
 from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
@@ -34,7 +34,6 @@ from esrl.policies.policy import Policy, bind
 from esrl.policies.precision import arithmetic
 from esrl.rollouts.runner import runner
 
-Schedule = Callable[[Array], Array]
 BASE_RATE = 0.02  # the learning rate unless given: better than 0.01 in experiments/ablation/README.md
 
 
@@ -225,7 +224,6 @@ def open_es(
 
 def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: dict[str, Any]) -> Agent:
     """An agent from everything that its constructor was given."""
-    check_options(given)
     options = SimpleNamespace(**given)
     _check_together(options)
     env = make(options.env)
@@ -234,7 +232,7 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
     policy = policy._replace(apply=arithmetic(policy.apply, options.precision))
     config = _configure(env, policy, noise, options)
     normalized = options.normalize_observations and any(jax.tree.leaves(policy.normalizable))
-    base_rate = _base_rate(options)
+    rate = base_rate(options.learning_rate, options.optimizer, BASE_RATE)
 
     def init(key: Key) -> ESState:
         params = policy.init(jax.random.fold_in(key, 0))
@@ -247,7 +245,7 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
             generation=jnp.uint32(0),
             # A schedule is a function of the generation; the value of the state multiplies it.
             sigma=jnp.float32(1.0 if callable(options.sigma) else options.sigma),
-            learning_rate=jnp.float32(1.0 if callable(base_rate) else base_rate),
+            learning_rate=jnp.float32(1.0 if callable(rate) else rate),
             env_steps=count(),
             padded_steps=count(),
         )
@@ -309,10 +307,14 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         leaves=leaves,
         draw=jax.jit(jax.named_scope("noise")(lambda key, pairs: noise.sample(key, leaves, pairs))),
         forward=forward.population(policy.apply, leaves),
-        shaping=shapings.by_name(options.shaping),
-        optimizer=make_optimizer(options.optimizer, options.momentum, options.weight_decay, options.max_grad_norm),
-        sigma=_scheduled("sigma", options.sigma, options.sigma_decay),
-        learning_rate=_scheduled("learning_rate", _base_rate(options), options.lr_decay),
+        shaping=shapings.by_name(options.shaping, (pairs, len(signs))),
+        optimizer=make_optimizer(
+            options.optimizer, options.momentum, options.weight_decay, options.max_grad_norm, params
+        ),
+        sigma=_decayed("sigma", options.sigma, options.sigma_decay),
+        learning_rate=_decayed(
+            "learning_rate", base_rate(options.learning_rate, options.optimizer, BASE_RATE), options.lr_decay
+        ),
         pairs=pairs,
         signs=signs,
         episodes=options.episodes_per_member,
@@ -324,23 +326,14 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
     )
 
 
-def _scheduled(name: str, value: Any, decay: float) -> Callable[[ESState], Array]:
+def _decayed(name: str, value: Any, decay: float) -> Callable[[ESState], Array]:
     """The value of a generation: base value times schedule times decay^generation."""
+    base = scheduled(name, value)
 
     def now(state: ESState) -> Array:
-        base = getattr(state, name)
-        if callable(value):
-            base = base * value(state.generation.astype(jnp.int32))
-        return base if decay == 1.0 else base * jnp.float32(decay) ** state.generation.astype(jnp.float32)
+        return base(state) if decay == 1.0 else base(state) * jnp.float32(decay) ** state.generation.astype(jnp.float32)
 
     return now
-
-
-def _base_rate(options: SimpleNamespace) -> Any:
-    """The learning rate, or what it is when it is not given."""
-    if options.learning_rate is not None:
-        return options.learning_rate
-    return BASE_RATE if isinstance(options.optimizer, str) else 1.0
 
 
 def _plan(config: ES, state: PyTree) -> Plan:

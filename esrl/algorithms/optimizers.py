@@ -1,13 +1,20 @@
-"""Optax optimizers with a unit learning rate, so that the rate stays a traced value of the state."""
+"""Optax optimizers with a unit learning rate, so that the rate stays a traced value of the state; and schedules."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from esrl.core.types import EsrlError, nearest
+from esrl.core.options import shown
+from esrl.core.types import Array, EsrlError, PyTree, nearest
+from esrl.envs.base import reason_of
 
+Schedule = Callable[[Array], Array]
 NAMES = ("adabelief", "adagrad", "adam", "adamax", "adamw", "lamb", "lion", "nadam", "radam", "rmsprop", "sgd", "yogi")
 
 
@@ -16,6 +23,7 @@ def make_optimizer(
     momentum: float | None = None,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
+    params: PyTree = None,
 ) -> optax.GradientTransformation:
     """An optimizer whose updates are to be multiplied by the learning rate.
 
@@ -28,13 +36,12 @@ def make_optimizer(
       weight_decay: decoupled, in units of the learning rate; None is the optimizer's own default (only adamw, lamb and
         lion have one that is not zero).
       max_grad_norm: bound on the global norm of the gradient estimate.
+      params: shapes of what it is for, by which a transformation of the user's is tried.
 
     Raises:
-      EsrlError: unknown name, a momentum that the optimizer does not have, or values below 0.
+      EsrlError: unknown name, a momentum that the optimizer does not have, or a transformation that fails, as one does
+        that needs more than gradients, its state and parameters.
     """
-    for name, value in (("momentum", momentum), ("weight_decay", weight_decay), ("max_grad_norm", max_grad_norm)):
-        if value is not None and not value >= 0:
-            raise EsrlError(f"{name} is {value}, but must be at least 0")
     parts = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
     decays_itself = False
     if isinstance(optimizer, str):
@@ -53,8 +60,60 @@ def make_optimizer(
             given["weight_decay"] = weight_decay
         parts.append(constructor(learning_rate=1.0, **given))
     else:
+        _try(optimizer, params)
         parts.append(optimizer)
     if weight_decay and not decays_itself:
         # Behind the optimizer, so that the rate multiplies it too; minus, since its updates already point downhill.
         parts.append(optax.add_decayed_weights(-weight_decay))
     return optax.chain(*parts)
+
+
+def _try(optimizer: optax.GradientTransformation, params: PyTree) -> None:
+    """Raises `EsrlError` unless the transformation gives updates like the parameters, and its state stays alike."""
+
+    def once(params: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+        state = optimizer.init(params)
+        updates, after = optimizer.update(params, state, params)
+        return updates, state, after
+
+    kinds = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
+    try:
+        updates, state, after = jax.eval_shape(once, params)
+        alike = kinds(updates) == kinds(params) and kinds(state) == kinds(after)
+    except Exception as error:
+        raise EsrlError(
+            "optimizer needs more than gradients, its state and parameters, or is no optimizer of these parameters:"
+            f" its update raised {reason_of(error)}; take another one"
+        ) from error
+    if not alike:
+        raise EsrlError("optimizer gives updates that are not like the parameters, or a state unlike the one before")
+
+
+def base_rate(learning_rate: Any, optimizer: Any, default: float) -> Any:
+    """The learning rate, or what it is when it is not given: 1 with an optax transformation, which has its own."""
+    if learning_rate is not None:
+        return learning_rate
+    return default if isinstance(optimizer, str) else 1.0
+
+
+def scheduled(name: str, value: Any) -> Callable[[Any], Array]:
+    """From a state to the named value of its generation: what the state has, times the schedule where one is given.
+
+    Raises:
+      EsrlError: a schedule that fails, or gives something other than a number.
+    """
+    if not callable(value):
+        return lambda state: getattr(state, name)
+    try:
+        first = jax.eval_shape(value, jax.ShapeDtypeStruct((), jnp.int32))
+    except Exception as error:
+        raise EsrlError(
+            f"{name} is a schedule that fails: {reason_of(error)}; it takes a generation, an int32 of JAX, and gives a"
+            " number"
+        ) from error
+    real = isinstance(first, jax.ShapeDtypeStruct) and any(
+        jnp.issubdtype(first.dtype, kind) for kind in (jnp.integer, jnp.floating)
+    )
+    if not real or first.shape:
+        raise EsrlError(f"{name} is a schedule that gives {shown(first)}, but must give one number")
+    return lambda state: getattr(state, name) * jnp.asarray(value(state.generation.astype(jnp.int32)), jnp.float32)

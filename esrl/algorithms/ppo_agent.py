@@ -14,8 +14,8 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from esrl.algorithms.agent import Agent, Plan, stepping
-from esrl.algorithms.optimizers import make_optimizer
-from esrl.algorithms.options import agent_constructor, changed_options, check_options
+from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
+from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.algorithms.ppo import PPO, PPOState, rollout, update
 from esrl.core import sharding
 from esrl.core.jaxprs import path_name
@@ -32,6 +32,7 @@ from esrl.rollouts.runner import runner
 
 # Values of the state: any of them can differ between the runs of one compiled program.
 HYPERPARAMS = ("learning_rate", "gamma", "gae_lambda", "clip_eps", "entropy_coef", "value_coef")
+BASE_RATE = 3e-4  # the learning rate unless given
 
 
 @agent_constructor()
@@ -43,7 +44,7 @@ def ppo(
     num_steps: int = 64,
     num_epochs: int = 4,
     num_minibatches: int = 8,
-    learning_rate: float = 3e-4,
+    learning_rate: float | Schedule | None = None,
     anneal_steps: float | None = None,
     gamma: float = 0.99,
     gae_lambda: float = 0.95,
@@ -75,7 +76,8 @@ def ppo(
       num_steps: steps of each environment in an iteration.
       num_epochs: passes over an iteration's steps.
       num_minibatches: parts of a pass, one gradient step each; whole sequences for a recurrent policy.
-      learning_rate: learning rate of the optimizer.
+      learning_rate: learning rate of the optimizer, or a schedule over iterations. None is 0.0003 (1 for an optax
+        transformation, which has its own).
       anneal_steps: environment steps over which the learning rate falls linearly to 0. None keeps it constant.
       gamma: discount of one step.
       gae_lambda: lambda of the advantage estimates.
@@ -105,8 +107,11 @@ def ppo(
       128
     """
     given = dict(locals())  # every argument by its name
-    check_options(given)
     options = SimpleNamespace(**given)
+    if callable(learning_rate) and anneal_steps is not None:
+        raise EsrlError("learning_rate is a schedule, which anneal_steps would let fall as well; give one of them")
+    rate = base_rate(learning_rate, optimizer, BASE_RATE)
+    start = given | {"learning_rate": 1.0 if callable(rate) else rate}  # a schedule multiplies the value of the state
     env = make(env)
     check_contract(env)
     config = _configure(env, options)
@@ -127,7 +132,7 @@ def ppo(
             generation=jnp.uint32(0),
             env_steps=count(),
             recent=jnp.zeros(2),
-            **{name: jnp.float32(given[name]) for name in HYPERPARAMS},
+            **{name: jnp.float32(start[name]) for name in HYPERPARAMS},
         )
 
     def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
@@ -170,16 +175,20 @@ def _configure(env: Any, options: SimpleNamespace) -> PPO:
     shared = math.gcd(options.num_envs, sequences)
     mesh = sharding.default_mesh(shared) if on_device(env) else sharding.one_device()
 
+    base = scheduled("learning_rate", options.learning_rate)
+
+    params = jax.eval_shape(nets.init, jax.eval_shape(lambda: seed_key(0)))
+
     def learning_rate(state: PPOState) -> Array:
         if options.anneal_steps is None:
-            return state.learning_rate
+            return base(state)
         done = state.generation.astype(jnp.float32) * (options.num_envs * options.num_steps / options.anneal_steps)
-        return state.learning_rate * jnp.maximum(1.0 - done, 0.0)
+        return base(state) * jnp.maximum(1.0 - done, 0.0)
 
     return PPO(
         nets=nets,
         runner=runner(env),
-        optimizer=make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm),
+        optimizer=make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm, params),
         learning_rate=learning_rate,
         gradient=_gradient(mesh),
         lanes=options.num_envs,
@@ -210,7 +219,8 @@ def _check_minibatches(options: SimpleNamespace, nets: ActorCritic) -> None:
 
 def _divisor(whole: int, near: int) -> int:
     """The divisor of a whole number that is nearest to a number."""
-    return min((d for d in range(1, whole + 1) if whole % d == 0), key=lambda d: abs(d - near))
+    near = min(near, whole)
+    return next(d for far in range(near) for d in (near - far, near + far) if whole % d == 0)
 
 
 def _plan(config: PPO) -> Plan:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from esrl.algorithms.agent import Agent, Metrics, Plan, stepping
-from esrl.algorithms.options import agent_constructor, changed_options, check_options
+from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.core import sharding
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add, count_sum
 from esrl.envs.base import on_device
@@ -58,7 +58,6 @@ def random(env: Any, policy: Any = None, *, population: int = 64, squash: str = 
       True
     """
     given = dict(locals())
-    check_options(given)
     env = make(env)
     check_contract(env)
     choose, play = random_policy(env, squash), runner(env)

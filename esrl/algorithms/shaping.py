@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
+from esrl.core.options import checked
 from esrl.core.types import Array, EsrlError, nearest
+from esrl.envs.base import reason_of
 
 Shaping = Callable[[Array], Array]
 
@@ -61,6 +64,7 @@ def z_score() -> Shaping:
     return shape
 
 
+@checked
 def group(size: int = 1, variance: str = "global") -> Shaping:
     """Fitness less its group's mean, over the standard deviation of the group or of all members.
 
@@ -71,10 +75,6 @@ def group(size: int = 1, variance: str = "global") -> Shaping:
     Raises:
       EsrlError: size below 1, unknown variance, or (when used) a number of pairs that size does not divide.
     """
-    if size < 1:
-        raise EsrlError(f"group size is {size}, but must be at least 1")
-    if variance not in ("group", "global"):
-        raise EsrlError(f'group variance is {variance!r}, but must be "group" or "global"')
 
     def shape(fitness: Array) -> Array:
         if fitness.shape[0] % size:
@@ -123,17 +123,38 @@ SHAPINGS: dict[str, Callable[..., Shaping]] = {
 }
 
 
-def by_name(shaping: str | Shaping) -> Shaping:
+def by_name(shaping: str | Shaping, shape: tuple[int, int] | None = None) -> Shaping:
     """A shaping from its name, or a function, whose weights that are not finite become 0.
 
+    Args:
+      shaping: one or the other.
+      shape: [P, S] of the fitness that a function is tried with.
+
     Raises:
-      EsrlError: no shaping has that name.
+      EsrlError: no shaping has that name, or the function fails, or gives no weights [P, S].
     """
     if callable(shaping):
         own: Shaping = shaping
+        if shape is not None:
+            _try(own, shape)
         # A user's function may let NaN through; weights of 0 keep it from the parameters.
         return lambda fitness: jnp.nan_to_num(own(fitness), nan=0.0, posinf=0.0, neginf=0.0)
     name = "centered_rank" if shaping == "centred_rank" else shaping  # its name in the first recipes
     if name not in SHAPINGS:
         raise EsrlError(f"unknown shaping {name!r}{nearest(name, SHAPINGS)}")
     return SHAPINGS[name]()
+
+
+def _try(shaping: Shaping, shape: tuple[int, int]) -> None:
+    """Raises `EsrlError` unless the function gives weights [P, S] for fitness [P, S]."""
+    try:
+        weights = jax.eval_shape(shaping, jax.ShapeDtypeStruct(shape, jnp.float32))
+    except EsrlError:  # as that of a group that does not divide the pairs
+        raise
+    except Exception as error:
+        raise EsrlError(
+            f"shaping is a function that fails: {reason_of(error)}; it takes fitness [P, S] and gives weights [P, S]"
+        ) from error
+    given = getattr(weights, "shape", None)
+    if given != shape:
+        raise EsrlError(f"shaping gives {list(given or [])} for fitness {list(shape)}, but must give a weight each")

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import dropwhile, takewhile
 from typing import Annotated, Any, TypedDict
 
-from esrl.algorithms.options import Option
 from esrl.core.extras import import_extra
+from esrl.core.options import Option
 from esrl.core.types import EsrlError, nearest
 from esrl.training.recipe import todays_name
 

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from esrl.algorithms.options import Option, arguments_of, options_of
 from esrl.cli.arguments import HELP, Groups, dashed, texts
+from esrl.core.options import Option, arguments_of, options_of
 from esrl.core.types import EsrlError
 from esrl.training.budget import Budget
 from esrl.training.recipe import (
@@ -65,7 +65,7 @@ def _about(command: Callable[..., Any]) -> str:
 def _values(given: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
     """The values of those flags that were given."""
     return {
-        name: todays_value(name, option.read(given[name], dashed(name)))
+        name: option.read(todays_value(name, given[name]), dashed(name))
         for name, option in options.items()
         if name in given
     }

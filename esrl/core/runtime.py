@@ -9,12 +9,16 @@ from pathlib import Path
 
 import jax
 
+from esrl.core.options import checked
+from esrl.core.types import EsrlError
+
 
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@checked
 @cache
 def configure(cpu_devices: int | None = None) -> None:
     """Sets JAX up, once, as far as the user has not.
@@ -44,6 +48,22 @@ def configure(cpu_devices: int | None = None) -> None:
             jax.config.update("jax_compilation_cache_dir", str(folder))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def devices() -> list[jax.Device]:
+    """The devices of this process.
+
+    Raises:
+      EsrlError: JAX has none of the platform that it was told to use.
+    """
+    try:
+        return jax.local_devices()
+    except (AssertionError, RuntimeError) as error:  # jax says AssertionError where a plugin is not installed
+        told = jax.config.jax_platforms
+        why = f" ({' '.join(str(error).split())})" if str(error) else ""
+        raise EsrlError(
+            f"JAX has no device of the platform {told!r}{why}; unset JAX_PLATFORMS, or install the jax of that platform"
+        ) from error
 
 
 def _cache_folder() -> Path | None:

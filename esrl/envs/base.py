@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
-import numpy as np
 from gymnasium import spaces
 
+from esrl.core.options import Option
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.host_lanes import HostLanes
 
@@ -108,10 +108,7 @@ def check_positive(what: str, value: Any) -> int:
     Raises:
       EsrlError: it is something else.
     """
-    # A bool is an int in Python, but True is no number of steps.
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise EsrlError(f"{what} is {value!r}, but must be a whole number of at least 1")
-    return int(value)
+    return Option("size", int).check(value, what)
 
 
 def reason_of(error: Exception) -> str:

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from esrl.core.options import checked
 from esrl.core.types import Array, EsrlError, Key, PyTree
 
-DISTRIBUTIONS = ("normal", "rademacher")
 DTYPES = {"float32": 4, "bfloat16": 2, "int8": 1}  # of stored noise, with their bytes
 
 
@@ -108,6 +108,7 @@ def excess_variance(m: int, n: int, rank: int = 1, distribution: str = "normal")
     return (-2 if distribution == "rademacher" else 2 * (m + n + 1)) / (rank * (m * n + 1))
 
 
+@checked
 def dense(distribution: str = "normal", dtype: str = "float32") -> Noise:
     """Full-rank noise for every leaf: the noise of OpenES.
 
@@ -130,6 +131,7 @@ def dense(distribution: str = "normal", dtype: str = "float32") -> Noise:
     return _space(plan, distribution, dtype)
 
 
+@checked
 def low_rank(
     rank: int = 1, max_excess_variance: float | None = None, distribution: str = "normal", dtype: str = "float32"
 ) -> Noise:
@@ -156,10 +158,6 @@ def low_rank(
       >>> factors[0].a.shape, factors[0].b.shape, space.weighted_sum(jnp.ones(8), factors, plan)[0].shape
       ((8, 4, 64), (8, 4, 32), (64, 32))
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise EsrlError(f"rank is {rank!r}, but must be a whole number of at least 1")
-    if max_excess_variance is not None and not max_excess_variance > 0:
-        raise EsrlError(f"max_excess_variance is {max_excess_variance}, but must be above 0 (or be left out)")
 
     def choose(leaf: Leaf) -> Leaf:
         if leaf.row_axes is None:
@@ -176,10 +174,6 @@ def low_rank(
 
 
 def _space(plan: Callable[[Sequence[Leaf]], tuple[Leaf, ...]], distribution: str, dtype: str) -> Noise:
-    if distribution not in DISTRIBUTIONS:
-        raise EsrlError(f'distribution is {distribution!r}, but must be "normal" or "rademacher"')
-    if dtype not in DTYPES:
-        raise EsrlError(f"noise_dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
     if dtype == "int8" and distribution != "rademacher":
         raise EsrlError('noise_dtype "int8" holds +1 and -1 but no normal numbers; it needs distribution "rademacher"')
     return Noise(plan, partial(sample, distribution=distribution, dtype=dtype), weighted_sum, perturb, DTYPES[dtype])

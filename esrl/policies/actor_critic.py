@@ -69,7 +69,10 @@ def actor_critic(
     if isinstance(critic, str) and critic == "shared":
         return _shared(bind(network, observation_space, action_space, False, squash, extra=1))
     policy = bind(network, observation_space, action_space, False, squash)
-    own = None if isinstance(critic, str) else as_network(critic)
+    try:
+        own = None if isinstance(critic, str) else as_network(critic)
+    except EsrlError as error:
+        raise EsrlError(f"critic: {error}") from error
     return _separate(policy, _critic(network, own, observation_space, policy.carry))
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from gymnasium import spaces
 
+from esrl.core.options import checked
 from esrl.core.types import Array, EsrlError, PyTree
 from esrl.policies.spaces import features, pictures_and_rest
 from esrl.policies.user_network import Bound, Network, linen
@@ -90,6 +91,7 @@ def _check_activation(activation: str) -> str:
     return activation
 
 
+@checked
 def mlp(
     hidden: tuple[int, ...] = (256, 256, 256),
     activation: str = "layernorm_relu",
@@ -99,7 +101,7 @@ def mlp(
     """A multi-layer perceptron; the default is the paper's, three layers of 256 with relu(LayerNorm(x)).
 
     Args:
-      hidden: widths of the hidden layers; () is a linear policy.
+      hidden: widths of the hidden layers; () is a linear policy, and 64 is (64,).
       activation: "layernorm_relu" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu", "elu".
       output_scale: standard deviation of the outputs at the start, relative to the usual initialization.
       bias: whether layers have biases.
@@ -112,9 +114,7 @@ def mlp(
       >>> agent.plan.num_params
       1282
     """
-    hidden = tuple(int(width) for width in hidden)
-    if any(width < 1 for width in hidden):
-        raise EsrlError(f"hidden is {hidden}, but every width must be at least 1")
+    hidden = tuple(hidden)
     activation = _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
@@ -131,6 +131,7 @@ def mlp(
     return Network(bind, spec, flat=True)
 
 
+@checked
 def gru(hidden: int = 128, activation: str = "layernorm_relu", output_scale: float = 1.0) -> Network:
     """A recurrent network: a dense layer, a GRU cell, a dense output. The carry starts at zero in every episode.
 
@@ -147,8 +148,6 @@ def gru(hidden: int = 128, activation: str = "layernorm_relu", output_scale: flo
       >>> agent.policy.carry.shape
       (16,)
     """
-    if hidden < 1:
-        raise EsrlError(f"hidden is {hidden}, but must be at least 1")
     activation = _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
@@ -159,6 +158,7 @@ def gru(hidden: int = 128, activation: str = "layernorm_relu", output_scale: flo
     return Network(bind, spec, flat=True)
 
 
+@checked
 def cnn(
     channels: tuple[int, ...] = (16, 32, 32),
     hidden: tuple[int, ...] = (128,),
@@ -192,9 +192,9 @@ def cnn(
       >>> [leaf.rank for leaf in agent.plan.leaves if "kernel" in leaf.path]
       [1, 1, 1]
     """
-    channels, hidden = tuple(int(width) for width in channels), tuple(int(width) for width in hidden)
-    if not channels or any(width < 1 for width in channels + hidden):
-        raise EsrlError(f"channels are {channels} and hidden is {hidden}, but every number must be at least 1")
+    channels, hidden = tuple(channels), tuple(hidden)
+    if not channels:
+        raise EsrlError("channels are none, but a cnn has at least one convolution")
     activation = _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,12 +27,9 @@ class Budget(NamedTuple):
     seconds: float | None = None
 
     def check(self) -> Budget:
-        """The budget; raises `EsrlError` unless at least one is given, and each that is makes sense."""
+        """The budget; raises `EsrlError` unless at least one is given."""
         if self == Budget():
             raise EsrlError("how long to train is not said; give env_steps, generations or seconds")
-        for name, value, least in zip(self._fields, self, (1, 1, 0), strict=True):
-            if value is not None and not (value >= least and value > 0 and math.isfinite(value)):
-                raise EsrlError(f"{name} is {value}, but must be {f'at least {least}' if least else 'above 0'}")
         return self
 
     def used(self, env_steps: float, generations: int, seconds: float) -> float:
@@ -52,13 +48,6 @@ class Grid(NamedTuple):
 
     num_evals: int = 20
     early: int = 0
-
-    def check(self) -> Grid:
-        """The grid; raises `EsrlError` for a negative number."""
-        for name, value in (("num_evals", self.num_evals), ("early_evals", self.early)):
-            if value < 0:
-                raise EsrlError(f"{name} is {value}, but must be at least 0")
-        return self
 
     def due(self, before: float, after: float) -> bool:
         """Whether a point lies in the part of the budget that was just used, `before` < point <= `after`."""
@@ -105,10 +94,3 @@ class Clock:
         if fresh_steps is not None:
             row["env_steps_per_second"] = round(fresh_steps / max(sum(self._last.values()), 1e-9), 1)
         return row
-
-
-def check_at_least(**given: tuple[float | None, float]) -> None:
-    """Raises `EsrlError` for the first `name=(value, least)` whose value is below its least."""
-    for name, (value, least) in given.items():
-        if value is not None and not (value >= least and math.isfinite(value)):
-            raise EsrlError(f"{name} is {value}, but must be at least {least}")

@@ -11,6 +11,7 @@ import numpy as np
 
 from esrl.algorithms.agent import Agent
 from esrl.core import sharding
+from esrl.core.options import checked
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import on_device
 
@@ -28,6 +29,7 @@ class Evaluation(NamedTuple):
     returns: np.ndarray
 
 
+@checked
 def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Evaluation:
     """Plays episodes with the unperturbed parameters, in worlds that training never sees.
 
@@ -38,7 +40,7 @@ def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Ev
       seed: of the worlds; the same seed gives the same worlds for every agent on an environment.
 
     Raises:
-      EsrlError: fewer than one episode.
+      EsrlError: fewer than one episode, or a state that is traced.
 
     Example:
       >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
@@ -46,8 +48,8 @@ def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Ev
       >>> scored.episodes, scored.returns.shape
       (16, (16,))
     """
-    if episodes < 1:
-        raise EsrlError(f"episodes is {episodes}, but must be at least 1")
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+        raise EsrlError("the state is traced by JAX, but evaluate gives Python numbers; call it outside of jax.jit")
     keys = held_out_keys(seed, episodes)
     returns, lengths = (np.asarray(x, np.float64) for x in _compiled(agent, episodes)(state, keys))
     return Evaluation(float(returns.mean()), float(returns.std()), float(lengths.mean()), episodes, returns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,10 +14,11 @@ import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics
 from esrl.core.compile_time import compile_seconds
+from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, seed_key
 from esrl.envs.base import name_of, on_device
 from esrl.training import checkpoint
-from esrl.training.budget import Budget, Clock, Grid, Row, check_at_least
+from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
 from esrl.training.progress import Progress, watched
 from esrl.training.run_folder import RunFolder
@@ -49,31 +51,28 @@ class Run:
         grid: Grid,
         *,
         seed: int,
-        out: str | Path | None,
+        out: str | os.PathLike[str] | None,
         eval_episodes: int,
         eval_seed: int | None,
         checkpoint_every: int | None,
         hyperparams: dict[str, float] | None,
         resume: bool,
     ) -> None:
-        self.agent, self.budget, self.grid = agent, budget.check(), grid.check()
-        check_at_least(eval_episodes=(eval_episodes, 1), checkpoint_every=(checkpoint_every, 1))
+        self.agent, self.budget, self.grid = agent, budget.check(), grid
         if resume and out is None:
             raise EsrlError("to resume, give the run's folder as out")
-        check_hyperparams(agent, hyperparams or {})
         self.seed = seed
         self.eval_episodes, self.eval_seed = eval_episodes, seed if eval_seed is None else eval_seed
         self.checkpoint_every = checkpoint_every
-        self.hyperparams = dict(hyperparams or {})
+        self.hyperparams = check_hyperparams(agent, hyperparams or {})
         # An evolution strategy is timed in two parts. What is one program on the device stays one.
         self._in_parts = agent.kind == "evolution" or not on_device(agent.env)
         self._key = seed_key(seed)
-        seed_key(self.eval_seed)  # a seed that does not fit is said now, before there is a folder
         self._clock = Clock()
         self._started = False
         self.folder: RunFolder | None = None
         if out is not None:
-            self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe())
+            self.folder = RunFolder.existing(Path(out)) if resume else RunFolder.create(Path(out), self.recipe())
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds."""
@@ -86,8 +85,9 @@ class Run:
             "eval_seed": None if self.eval_seed == self.seed else self.eval_seed,
             "checkpoint_every": self.checkpoint_every,
         }
-        plain = (bool, int, float, str, list, tuple)
-        options = {k: v if isinstance(v, plain) else "custom" for k, v in self.agent.options.items()}
+        # By its very type: an optax transformation is a tuple as well.
+        plain = (bool, int, float, str)
+        options = {k: v if type(v) in plain else "custom" for k, v in self.agent.options.items()}
         # A schedule stays "custom": a value of the state only multiplies it.
         options |= {k: v for k, v in self.hyperparams.items() if options.get(k) != "custom"}
         return {
@@ -191,13 +191,19 @@ def _number(value: Any) -> int | float:
     return int(number) if isinstance(number, (int, np.integer)) else float(number)
 
 
-def check_hyperparams(agent: Agent, given: dict[str, Any]) -> None:
-    """Raises `EsrlError` for a name that is no traced value of the agent's state."""
+def check_hyperparams(agent: Agent, given: dict[str, Any]) -> dict[str, float]:
+    """The values as Python numbers.
+
+    Raises:
+      EsrlError: a name that is no traced value of the agent's state, or a value that makes no sense.
+    """
     for name in given:
         if name not in agent.hyperparams:
-            raise EsrlError(f"{name!r} is no traced value of {agent.name}{nearest(name, agent.hyperparams)}")
+            raise EsrlError(f"{name!r} is no traced value of {agent.name}{nearest(str(name), agent.hyperparams)}")
+    return {name: Option(name, float).check(value) for name, value in given.items()}
 
 
+@checked
 def iterate(
     agent: Agent,
     *,
@@ -205,7 +211,7 @@ def iterate(
     generations: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     num_evals: int = 20,
     early_evals: int = 0,
     eval_episodes: int = 128,
@@ -260,6 +266,7 @@ def iterate(
     )
 
 
+@checked
 def train(
     agent: Agent,
     *,
@@ -267,7 +274,7 @@ def train(
     generations: int | None = None,
     seconds: float | None = None,
     seed: int = 0,
-    out: str | Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     num_evals: int = 20,
     early_evals: int = 0,
     eval_episodes: int = 128,

@@ -30,10 +30,10 @@ from typing import Any
 
 from esrl.algorithms.agent import Agent
 from esrl.algorithms.es_agents import eggroll, es, open_es
-from esrl.algorithms.options import RENAMED as RENAMED_OPTIONS
-from esrl.algorithms.options import Option, options_of
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
+from esrl.core.options import RENAMED as RENAMED_OPTIONS
+from esrl.core.options import Option, checked, options_of
 from esrl.core.types import EsrlError, nearest, seed_key
 from esrl.envs.registry import load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
@@ -271,6 +271,7 @@ def tell_renamed(text: str) -> None:
 # ---- trained agents -------------------------------------------------------------------------------------------------
 
 
+@checked
 def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agent | None = None,
          generation: int | None = None, seed: int = 0) -> Trained:  # fmt: skip
     """A trained agent from a run's folder: its recipe and its last checkpoint. No code is taken from either.

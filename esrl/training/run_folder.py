@@ -46,9 +46,10 @@ class RunFolder:
             kind = "holds files" if run.path.is_dir() else "is a file"
             go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
             raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
+        text = tomli_w.dumps(recipe)  # before there is a folder, which would stand in the way of the next try
         try:
             run.checkpoints.mkdir(parents=True)
-            run.recipe.write_text(tomli_w.dumps(recipe))
+            run.recipe.write_text(text)
         except OSError as error:
             raise EsrlError(f"output folder {run.path} cannot be written: {error.strerror or error}") from error
         return run

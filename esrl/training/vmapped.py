@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.agent import Agent
+from esrl.core.options import checked, shown
 from esrl.core.types import Array, Count, EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import name_of, on_device
-from esrl.training.budget import Budget, Clock, Grid, Row, check_at_least
+from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import held_out_keys, play_episodes
 from esrl.training.loop import check_hyperparams
 
@@ -36,6 +37,7 @@ class Many(NamedTuple):
         return jax.tree.map(lambda x: x[run], self.states)
 
 
+@checked
 def train_many(
     agent: Agent,
     seeds: Sequence[int],
@@ -75,10 +77,8 @@ def train_many(
       >>> [(row["seed"], row["sigma"]) for row in many.rows if row["generation"] == 2]
       [(0, 0.03), (1, 0.1)]
     """
-    values = {name: [float(v) for v in given] for name, given in (hyperparams or {}).items()}
-    budget, grid = Budget(env_steps, generations).check(), Grid(num_evals, early_evals).check()
-    _check(agent, seeds, values)
-    check_at_least(eval_episodes=(eval_episodes, 1), batch_size=(batch_size, 1))
+    budget, grid = Budget(env_steps, generations).check(), Grid(num_evals, early_evals)
+    values = _checked(agent, seeds, hyperparams or {})
     runs = len(seeds)
     # On a CPU one run after the other: side by side they would push each other out of its caches.
     width = batch_size or (1 if jax.local_devices()[0].platform == "cpu" else runs)
@@ -143,14 +143,19 @@ def _report(
         rows.append(row)
 
 
-def _check(agent: Agent, seeds: Sequence[int], hyperparams: dict[str, list[float]]) -> None:
+def _checked(agent: Agent, seeds: Sequence[int], hyperparams: dict[str, Sequence[float]]) -> dict[str, list[float]]:
+    """The values of every run; raises `EsrlError` for what `train_many` says."""
     if not on_device(agent.env):
         raise EsrlError(
             f"{name_of(agent.env)} is stepped by Python, which one program cannot hold; use esrl.train for each seed"
         )
     if not seeds:
         raise EsrlError("no seeds are given; give one for each run, as range(5)")
-    check_hyperparams(agent, hyperparams)
+    found = {}
     for name, values in hyperparams.items():
-        if len(values) != len(seeds):
-            raise EsrlError(f"{name} has {len(values)} values for {len(seeds)} runs; give one for each run")
+        many = hasattr(values, "__len__") and getattr(values, "ndim", 1) != 0 and not isinstance(values, str)
+        if not many or len(values) != len(seeds):
+            given = f"{len(values)} values" if many else f"the value {shown(values)}"
+            raise EsrlError(f"{name} has {given} for {len(seeds)} runs; give one for each run")
+        found[name] = [check_hyperparams(agent, {name: value})[name] for value in values]
+    return found

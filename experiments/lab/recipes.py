@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import esrl
-from esrl.algorithms import es_agents, shaping
+from esrl.algorithms import es_agents, ppo_agent, shaping
 from esrl.algorithms.optimizers import make_optimizer
-from esrl.algorithms.options import check_options, near_option, options_of
+from esrl.core.options import near_option, options_of
 from esrl.core.types import nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import suite_defaults
@@ -55,7 +55,7 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
     """
     options = checked(recipe.agent, recipe.options)
     if options["learning_rate"] is None:
-        options["learning_rate"] = es_agents.BASE_RATE
+        options["learning_rate"] = base_rate(recipe.agent)
     make_optimizer(*(options.get(k) for k in ("optimizer", "momentum", "weight_decay", "max_grad_norm")))
     if "shaping" in options:
         shaping.by_name(options["shaping"])
@@ -63,6 +63,11 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
     policy = {"network": recipe.network} | recipes.policy_defaults(recipe.agent, recipe.network) | recipe.policy
     policy = {name: list(v) if isinstance(v, tuple) else v for name, v in policy.items()}
     return dataclasses.replace(recipe, options={k: v for k, v in options.items() if v is not None}, policy=policy)
+
+
+def base_rate(agent: str) -> float:
+    """The learning rate that an agent has unless it is given one."""
+    return (ppo_agent if agent == "ppo" else es_agents).BASE_RATE
 
 
 def varied(recipe: esrl.Recipe, values: dict[str, Any]) -> esrl.Recipe:
@@ -143,8 +148,7 @@ def checked(agent: str, options: dict[str, Any]) -> dict[str, Any]:
         if name not in known:
             raise esrl.EsrlError(f"{agent} has no option {name!r}{near_option(name, known)}")
     found = {name: o.default for name, o in known.items() if o.type is not None} | options
-    check_options(found)
-    return found
+    return {name: known[name].check(value) for name, value in found.items()}
 
 
 def paper_options(agent: str, given: dict[str, Any]) -> dict[str, Any]:

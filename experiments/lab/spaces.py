@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from esrl.algorithms.es import ESState
-from esrl.algorithms.es_agents import BASE_RATE
-from esrl.algorithms.options import options_of
 from esrl.algorithms.ppo_agent import HYPERPARAMS
+from esrl.core.options import options_of
 from esrl.core.types import EsrlError, nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import ES, suite_defaults
-from experiments.lab.recipes import PAPER, TYPE_WORDS, checked, option_types, paper_options, policy_types
+from experiments.lab.recipes import PAPER, TYPE_WORDS, base_rate, checked, option_types, paper_options, policy_types
 from experiments.lab.store import ROOT
 
 FOLDER = ROOT / "experiments" / "study" / "spaces"
@@ -164,7 +163,7 @@ def default(space: Space, env: str, agent: str) -> dict[str, Any]:
     """The parameters, as Optuna names and stores them, that are nearest to what `esrl train` takes by default."""
     suite_policy, suite_options = suite_defaults(env, agent)
     own = {name: option.default for name, option in options_of(recipes.agent_named(agent)).items()}
-    own |= {"learning_rate": BASE_RATE} if agent in ES else {}
+    own |= {"learning_rate": base_rate(agent)}
     network = space["policy"].get("network", suite_policy.get("network", "mlp"))
     policy = recipes.policy_defaults(agent, network if isinstance(network, str) else network[0])
     start = {"policy": policy | suite_policy, "options": own | suite_options}

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 import esrl
-from esrl.algorithms.options import options_of
+from esrl.core.options import options_of
 from experiments import script
 from experiments.ablation import analysis as effects
 from experiments.claims import table as claims_table

@@ -379,7 +379,7 @@ def test_without_memory_the_memory_probe_is_not_solved():
     [
         ({"num_minibatches": 7}, r"num_envs x num_steps = 4096 steps cannot be split into num_minibatches=7; use 8"),
         ({"num_envs": 0}, "num_envs is 0"),
-        ({"gamma": 1.5}, "gamma is 1.5, but must lie in 0 .. 1"),
+        ({"gamma": 1.5}, "gamma is 1.5, but must be a number in 0 .. 1"),
         ({"gamma": float("nan")}, "gamma is nan"),
         ({"gae_lambda": -0.1}, "gae_lambda is -0.1"),
         ({"clip_eps": 0.0}, "clip_eps is 0.0, but must be a number above 0"),

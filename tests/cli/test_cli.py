@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import esrl
-from esrl.algorithms.options import options_of
 from esrl.cli.invocation import invocation
 from esrl.cli.main import COMMANDS, main, train
+from esrl.core.options import options_of
 from esrl.envs.base import max_episode_steps_of
 from esrl.training import recipe as recipes
 from esrl.training.progress import Progress
@@ -219,8 +219,8 @@ REFUSED = {
     "rank 0": (["train", "w.py:Line", "--rank", "0"], "rank is 0"),
     "negative sigma": (["train", "w.py:Line", "--sigma", "-1"], "sigma is -1.0, but must be a number above 0"),
     "sigma nan": (["train", "w.py:Line", "--sigma", "nan"], "sigma is nan, but must be a number above 0"),
-    "no steps": (["train", "w.py:Line", "--env-steps", "0"], "env_steps is 0.0, but must be at least 1"),
-    "seed": (["train", "w.py:Line", "--seed", "-1"], "seed is -1, but must lie in"),
+    "no steps": (["train", "w.py:Line", "--env-steps", "0"], "--env-steps is 0.0, but must be a number of at least 1"),
+    "seed": (["train", "w.py:Line", "--seed", "-1"], "seed is -1, but must be a whole number in 0"),
     "minibatches": (
         ["train", "w.py:Line", "--agent", "ppo", "--num-minibatches", "7"],
         "num_envs x num_steps = 4096 steps cannot be split into num_minibatches=7; use 8",
@@ -229,7 +229,10 @@ REFUSED = {
         ["train", "w.py:Line", "--agent", "ppo", "--network", "gru", "--num-envs", "6"],
         "whole sequences, and num_envs=6 of them cannot be split into num_minibatches=8; use 6",
     ),
-    "gamma": (["train", "w.py:Line", "--agent", "ppo", "--gamma", "1.01"], "gamma is 1.01, but must lie in 0 .. 1"),
+    "gamma": (
+        ["train", "w.py:Line", "--agent", "ppo", "--gamma", "1.01"],
+        "gamma is 1.01, but must be a number in 0",
+    ),
     "critic": (["train", "w.py:Line", "--agent", "ppo", "--critic", "both"], "critic is 'both', but must be"),
     "option of another agent": (
         ["train", "w.py:Line", "--agent", "ppo", "--rank", "1"],

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import esrl
-from esrl.algorithms.options import options_of
+from esrl.core.options import options_of
 from esrl.core.types import EsrlError
 from esrl.training import recipe as recipes
 

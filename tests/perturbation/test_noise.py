@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from esrl import EsrlError
+from esrl.core.options import CHOICES
 from esrl.core.types import seed_key
 from esrl.perturbation import noise
 
@@ -65,7 +66,7 @@ def test_contraction_is_the_explicit_sum_and_not_the_product_of_sums(rank, kind)
         assert np.linalg.norm(wrong - wanted[0]) > 0.5 * np.linalg.norm(wanted[0])
 
 
-@pytest.mark.parametrize("distribution", noise.DISTRIBUTIONS)
+@pytest.mark.parametrize("distribution", CHOICES["distribution"])
 @pytest.mark.parametrize("rank", [0, 1, 2, 4])
 def test_error_of_the_estimate_on_a_linear_fitness_is_what_theory_says(rank, distribution):
     """E |<G, E> E - G|^2 / |G|^2 is mn + 1 for dense normal noise (Isserlis) and 2 (m + n + 1) / R more for rank R.
@@ -169,7 +170,7 @@ def test_rank_must_be_a_whole_number_of_at_least_one(rank):
     ("kind", "sentence"),
     [
         (("cauchy", "float32"), "distribution is 'cauchy'"),
-        (("normal", "float16"), "noise_dtype is 'float16'"),
+        (("normal", "float16"), "dtype is 'float16'"),
         (("normal", "int8"), 'needs distribution "rademacher"'),
     ],
 )

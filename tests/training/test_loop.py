@@ -83,7 +83,7 @@ def test_breaking_off_leaves_everything_so_far(tmp_path):
     [
         ({}, "how long to train is not said"),
         ({"generations": 0}, "generations is 0"),
-        ({"seconds": 0.0}, "seconds is 0.0, but must be above 0"),
+        ({"seconds": 0.0}, "seconds is 0.0, but must be a number above 0"),
         ({"generations": 1, "num_evals": -1}, "num_evals is -1"),
         ({"generations": 1, "eval_episodes": 0}, "eval_episodes is 0"),
         ({"generations": 1, "resume": True}, "give the run's folder"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import esrl
-from esrl.algorithms.options import options_of
+from esrl.core.options import options_of
 from esrl.core.types import seed_key
 from esrl.envs.registry import installed, missing
 from esrl.training import recipe as recipes
