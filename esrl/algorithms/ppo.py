@@ -98,8 +98,8 @@ class Experience(NamedTuple):
 class Sample(NamedTuple):
     """What the loss takes: sequences [B, S, ...] (S is 1 for a policy without memory), begun with `carry` [B, ...].
 
-    `is_first` marks steps that begin an episode, before which the carry starts again. `weight` is that of a step in
-    means: 0 for one that is left out.
+    `is_first` marks steps that begin an episode, before which the carry starts again. `sound` marks steps that
+    are learned from.
     """
 
     observations: PyTree
@@ -108,7 +108,7 @@ class Sample(NamedTuple):
     value: Array
     advantage: Array
     target: Array
-    weight: Array
+    sound: Array
     is_first: Array
     carry: PyTree
 
@@ -223,15 +223,16 @@ def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, P
     def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
         params, opt_state = carry
         part = jax.tree.map(lambda x: x[chosen], samples)
-        part = part._replace(weight=balance(part.weight))
         if ppo.normalize_advantages:
-            part = part._replace(advantage=standardize(part.advantage, part.weight))
-        gradient, metrics = ppo.gradient(partial(loss, ppo), params, state, part)
+            part = part._replace(advantage=(part.advantage - jnp.mean(part.advantage)) / (jnp.std(part.advantage) + 1e-8))
+        # The loss divides by all steps, here by those that count: at the end, where 1 x changes not even rounding.
+        found, share = ppo.gradient(partial(loss, ppo), params, state, part), _share(part.sound)
+        gradient, metrics = jax.tree.map(lambda x: share * x, found)
         norm = optax.tree.norm(gradient)
         direction, after = ppo.optimizer.update(gradient, opt_state, params)
         moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
         # One NaN would end the run: a gradient step that is not finite, or of nothing, is left out, and counted.
-        sound = jnp.isfinite(norm) & jnp.any(part.weight > 0)
+        sound = jnp.isfinite(norm) & jnp.any(part.sound)
         new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
         return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
 
@@ -263,10 +264,8 @@ def make_samples(ppo: PPO, state: PPOState, experience: Experience, rewards: Arr
     terminated, truncated = trajectory.terminated, trajectory.truncated
     # A truncated episode goes on, unseen, so its last step is followed by the value of its final observation.
     after = next_values(record.value, trajectory.bootstrap_value, experience.last_value, truncated)
-    # What is not known of a reward is taken to be as the critic expected, which adds nothing to any advantage.
-    expected = record.value - state.gamma * jnp.where(terminated, 0.0, after)
-    rewards = jnp.where(jnp.isfinite(trajectory.rewards), rewards, expected)
-    advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda)
+    known = jnp.isfinite(trajectory.rewards)
+    advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda, known)
     done = terminated | truncated
     samples = Sample(
         observations=jax.vmap(jax.vmap(partial(running_statistics.normalize, state.moments)))(trajectory.observations),
@@ -275,7 +274,7 @@ def make_samples(ppo: PPO, state: PPOState, experience: Experience, rewards: Arr
         value=record.value,
         advantage=advantage,
         target=advantage + record.value,
-        weight=sound_steps(trajectory).astype(jnp.float32),
+        sound=sound_steps(trajectory),
         is_first=jnp.concatenate([jnp.zeros_like(done[:, :1]), done[:, :-1]], axis=1),
         carry=state.lanes.carry,
     )
@@ -290,10 +289,13 @@ def sound_steps(trajectory: Trajectory) -> Array:
 
 
 def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, Metrics]:
-    """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9)."""
+    """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9).
+
+    Steps that do not count add 0 to each mean.
+    """
     out: Output = evaluate_sequences(ppo, params, part)
     log_prob = _each(ppo.nets.policy.head.log_prob)(out.output, out.log_std, part.raw_action)
-    mean = partial(_mean, part.weight)
+    mean = partial(_mean, part.sound)
     entropy = mean(_each(ppo.nets.policy.head.entropy)(out.output, out.log_std))
     change = log_prob - part.log_prob
     ratio = jnp.exp(change)
@@ -337,25 +339,29 @@ def _each(fn: Any) -> Any:
     return jax.vmap(jax.vmap(fn))
 
 
-def balance(weight: Array) -> Array:
-    """Weights of mean 1, exactly 1 where no step is left out; all 0 when every step is."""
-    return weight * (weight.size / jnp.maximum(jnp.sum(weight), 1.0))
+def _mean(sound: Array, x: Array) -> Array:
+    """The mean over all steps, where one that does not count is 0."""
+    return jnp.mean(jnp.where(sound, x, 0.0))
 
 
-def _mean(weight: Array, x: Array) -> Array:
-    """The mean of the steps that count, whose weights have mean 1; what the others hold may not be finite."""
-    return jnp.mean(jnp.where(weight > 0, weight * x, 0.0))
+def _share(sound: Array) -> Array:
+    """All steps over those that count, which makes a `_mean` that of the latter; 1 exactly when all count."""
+    return sound.size / jnp.maximum(jnp.sum(sound.astype(jnp.float32)), 1.0)
 
 
-def standardize(x: Array, weight: Array) -> Array:
+def standardize(x: Array, sound: Array) -> Array:
     """To mean 0 and standard deviation 1 over the steps that count; all zero when all are equal."""
-    centered = x - _mean(weight, x)
-    return centered / (jnp.sqrt(_mean(weight, centered**2)) + 1e-8)
+    share = _share(sound)
+    centered = x - share * _mean(sound, x)
+    return centered / (jnp.sqrt(share * _mean(sound, centered**2)) + 1e-8)
 
 
 def explained_variance(samples: Sample) -> Array:
     """The part of the value targets' variance that the values explain; 0 when the targets do not vary."""
-    mean = partial(_mean, balance(samples.weight))
-    rest = samples.target - samples.value
-    variance, left = (mean((x - mean(x)) ** 2) for x in (samples.target, rest))
-    return jnp.where(variance > 1e-12, 1 - left / jnp.maximum(variance, 1e-12), 0.0)
+    share = _share(samples.sound)
+
+    def variance(x: Array) -> Array:
+        return share * _mean(samples.sound, (x - share * _mean(samples.sound, x)) ** 2)
+
+    whole, left = variance(samples.target), variance(samples.target - samples.value)
+    return jnp.where(whole > 1e-12, 1 - left / jnp.maximum(whole, 1e-12), 0.0)
