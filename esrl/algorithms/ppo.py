@@ -218,13 +218,17 @@ def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, P
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 0xB)
     # Each epoch is a permutation: the order of random words. It is the same on any number of devices.
     shuffled = jnp.argsort(jax.random.bits(key, (ppo.epochs, samples.advantage.shape[0])), axis=1)
+    if not ppo.nets.recurrent:  # the last sound step before it takes the place of one that is not
+        order = jnp.arange(samples.sound.shape[0])
+        last = jax.lax.cummax(jnp.where(samples.sound[:, 0], order, -1))
+        shuffled = jnp.where(last < 0, jnp.argmax(samples.sound[:, 0]), last)[shuffled]
     rate = ppo.learning_rate(state)
 
     def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
         params, opt_state = carry
         part = jax.tree.map(lambda x: x[chosen], samples)
         if ppo.normalize_advantages:
-            part = part._replace(advantage=(part.advantage - jnp.mean(part.advantage)) / (jnp.std(part.advantage) + 1e-8))
+            part = part._replace(advantage=standardize(part.advantage, part.sound))
         # The loss divides by all steps, here by those that count: at the end, where 1 x changes not even rounding.
         found, share = ppo.gradient(partial(loss, ppo), params, state, part), _share(part.sound)
         gradient, metrics = jax.tree.map(lambda x: share * x, found)
@@ -291,11 +295,11 @@ def sound_steps(trajectory: Trajectory) -> Array:
 def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, Metrics]:
     """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9).
 
-    Steps that do not count add 0 to each mean.
+    Steps of sequences that do not count add 0 to each mean; without memory, `update_epochs` chooses none of them.
     """
     out: Output = evaluate_sequences(ppo, params, part)
     log_prob = _each(ppo.nets.policy.head.log_prob)(out.output, out.log_std, part.raw_action)
-    mean = partial(_mean, part.sound)
+    mean = partial(_mean, part.sound) if ppo.nets.recurrent else jnp.mean  # without memory all are sound, see there
     entropy = mean(_each(ppo.nets.policy.head.entropy)(out.output, out.log_std))
     change = log_prob - part.log_prob
     ratio = jnp.exp(change)
