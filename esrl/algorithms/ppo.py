@@ -228,7 +228,7 @@ def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, P
         params, opt_state = carry
         part = jax.tree.map(lambda x: x[chosen], samples)
         if ppo.normalize_advantages:
-            part = part._replace(advantage=standardize(part.advantage, part.sound))
+            part = part._replace(advantage=standardize(part.advantage, part.sound if ppo.nets.recurrent else None))
         # The loss divides by all steps, here by those that count: at the end, where 1 x changes not even rounding.
         found, share = ppo.gradient(partial(loss, ppo), params, state, part), _share(part.sound)
         gradient, metrics = jax.tree.map(lambda x: share * x, found)
@@ -353,8 +353,10 @@ def _share(sound: Array) -> Array:
     return sound.size / jnp.maximum(jnp.sum(sound.astype(jnp.float32)), 1.0)
 
 
-def standardize(x: Array, sound: Array) -> Array:
-    """To mean 0 and standard deviation 1 over the steps that count; all zero when all are equal."""
+def standardize(x: Array, sound: Array | None = None) -> Array:
+    """To mean 0 and standard deviation 1 over the steps that count (None: all); all zero when all are equal."""
+    if sound is None:
+        return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
     share = _share(sound)
     centered = x - share * _mean(sound, x)
     return centered / (jnp.sqrt(share * _mean(sound, centered**2)) + 1e-8)

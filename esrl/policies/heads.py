@@ -98,7 +98,7 @@ def _head(space: spaces.Space, squash: str) -> Head:
     assert isinstance(space, spaces.Box)  # device_dtype knows no other
     if np.issubdtype(space.dtype, np.floating):
         return _box(space, squash, kind)
-    many = space.high.astype(object) - space.low.astype(object) + 1  # Python's integers do not overflow
+    many = np.asarray(space.high.astype(object) - space.low.astype(object) + 1)  # Python's integers do not overflow
     if many.size and np.max(many) > MOST:
         raise EsrlError(
             f"space {space} has an entry of {np.max(many)} whole numbers to choose from, more than {MOST};"

@@ -94,8 +94,8 @@ class Progress:
             )
         elif skipped:
             self._print(
-                f"warning: {skipped:.0%} of the gradient steps of generation {row['generation']} are not finite and left"
-                " out; lower the learning rate, or normalize observations"
+                f"warning: {skipped:.0%} of the gradient steps of generation {row['generation']} are not finite and"
+                " left out; lower the learning rate, or normalize observations"
             )
         self._warned = bool(bad or skipped)
 
