@@ -192,7 +192,7 @@ def _box(space: spaces.Box, squash: str, kind: np.dtype) -> Head:
     with np.errstate(invalid="ignore"):  # inf - inf
         half, middle = (high - low) / 2, (low + high) / 2
     bounded = np.isfinite(half) & (half <= WIDE)
-    half, middle = (np.where(bounded, x, 0).astype(np.float32) for x in (half, middle))
+    scale, center = (np.where(bounded, x, 0).astype(np.float32) for x in (half, middle))
     # Rounded inwards: the nearest float32 of a float64 bound may lie beyond it.
     least, most = (np.clip(side, -_LARGEST, _LARGEST).astype(np.float32) for side in (low, high))
     least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
@@ -201,7 +201,7 @@ def _box(space: spaces.Box, squash: str, kind: np.dtype) -> Head:
     def fit(raw_action: Array) -> Array:
         x = raw_action.reshape(space.shape).astype(jnp.float32)
         unit = jnp.tanh(x) if squash == "tanh" else jnp.clip(x, -1.0, 1.0)
-        return jnp.clip(jnp.where(bounded, middle + half * unit, x), least, most).astype(kind)
+        return jnp.clip(jnp.where(bounded, center + scale * unit, x), least, most).astype(kind)
 
     def spread(out: Array, log_std: Array | None) -> Array:
         return jnp.zeros_like(out) if log_std is None else log_std

@@ -72,8 +72,8 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
         first = (begin(keys, carry), running_statistics.zero_sums(moments), jnp.int32(0))
         once = _counted(lambda lanes: step(act, context, lanes), moments)
         lanes, sums, clock = jax.lax.while_loop(lambda now: jnp.any(now[0].live), once, first)
-        totals = (x.reshape(keys.shape) for x in lanes.totals)
-        return Episodes(*totals, sums, jnp.full(keys.shape[0], clock))
+        returns, shaped, lengths, nonfinite = (x.reshape(keys.shape) for x in lanes.totals)
+        return Episodes(returns, shaped, lengths, nonfinite, sums, jnp.full(keys.shape[0], clock))
 
     def stream(
         act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
@@ -214,5 +214,5 @@ def _stream(
     sums = running_statistics.zero_sums(moments)
     first = _Stream(start, start, empty, jnp.zeros_like(empty), drawn, lanes, played, sums)
     last = jax.lax.while_loop(lambda now: (now.next < pairs) | jnp.any(now.lanes.live), play, first)
-    *totals, steps = record(last, jnp.arange(slots))
-    return Episodes(*totals, last.sums, steps)
+    returns, shaped, lengths, nonfinite, steps = record(last, jnp.arange(slots))
+    return Episodes(returns, shaped, lengths, nonfinite, last.sums, steps)

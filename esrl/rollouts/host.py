@@ -98,8 +98,8 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
             time += 1
         total = returns if transform is None else shaped
         arrays = (_float32(returns), _float32(total), lengths, nonfinite)
-        steps = jnp.full(keys.shape[0], time, jnp.int32)
-        return Episodes(*(jnp.asarray(x.reshape(keys.shape)) for x in arrays), sums, steps)
+        raw, trained, live_steps, bad = (jnp.asarray(x.reshape(keys.shape)) for x in arrays)
+        return Episodes(raw, trained, live_steps, bad, sums, jnp.full(keys.shape[0], time, jnp.int32))
 
     def stream(
         act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
@@ -110,7 +110,7 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
     return episodes, stream
 
 
-def _float32(rewards: np.ndarray) -> np.ndarray:
+def _float32(rewards: np.ndarray) -> Any:
     """Rewards or returns as float32; one beyond its range is infinite there, which is counted as not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         return rewards.astype(np.float32)
