@@ -201,7 +201,7 @@ def _box(space: spaces.Box, squash: str, kind: np.dtype) -> Head:
     def fit(raw_action: Array) -> Array:
         x = raw_action.reshape(space.shape).astype(jnp.float32)
         unit = jnp.tanh(x) if squash == "tanh" else jnp.clip(x, -1.0, 1.0)
-        return jnp.clip(jnp.where(bounded, center + scale * unit, x), least, most).astype(kind)
+        return jnp.where(bounded, center + scale * unit, jnp.clip(x, least, most)).astype(kind)
 
     def spread(out: Array, log_std: Array | None) -> Array:
         return jnp.zeros_like(out) if log_std is None else log_std

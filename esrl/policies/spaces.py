@@ -81,7 +81,13 @@ def to_device(space: spaces.Space, value: PyTree) -> PyTree:
 
 def to_environment(space: spaces.Space, action: PyTree) -> PyTree:
     """Actions of the device, one or many rows, as NumPy arrays of the space's own types."""
-    return map_space(lambda sub, x: np.asarray(x, sub.dtype), space, action)
+
+    def one(space: spaces.Space, x: Any) -> np.ndarray:
+        x = np.asarray(x, space.dtype)
+        # float32's rounding may have left the bounds by its last digit.
+        return np.asarray(np.clip(x, space.low, space.high)) if isinstance(space, spaces.Box) else x
+
+    return map_space(one, space, action)
 
 
 def row(space: spaces.Space, actions: PyTree, i: int) -> PyTree:
