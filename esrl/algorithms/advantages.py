@@ -28,7 +28,14 @@ def next_values(values: Array, final: Array, last: Array, truncated: Array) -> A
 
 
 def gae(
-    rewards: Array, values: Array, after: Array, terminated: Array, truncated: Array, gamma: Any, gae_lambda: Any
+    rewards: Array,
+    values: Array,
+    after: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any,
+    gae_lambda: Any,
+    known: Array | None = None,
 ) -> Array:
     """Generalized advantage estimates (Schulman et al., arXiv 1506.02438, equation 16), [L, T].
 
@@ -40,8 +47,11 @@ def gae(
       after: [L, T], from `next_values`.
       terminated, truncated: [L, T] bool; `ended` is either.
       gamma: discount of one step. gae_lambda: lambda.
+      known: [L, T] bool, whether a reward is known; None when all are. One that is not is taken to be as the values
+        expect, so that its delta is 0.
     """
     delta = rewards + gamma * jnp.where(terminated, 0.0, after) - values
+    delta = delta if known is None else jnp.where(known, delta, 0.0)
     # What comes after an end belongs to another episode; only the value of a truncated one's last observation counts.
     through = gamma * gae_lambda * jnp.where(terminated | truncated, 0.0, 1.0)
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from esrl.algorithms.memory_plan import MemoryItem
 from esrl.core.sharding import Compiled
-from esrl.core.types import Array, Key, PyTree, run_key
+from esrl.core.types import Key, PyTree, run_key
 from esrl.envs.base import on_device
 from esrl.perturbation.noise import Leaf
 from esrl.policies.policy import Policy
@@ -79,7 +79,7 @@ class Agent:
     step: Callable[[Any], tuple[Any, Metrics]]
     rollout: Callable[[Any], Any]
     update: Callable[[Any, Any], tuple[Any, Metrics]]
-    act: Callable[[Any, PyTree, PyTree, Key], tuple[Array, PyTree]]
+    act: Callable[[Any, PyTree, PyTree, Key], tuple[PyTree, PyTree]]
     plan: Plan
     config: Any = None
     hyperparams: tuple[str, ...] = ()

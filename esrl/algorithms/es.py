@@ -64,13 +64,15 @@ class Experience(NamedTuple):
 
     Attributes:
       fitness: [P, S], mean over a member's episodes of what is trained on.
-      returns: [P, S, E] raw returns. lengths: [P, S, E] int32 live steps. steps: [P] int32, steps that were run.
+      returns: [P, S, E] raw returns. lengths: [P, S, E] int32 live steps.
+      nonfinite: [P, S, E] bool, whether an observation or reward was not finite. steps: [P] int32, steps that were run.
       sums: of live observations, or None.
     """
 
     fitness: Array
     returns: Array
     lengths: Array
+    nonfinite: Array
     steps: Array
     sums: Sums | None
 
@@ -114,7 +116,7 @@ class ES:
     pair_bytes: dict[str, int]
     mesh: Mesh
 
-    def act(self, context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[Array, PyTree]:
+    def act(self, context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[PyTree, PyTree]:
         """One decision of every member in all its lanes: x W + (s sigma / sqrt(R)) (x A) B^T, layer by layer."""
         (params, scale, moments), factors = context
         seen = jax.vmap(lambda x: running_statistics.normalize(moments, x))(observations)
@@ -166,12 +168,12 @@ def rollout(es: ES, state: ESState) -> Experience:
         shared = (state.params, es.sigma(state) * jnp.array(es.signs), state.moments)
         played = es.runner.stream(es.act, shared, bring, pairs, es.chunk, es.policy.carry, state.moments)
         fitness = jnp.mean(played.shaped, axis=2)
-        return (fitness, played.returns, played.lengths, played.steps), played.sums
+        return (fitness, played.returns, played.lengths, played.nonfinite, played.steps), played.sums
 
     # No noise ever leaves the device that drew it: devices exchange results of episodes, and sums.
     rows, sums = sharding.map_devices(play, state, sharding.iota(es.pairs), es.mesh)
-    fitness, returns, lengths, steps = rows
-    return Experience(fitness, returns, lengths, steps, sums)
+    fitness, returns, lengths, nonfinite, steps = rows
+    return Experience(fitness, returns, lengths, nonfinite, steps, sums)
 
 
 def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Metrics]:
@@ -212,7 +214,10 @@ def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Met
 
 
 def summary(experience: Experience) -> Metrics:
-    """A generation's fitness as an observer wants it; members that are not finite are counted and left out."""
+    """A generation's fitness as an observer wants it; members whose fitness is not finite are left out.
+
+    `nonfinite` counts the members with an observation, a reward or a fitness that is not finite.
+    """
     good = jnp.isfinite(experience.fitness)
     mean = _mean(experience.fitness, good)
     return {
@@ -222,7 +227,7 @@ def summary(experience: Experience) -> Metrics:
         "fitness_max": jnp.max(jnp.where(good, experience.fitness, -jnp.inf)),
         "return_mean": _mean(experience.returns, jnp.isfinite(experience.returns)),
         "length_mean": jnp.mean(experience.lengths.astype(jnp.float32)),
-        "nonfinite": jnp.sum(~good),
+        "nonfinite": jnp.sum(~good | jnp.any(experience.nonfinite, axis=2)),
         "all_nonfinite": ~jnp.any(good),
     }
 

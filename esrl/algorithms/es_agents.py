@@ -250,7 +250,7 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
             padded_steps=count(),
         )
 
-    def act(state: ESState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
+    def act(state: ESState, observation: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         seen = running_statistics.normalize(state.moments, observation)
         output, carry = policy.apply(state.params, seen, carry)
         return policy.action(output, key), carry

@@ -7,6 +7,8 @@ An iteration is `rollout`, then `update`; they are the algorithm, in the order i
     r   = pi(a) / pi_old(a)                                                    for several epochs of minibatches:
     max E[min(r A, clip(r, 1 - eps, 1 + eps) A)] - c_v E[(V - target)^2] / 2 + c_e E[entropy]
 
+Steps whose observation or reward is not finite are played on, and left out of every mean.
+
 Sources: PPO, Schulman et al., arXiv 1707.06347; advantages, arXiv 1506.02438; the details that matter, Andrychowicz et
 al., arXiv 2006.05990. Notation: L lanes (environments side by side), T steps of an iteration, B sequences of S steps.
 """
@@ -45,7 +47,7 @@ class PPOState(NamedTuple):
       lanes: the environments, each somewhere in an episode.
       key: the run key, which never changes: all randomness is folded from it and the generation.
       generation: uint32, iterations done. env_steps: environment steps so far.
-      recent: [2], mean return and length of the episodes that ended in the last iteration in which any did.
+      recent: [2], mean return and length of the episodes that ended in the last iteration in which any did; NaN before.
       learning_rate, gamma, gae_lambda, clip_eps, entropy_coef, value_coef: float32, as in the options.
     """
 
@@ -70,7 +72,7 @@ class PPOState(NamedTuple):
 class Decision(NamedTuple):
     """The record of a step: the raw action that was drawn, its log probability, and the value, for every lane."""
 
-    raw_action: Array
+    raw_action: PyTree
     log_prob: Array
     value: Array
 
@@ -96,15 +98,17 @@ class Experience(NamedTuple):
 class Sample(NamedTuple):
     """What the loss takes: sequences [B, S, ...] (S is 1 for a policy without memory), begun with `carry` [B, ...].
 
-    `is_first` marks steps that begin an episode, before which the carry starts again.
+    `is_first` marks steps that begin an episode, before which the carry starts again. `sound` marks steps that
+    are learned from.
     """
 
     observations: PyTree
-    raw_action: Array
+    raw_action: PyTree
     log_prob: Array
     value: Array
     advantage: Array
     target: Array
+    sound: Array
     is_first: Array
     carry: PyTree
 
@@ -136,7 +140,7 @@ class PPO:
     normalize_advantages: bool
     mesh: Mesh
 
-    def act(self, context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[Array, PyTree, Decision]:
+    def act(self, context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[PyTree, PyTree, Decision]:
         """A decision in every lane, with what the loss needs of it: raw action, its log probability, and the value."""
         out, carries = self._forward(context, observations, carries)
         head = self.nets.policy.head
@@ -179,6 +183,7 @@ def rollout(ppo: PPO, state: PPOState) -> Experience:
 def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState, Metrics]:
     """Improves policy and value function on an iteration's experience."""
     rewards, reward_moments, discounted = normalize_rewards(ppo, state, experience.trajectory)
+    sound = sound_steps(experience.trajectory)
     samples = make_samples(ppo, state, experience, rewards)
     params, opt_state, metrics = update_epochs(ppo, state, samples)
 
@@ -196,7 +201,6 @@ def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState,
         env_steps=count_add(state.env_steps, count(experience.trajectory.rewards.size)),
         recent=recent,
     )
-    sound = jnp.isfinite(experience.trajectory.rewards)
     return after, {
         "return_mean": recent[0],
         "length_mean": recent[1],
@@ -214,18 +218,25 @@ def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, P
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 0xB)
     # Each epoch is a permutation: the order of random words. It is the same on any number of devices.
     shuffled = jnp.argsort(jax.random.bits(key, (ppo.epochs, samples.advantage.shape[0])), axis=1)
+    if not ppo.nets.recurrent:  # the last sound step before it takes the place of one that is not
+        order = jnp.arange(samples.sound.shape[0])
+        last = jax.lax.cummax(jnp.where(samples.sound[:, 0], order, -1))
+        shuffled = jnp.where(last < 0, jnp.argmax(samples.sound[:, 0]), last)[shuffled]
     rate = ppo.learning_rate(state)
 
     def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
         params, opt_state = carry
         part = jax.tree.map(lambda x: x[chosen], samples)
         if ppo.normalize_advantages:
-            part = part._replace(advantage=standardize(part.advantage))
-        gradient, metrics = ppo.gradient(partial(loss, ppo), params, state, part)
+            part = part._replace(advantage=standardize(part.advantage, part.sound if ppo.nets.recurrent else None))
+        # The loss divides by all steps, here by those that count: at the end, where 1 x changes not even rounding.
+        found, share = ppo.gradient(partial(loss, ppo), params, state, part), _share(part.sound)
+        gradient, metrics = jax.tree.map(lambda x: share * x, found)
         norm = optax.tree.norm(gradient)
         direction, after = ppo.optimizer.update(gradient, opt_state, params)
         moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
-        sound = jnp.isfinite(norm)  # one NaN would end the run: a step that is not finite is left out, and counted
+        # One NaN would end the run: a gradient step that is not finite, or of nothing, is left out, and counted.
+        sound = jnp.isfinite(norm) & jnp.any(part.sound)
         new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
         return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
 
@@ -243,8 +254,8 @@ def normalize_rewards(ppo: PPO, state: PPOState, trajectory: Trajectory) -> tupl
     ended = trajectory.terminated | trajectory.truncated
     # Not the rewards' own deviation: what the critic predicts is the discounted return, so that gets deviation 1.
     running, discounted = discounted_sums(state.discounted, rewards, ended, state.gamma)
-    zeros, every = running_statistics.zero_sums(moments), jnp.ones(running.size, bool)
-    sums = running_statistics.accumulate(zeros, moments, running.ravel(), every)
+    zeros, sound = running_statistics.zero_sums(moments), jnp.isfinite(trajectory.rewards)
+    sums = running_statistics.accumulate(zeros, moments, running.ravel(), sound.ravel())
     moments = running_statistics.merge(moments, sums)
     deviation = jnp.sqrt(moments.m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
     return jnp.clip(rewards / deviation, -10.0, 10.0), moments, discounted
@@ -257,7 +268,8 @@ def make_samples(ppo: PPO, state: PPOState, experience: Experience, rewards: Arr
     terminated, truncated = trajectory.terminated, trajectory.truncated
     # A truncated episode goes on, unseen, so its last step is followed by the value of its final observation.
     after = next_values(record.value, trajectory.bootstrap_value, experience.last_value, truncated)
-    advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda)
+    known = jnp.isfinite(trajectory.rewards)
+    advantage = gae(rewards, record.value, after, terminated, truncated, state.gamma, state.gae_lambda, known)
     done = terminated | truncated
     samples = Sample(
         observations=jax.vmap(jax.vmap(partial(running_statistics.normalize, state.moments)))(trajectory.observations),
@@ -266,6 +278,7 @@ def make_samples(ppo: PPO, state: PPOState, experience: Experience, rewards: Arr
         value=record.value,
         advantage=advantage,
         target=advantage + record.value,
+        sound=sound_steps(trajectory),
         is_first=jnp.concatenate([jnp.zeros_like(done[:, :1]), done[:, :-1]], axis=1),
         carry=state.lanes.carry,
     )
@@ -274,29 +287,38 @@ def make_samples(ppo: PPO, state: PPOState, experience: Experience, rewards: Arr
     return jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), samples)
 
 
+def sound_steps(trajectory: Trajectory) -> Array:
+    """Whether a step's observation and reward are finite, [L, T]."""
+    return running_statistics.finite_rows((trajectory.observations, trajectory.rewards), axes=2)
+
+
 def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, Metrics]:
-    """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9)."""
+    """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9).
+
+    Steps of sequences that do not count add 0 to each mean; without memory, `update_epochs` chooses none of them.
+    """
     out: Output = evaluate_sequences(ppo, params, part)
     log_prob = _each(ppo.nets.policy.head.log_prob)(out.output, out.log_std, part.raw_action)
-    entropy = jnp.mean(_each(ppo.nets.policy.head.entropy)(out.output, out.log_std))
+    mean = partial(_mean, part.sound) if ppo.nets.recurrent else jnp.mean  # without memory all are sound, see there
+    entropy = mean(_each(ppo.nets.policy.head.entropy)(out.output, out.log_std))
     change = log_prob - part.log_prob
     ratio = jnp.exp(change)
     # The lower of both: an action gains nothing from moving further than clip_eps, and is never kept from moving back.
     clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
-    policy_loss = -jnp.mean(jnp.minimum(ratio * part.advantage, clipped * part.advantage))
+    policy_loss = -mean(jnp.minimum(ratio * part.advantage, clipped * part.advantage))
     error = (out.value - part.target) ** 2
     if ppo.clip_value:
         near = part.value + jnp.clip(out.value - part.value, -state.clip_eps, state.clip_eps)
         error = jnp.maximum(error, (near - part.target) ** 2)
-    value_loss = 0.5 * jnp.mean(error)
+    value_loss = 0.5 * mean(error)
     total = policy_loss + state.value_coef * value_loss - state.entropy_coef * entropy
     return total, {
         "loss": total,
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        "approx_kl": jnp.mean(ratio - 1 - change),  # Schulman's low-variance estimator
-        "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > state.clip_eps).astype(jnp.float32)),
+        "approx_kl": mean(ratio - 1 - change),  # Schulman's low-variance estimator
+        "clip_fraction": mean((jnp.abs(ratio - 1) > state.clip_eps).astype(jnp.float32)),
     }
 
 
@@ -321,12 +343,31 @@ def _each(fn: Any) -> Any:
     return jax.vmap(jax.vmap(fn))
 
 
-def standardize(x: Array) -> Array:
-    """To mean 0 and standard deviation 1; all zero when all are equal."""
-    return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+def _mean(sound: Array, x: Array) -> Array:
+    """The mean over all steps, where one that does not count is 0."""
+    return jnp.mean(jnp.where(sound, x, 0.0))
+
+
+def _share(sound: Array) -> Array:
+    """All steps over those that count, which makes a `_mean` that of the latter; 1 exactly when all count."""
+    return sound.size / jnp.maximum(jnp.sum(sound.astype(jnp.float32)), 1.0)
+
+
+def standardize(x: Array, sound: Array | None = None) -> Array:
+    """To mean 0 and standard deviation 1 over the steps that count (None: all); all zero when all are equal."""
+    if sound is None:
+        return (x - jnp.mean(x)) / (jnp.std(x) + 1e-8)
+    share = _share(sound)
+    centered = x - share * _mean(sound, x)
+    return centered / (jnp.sqrt(share * _mean(sound, centered**2)) + 1e-8)
 
 
 def explained_variance(samples: Sample) -> Array:
     """The part of the value targets' variance that the values explain; 0 when the targets do not vary."""
-    variance = jnp.var(samples.target)
-    return jnp.where(variance > 1e-12, 1 - jnp.var(samples.target - samples.value) / jnp.maximum(variance, 1e-12), 0.0)
+    share = _share(samples.sound)
+
+    def variance(x: Array) -> Array:
+        return share * _mean(samples.sound, (x - share * _mean(samples.sound, x)) ** 2)
+
+    whole, left = variance(samples.target), variance(samples.target - samples.value)
+    return jnp.where(whole > 1e-12, 1 - left / jnp.maximum(whole, 1e-12), 0.0)

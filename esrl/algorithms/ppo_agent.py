@@ -131,11 +131,11 @@ def ppo(
             key=key,
             generation=jnp.uint32(0),
             env_steps=count(),
-            recent=jnp.zeros(2),
+            recent=jnp.full(2, jnp.nan),
             **{name: jnp.float32(start[name]) for name in HYPERPARAMS},
         )
 
-    def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
+    def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         seen = running_statistics.normalize(state.moments, observation)
         output, carry = nets.policy.apply(state.params["actor"], seen, carry)
         if deterministic:

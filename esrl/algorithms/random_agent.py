@@ -29,10 +29,12 @@ class RandomState(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """A generation's episodes: `returns` [P, 1, 1], `lengths` [P, 1, 1] int32, and `steps` [P] that were run."""
+    """A generation's episodes: `returns` [P, 1, 1], `lengths` [P, 1, 1] int32, `nonfinite` [P, 1, 1] bool (an
+    observation or reward was not finite), and `steps` [P] that were run."""
 
     returns: Array
     lengths: Array
+    nonfinite: Array
     steps: Array
 
 
@@ -66,32 +68,31 @@ def random(env: Any, policy: Any = None, *, population: int = 64, squash: str = 
     def init(key: Key) -> RandomState:
         return RandomState(key, jnp.uint32(0), count())
 
-    def act(state: RandomState, observation: PyTree, carry: PyTree, key: Key) -> tuple[Array, PyTree]:
+    def act(state: RandomState, observation: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         return choose(observation, key), carry
 
-    def act_all(context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[Array, PyTree]:
+    def act_all(context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[PyTree, PyTree]:
         return jax.vmap(choose)(observations, keys), carries
 
     def play_lanes(key: Key, lanes: Array) -> tuple[tuple[Array, ...], tuple[()]]:
         keys = jax.vmap(lambda lane: jax.random.fold_in(key, lane))(lanes)
         played = play.episodes(act_all, (), keys[:, None, None], (), None)
-        return (played.returns, played.lengths, played.steps), ()
+        return (played.returns, played.lengths, played.nonfinite, played.steps), ()
 
     def rollout(state: RandomState) -> Experience:
         key = jax.random.fold_in(state.key, state.generation + 1)
-        returns, lengths, steps = sharding.map_devices(play_lanes, key, sharding.iota(population), mesh)[0]
-        return Experience(returns, lengths, steps)
+        return Experience(*sharding.map_devices(play_lanes, key, sharding.iota(population), mesh)[0])
 
     def update(state: RandomState, played: Experience) -> tuple[RandomState, Metrics]:
         returns, lengths = played.returns, played.lengths
         after = state._replace(
             generation=state.generation + 1, env_steps=count_add(state.env_steps, count_sum(lengths))
         )
-        finite = jnp.isfinite(returns)
+        finite = jnp.isfinite(returns)  # a mean over none of them is NaN, and shown as "-"
         return after, {
-            "return_mean": jnp.mean(returns),
+            "return_mean": jnp.mean(returns, where=finite),
             "length_mean": jnp.mean(lengths.astype(jnp.float32)),
-            "nonfinite": jnp.sum(~finite),
+            "nonfinite": jnp.sum(~finite | played.nonfinite),
             "all_nonfinite": ~jnp.any(finite),
         }
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from esrl.core.types import Array, Key, PyTree
 
@@ -46,13 +45,3 @@ def reset_worlds(env: Any, world: PyTree, done: Array, keys: Key) -> PyTree:
         return world, waiting.at[chosen].set(False, mode="drop")
 
     return jax.lax.while_loop(lambda now: jnp.any(now[1]), some, (world, done))[0]
-
-
-def to_32_bit(tree: PyTree) -> PyTree:
-    """NumPy's 64-bit arrays as JAX's 32-bit ones."""
-
-    def one(x: Any) -> np.ndarray:
-        x = np.asarray(x)
-        return x.astype(jax.dtypes.canonicalize_dtype(x.dtype)) if x.dtype.itemsize == 8 else x
-
-    return jax.tree.map(one, tree)

@@ -9,6 +9,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
@@ -16,7 +17,8 @@ from esrl.core.lanes import reset_lanes, reset_worlds
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import check_positive, max_episode_steps_of, name_of, on_device
 from esrl.envs.registry import make
-from esrl.envs.suites._common import lenient, map_space
+from esrl.envs.suites._common import lenient
+from esrl.policies.spaces import device_dtype, map_space
 
 
 class World(NamedTuple):
@@ -85,10 +87,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             raise EsrlError(
                 f"{name_of(self.env)}: lanes {lanes} have ended; reset them by options={{'reset_mask': ...}}"
             )
-        if np.shape(actions) != self.action_space.shape:
-            needed = f"shape {self.action_space.shape} for {self.num_envs} lanes of {self.single_action_space}"
-            raise EsrlError(f"{name_of(self.env)}: actions have shape {np.shape(actions)}, but need {needed}")
-        given = jnp.asarray(np.asarray(actions), jax.dtypes.canonicalize_dtype(self.env.action_space.dtype))
+        given = map_space(self._actions, self.env.action_space, actions)
         self._world, final, reward, terminated, truncated = self._step(self._world, given, jnp.asarray(self.done))
         reward, terminated, truncated = (np.array(x) for x in (reward, terminated, truncated))
         self.done = terminated | truncated
@@ -98,6 +97,14 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 infos = {"final_obs": self._seen(final), "_final_obs": self.done.copy()}
             self.done = np.zeros(self.num_envs, bool)
         return self._seen(self._world.observation), reward.astype(np.float64), terminated, truncated, infos
+
+    def _actions(self, space: spaces.Space, actions: Any) -> Array:
+        """The actions [L, ...] of a space that is no Dict or Tuple, as the device takes them."""
+        needed = (self.num_envs, *(space.shape or ()))
+        if np.shape(actions) != needed:
+            words = f"shape {needed} for {self.num_envs} lanes of {space}"
+            raise EsrlError(f"{name_of(self.env)}: actions have shape {np.shape(actions)}, but need {words}")
+        return jnp.asarray(np.asarray(actions), device_dtype(space))
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """A frame [H, W, 3] for each lane, where the environment draws itself."""
@@ -195,7 +202,9 @@ class SingleEnv(gymnasium.Env):
         """
         if self._lanes.done.any():
             raise EsrlError(f"{name_of(self.env)}: the episode has ended; call reset before the next step")
-        observation, reward, terminated, truncated, info = self._lanes.step(np.asarray(action)[None])
+        observation, reward, terminated, truncated, info = self._lanes.step(
+            map_space(lambda _, x: np.asarray(x)[None], self.action_space, action)
+        )
         return _lane(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def render(self) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.policies.networks import gru, mlp
 from esrl.policies.policy import Policy, bind
 from esrl.policies.spaces import observation_zeros
-from esrl.policies.user_network import Bound, Network
+from esrl.policies.user_network import Bound, Network, started
 from esrl.policies.user_network import network as as_network
 
 CRITICS = ("separate", "shared")
@@ -110,7 +110,7 @@ def _critic(network: Any, own: Network | None, space: spaces.Space, carry: PyTre
     shape = ()
     # A network of the user's may have a fixed number of outputs; then a ready-made critic takes its place.
     try:
-        bound = chosen.bind(observation, 1, observation_space=space)
+        bound = started(chosen.bind(observation, 1, observation_space=space), None if own is None else own.start)
         params = jax.eval_shape(bound.init, jax.eval_shape(lambda: jax.random.key(0, impl="threefry2x32")))
         shape = jax.eval_shape(bound.apply, params, observation, bound.carry)[0].shape
     except Exception as error:

@@ -1,9 +1,9 @@
 """From a network's output to an action, for every Gymnasium action space.
 
 A head says how many numbers the network must give (`size`) and what distribution they describe. A draw from it is a raw
-action (an index, a vector of indices, bits, or a real vector before it is fitted to its bounds), which `action` turns
-into what the environment takes. Densities are of raw actions: fitting to bounds cancels from every ratio of densities.
-All functions are for one lane, pure, and traceable.
+action (an index, a vector of indices, bits, a real vector before it is fitted to its bounds, or a tuple of these for a
+Dict or Tuple), which `action` turns into what the environment takes. Densities are of raw actions: fitting to bounds
+cancels from every ratio of densities. All functions are for one lane, pure, and traceable.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-from esrl.core.types import Array, EsrlError, Key
+from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.policies.spaces import device_dtype
+
+WIDE = 1e6  # half the width of a Box from which on its bounds say no scale: a draw is of the order of 1
+MOST = 1024  # whole numbers that an entry of a Box may choose from: each takes an output of the network
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Head(NamedTuple):
-    """How an output becomes an action. `log_std` [size] is used by Box spaces only, and is None elsewhere.
+    """How an output becomes an action. `log_std` [gaussians] is of Box parts only, and None where there are none.
 
     Attributes:
       size: numbers that the network must give for one observation.
@@ -30,66 +35,117 @@ class Head(NamedTuple):
       action: `action(raw_action) -> action`, as the environment takes it.
       log_prob: `log_prob(output, log_std, raw_action) -> []`, log density (or log probability) of a raw action.
       entropy: `entropy(output, log_std) -> []`, in nats.
-      gaussian: whether `log_std` is needed to draw.
+      gaussians: how many numbers of an action are drawn from a Gaussian, and have an entry in `log_std`.
     """
 
     size: int
-    raw_mode: Callable[[Array], Array]
-    raw_sample: Callable[[Array, Array | None, Key], Array]
-    action: Callable[[Array], Array]
-    log_prob: Callable[[Array, Array | None, Array], Array]
+    raw_mode: Callable[[Array], PyTree]
+    raw_sample: Callable[[Array, Array | None, Key], PyTree]
+    action: Callable[[PyTree], PyTree]
+    log_prob: Callable[[Array, Array | None, PyTree], Array]
     entropy: Callable[[Array, Array | None], Array]
-    gaussian: bool = False
+    gaussians: int = 0
 
-    def mode(self, output: Array) -> Array:
+    def mode(self, output: Array) -> PyTree:
         """The most likely action."""
         return self.action(self.raw_mode(output))
 
-    def sample(self, output: Array, log_std: Array | None, key: Key) -> Array:
+    def sample(self, output: Array, log_std: Array | None, key: Key) -> PyTree:
         """A random action."""
         return self.action(self.raw_sample(output, log_std, key))
 
 
 def head(space: spaces.Space, squash: str = "tanh") -> Head:
-    """The head of an action space: Discrete, MultiDiscrete, MultiBinary or Box.
+    """The head of an action space: Discrete, MultiDiscrete, MultiBinary, Box, or a Dict or Tuple of them.
+
+    A Box of whole numbers is a choice among them for each entry, as MultiDiscrete is.
 
     Args:
       space: the environment's action space.
-      squash: for bounded Box spaces: "tanh" maps the real line onto the bounds, "clip" cuts off at them. An unbounded
-        side is left as it is.
+      squash: for Box spaces of floats. Where both bounds are finite, a raw action x becomes middle + half * clip(x, -1,
+        1) ("clip") or middle + half * tanh(x) ("tanh"), where half is half the width. Elsewhere, and where half is more
+        than `WIDE`, since such bounds say no scale, x itself is cut off at the bounds.
 
     Raises:
-      EsrlError: another space, or an unknown squash.
+      EsrlError: another space, one that leaves nothing to choose, or an unknown squash.
     """
+    if squash not in ("tanh", "clip"):
+        raise EsrlError(f'squash is {squash!r}, but must be "tanh" or "clip"')
+    try:
+        made = _head(space, squash)
+    except EsrlError as error:
+        raise EsrlError(f"action {error}") from error
+    if made.size == 0:
+        raise EsrlError(f"action space {space} leaves nothing to choose; give it at least one entry")
+    return made
+
+
+def _head(space: spaces.Space, squash: str) -> Head:
+    if isinstance(space, spaces.Dict):
+        names = list(space.spaces)
+        parts = [_head(sub, squash) for sub in space.spaces.values()]
+        return _joint(parts, lambda actions: dict(zip(names, actions, strict=True)))
+    if isinstance(space, spaces.Tuple):
+        return _joint([_head(sub, squash) for sub in space.spaces], tuple)
+    kind = device_dtype(space)
     if isinstance(space, spaces.Discrete):
-        return _discrete(int(space.n), int(space.start), np.dtype(space.dtype))
+        one = _multi_discrete(np.array([int(space.n)]), np.array([int(space.start)]), kind)
+        return one._replace(action=lambda raw_action: one.action(raw_action)[0])
     if isinstance(space, spaces.MultiDiscrete):
-        return _multi_discrete(np.asarray(space.nvec), np.asarray(space.start), np.dtype(space.dtype))
+        return _multi_discrete(np.asarray(space.nvec), np.asarray(space.start), kind)
     if isinstance(space, spaces.MultiBinary):
-        return _multi_binary(tuple(space.shape), np.dtype(space.dtype))
-    if isinstance(space, spaces.Box):
-        return _box(space, squash)
-    raise EsrlError(f"action space {space} has no head; use Discrete, MultiDiscrete, MultiBinary or Box")
+        return _multi_binary(tuple(space.shape), kind)
+    assert isinstance(space, spaces.Box)  # device_dtype knows no other
+    if np.issubdtype(space.dtype, np.floating):
+        return _box(space, squash, kind)
+    many = np.asarray(space.high.astype(object) - space.low.astype(object) + 1)  # Python's integers do not overflow
+    if many.size and np.max(many) > MOST:
+        raise EsrlError(
+            f"space {space} has an entry of {np.max(many)} whole numbers to choose from, more than {MOST};"
+            " use a Box of floats and round them in step"
+        )
+    return _multi_discrete(many.astype(np.int64), space.low, kind)
 
 
-def _integer(dtype: np.dtype) -> np.dtype:
-    """The 32-bit type that stands for a space's integer type on the device."""
-    return np.dtype(np.int32) if dtype.itemsize > 4 else dtype
+def _joint(parts: list[Head], nest: Callable[[list[PyTree]], PyTree]) -> Head:
+    """Independent parts: outputs and `log_std` lie side by side, a raw action is the tuple of the parts'."""
+    outs = np.cumsum([0, *(part.size for part in parts)]).tolist()
+    stds = np.cumsum([0, *(part.gaussians for part in parts)]).tolist()
+
+    def each(name: str, out: Array, log_std: Array | None = None, *more: Any) -> list[Any]:
+        def one(i: int, part: Head) -> Any:
+            std = None if log_std is None or not part.gaussians else log_std[stds[i] : stds[i + 1]]
+            return getattr(part, name)(out[outs[i] : outs[i + 1]], std, *(x(i) for x in more))
+
+        return [one(i, part) for i, part in enumerate(parts)]
+
+    def raw_mode(out: Array) -> PyTree:
+        return tuple(part.raw_mode(out[outs[i] : outs[i + 1]]) for i, part in enumerate(parts))
+
+    return Head(
+        size=outs[-1],
+        raw_mode=raw_mode,
+        raw_sample=lambda out, log_std, key: tuple(
+            each("raw_sample", out, log_std, lambda i: jax.random.fold_in(key, i))
+        ),
+        action=lambda raw_action: nest([part.action(raw) for part, raw in zip(parts, raw_action, strict=True)]),
+        log_prob=lambda out, log_std, raw_action: sum(
+            each("log_prob", out, log_std, lambda i: raw_action[i]), jnp.zeros(())
+        ),
+        entropy=lambda out, log_std: sum(each("entropy", out, log_std), jnp.zeros(())),
+        gaussians=stds[-1],
+    )
 
 
-def _discrete(n: int, start: int, dtype: np.dtype) -> Head:
-    one = _multi_discrete(np.array([n]), np.array([start]), dtype)
-    return one._replace(action=lambda raw_action: one.action(raw_action)[0])
-
-
-def _multi_discrete(nvec: np.ndarray, start: np.ndarray, dtype: np.dtype) -> Head:
+def _multi_discrete(nvec: np.ndarray, start: np.ndarray, kind: np.dtype) -> Head:
     """Independent categorical distributions, one for each entry; a raw action is their indices [entries]."""
     sizes = [int(n) for n in nvec.ravel()]
-    kind = _integer(dtype)
     cuts = np.cumsum(sizes)[:-1].tolist()
     first = np.asarray(start.reshape(nvec.shape), kind)
 
     def each(fn: Callable[..., Array], out: Array, *more: Any) -> Array:
+        if not sizes:  # a part with no entry
+            return jnp.zeros(0, jnp.int32)
         return jnp.stack([fn(i, part, *more) for i, part in enumerate(jnp.split(out, cuts))])
 
     def entropy(_: int, part: Array) -> Array:
@@ -129,27 +185,23 @@ def _multi_binary(shape: tuple[int, ...], dtype: np.dtype) -> Head:
     )
 
 
-def _box(space: spaces.Box, squash: str) -> Head:
+def _box(space: spaces.Box, squash: str, kind: np.dtype) -> Head:
     """A Gaussian with independent entries; a raw action is its draw, before it is fitted to the bounds."""
-    if squash not in ("tanh", "clip"):
-        raise EsrlError(f'squash is {squash!r}, but must be "tanh" or "clip"')
-    if not np.issubdtype(space.dtype, np.floating):
-        raise EsrlError(
-            f"action space {space} is a Box of {space.dtype}; use a float Box, or MultiDiscrete for integers"
-        )
     # In float64: the width of float32's largest bounds would overflow.
-    wide = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
-    bounded = np.isfinite(wide[0]) & np.isfinite(wide[1])
-    with np.errstate(invalid="ignore"):
-        middle = np.where(bounded, (wide[0] + wide[1]) / 2, 0).astype(np.float32)
-        half = np.where(bounded, (wide[1] - wide[0]) / 2, 1).astype(np.float32)
-    low, high = (side.astype(np.float32) for side in wide)
+    low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        half, middle = (high - low) / 2, (low + high) / 2
+    bounded = np.isfinite(half) & (half <= WIDE)
+    scale, center = (np.where(bounded, x, 0).astype(np.float32) for x in (half, middle))
+    # Rounded inwards: the nearest float32 of a float64 bound may lie beyond it.
+    least, most = (np.clip(side, -_LARGEST, _LARGEST).astype(np.float32) for side in (low, high))
+    least = np.where(least < low, np.nextafter(least, np.float32(np.inf)), least)
+    most = np.where(most > high, np.nextafter(most, np.float32(-np.inf)), most)
 
     def fit(raw_action: Array) -> Array:
         x = raw_action.reshape(space.shape).astype(jnp.float32)
-        cut = jnp.clip(x, low, high)
-        action = cut if squash == "clip" else jnp.where(bounded, middle + half * jnp.tanh(x), cut)
-        return action.astype(jnp.float32)
+        unit = jnp.tanh(x) if squash == "tanh" else jnp.clip(x, -1.0, 1.0)
+        return jnp.where(bounded, center + scale * unit, jnp.clip(x, least, most)).astype(kind)
 
     def spread(out: Array, log_std: Array | None) -> Array:
         return jnp.zeros_like(out) if log_std is None else log_std
@@ -168,5 +220,5 @@ def _box(space: spaces.Box, squash: str) -> Head:
         action=fit,
         log_prob=log_prob,
         entropy=lambda out, log_std: jnp.sum(spread(out, log_std) + 0.5 * math.log(2 * math.pi * math.e)),
-        gaussian=True,
+        gaussians=math.prod(space.shape),
     )

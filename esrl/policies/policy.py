@@ -13,8 +13,9 @@ from gymnasium import spaces
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.policies.heads import Head, head
 from esrl.policies.networks import mlp
-from esrl.policies.spaces import MASK, normalizable_leaves, observation_zeros
+from esrl.policies.spaces import MASK, normalizable_leaves, observation_zeros, subspaces
 from esrl.policies.user_network import network as as_network
+from esrl.policies.user_network import started
 
 _NEVER = -1e9  # the logit of an action that is not allowed: finite, so that gradients and entropies are
 
@@ -23,7 +24,7 @@ class Policy(NamedTuple):
     """A policy of an environment.
 
     Attributes:
-      init: `init(key) -> params`: `{"network": ...}` and, to sample from a Box space, `"log_std"` [size].
+      init: `init(key) -> params`: `{"network": ...}` and, to sample Box actions, `"log_std"` [gaussians of the head].
       apply: `apply(params, obs, carry) -> ((output, log_std), carry)` for one lane.
       action: `action((output, log_std), key) -> action`.
       head: what an output means.
@@ -35,7 +36,7 @@ class Policy(NamedTuple):
 
     init: Callable[[Key], PyTree]
     apply: Callable[[PyTree, PyTree, PyTree], tuple[tuple[Array, Array | None], PyTree]]
-    action: Callable[[tuple[Array, Array | None], Key], Array]
+    action: Callable[[tuple[Array, Array | None], Key], PyTree]
     head: Head
     carry: PyTree
     observation: PyTree
@@ -71,13 +72,13 @@ def bind(
     actions = head(action_space, squash)
     observation = observation_zeros(observation_space)
     size = actions.size + extra
-    bound = chosen.bind(observation, size, observation_space=observation_space)
+    bound = started(chosen.bind(observation, size, observation_space=observation_space), chosen.start)
     allowed = action_mask(observation_space, action_space)
-    sampled = actions.gaussian and not deterministic
+    sampled = actions.gaussians > 0 and not deterministic
 
     def init(key: Key) -> PyTree:
         params = {"network": bound.init(key)}
-        return {**params, "log_std": jnp.zeros(actions.size)} if sampled else params
+        return {**params, "log_std": jnp.zeros(actions.gaussians)} if sampled else params
 
     def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
         output, carry = bound.apply(params["network"], obs, carry)
@@ -87,7 +88,7 @@ def bind(
             output = jnp.concatenate([logits, output[actions.size :]])
         return (output, params.get("log_std")), carry
 
-    def action(output: tuple[Array, Array | None], key: Key) -> Array:
+    def action(output: tuple[Array, Array | None], key: Key) -> PyTree:
         out = output[0][: actions.size]
         return actions.mode(out) if deterministic else actions.sample(out, output[1], key)
 
@@ -102,7 +103,8 @@ def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> 
 
     Args:
       observation_space: a Dict space with an entry `action_mask` has a mask; 1 (or True) is an allowed action.
-      action_space: Discrete n needs a mask of n entries, MultiDiscrete one of sum(nvec), first action first.
+      action_space: Discrete n needs a mask of n entries, MultiDiscrete one of sum(nvec), first action first. A Dict
+        needs a Dict of masks, without those of parts in which everything is allowed; a Tuple needs a Tuple of masks.
 
     Returns:
       `mask(observation) -> bool [size of the logits]`.
@@ -112,13 +114,29 @@ def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> 
     """
     if not isinstance(observation_space, spaces.Dict) or MASK not in observation_space.spaces:
         return None
-    if not isinstance(action_space, (spaces.Discrete, spaces.MultiDiscrete)):
-        raise EsrlError(f"{MASK} is for Discrete and MultiDiscrete actions, but the action space is {action_space}")
-    size = head(action_space).size
-    shape = observation_space[MASK].shape
-    if shape is None or math.prod(shape) != size:
-        raise EsrlError(f"{MASK} has shape {shape}, but action space {action_space} needs {size} entries")
-    return lambda observation: jnp.ravel(observation[MASK]) > 0
+    allowed = _allowed(observation_space[MASK], action_space)
+    return lambda observation: allowed(observation[MASK])
+
+
+def _allowed(mask: spaces.Space, actions: spaces.Space) -> Callable[[PyTree], Array]:
+    """`allowed(mask) -> bool [size of the logits]`, for a mask of this space."""
+    if isinstance(actions, (spaces.Dict, spaces.Tuple)):
+        own, given = subspaces(actions), subspaces(mask)
+        # A Dict names its entries, so one without a mask can be told from the others.
+        missing = set() if isinstance(actions, spaces.Tuple) else set(own) - set(given)
+        if type(mask) is not type(actions) or set(given) | missing != set(own):
+            raise EsrlError(f"{MASK} must be nested as action space {actions} is, but its space is {mask}")
+        reads = {key: _allowed(sub, own[key]) for key, sub in given.items()}
+        sizes = {key: head(own[key]).size for key in missing}
+        return lambda mask: jnp.concatenate(
+            [jnp.ones(sizes[key], bool) if key in missing else reads[key](mask[key]) for key in own]
+        )
+    if not isinstance(actions, (spaces.Discrete, spaces.MultiDiscrete)):
+        raise EsrlError(f"{MASK} is for Discrete and MultiDiscrete actions, but the action space is {actions}")
+    size = head(actions).size
+    if mask.shape is None or math.prod(mask.shape) != size:
+        raise EsrlError(f"{MASK} has shape {mask.shape}, but action space {actions} needs {size} entries")
+    return lambda mask: jnp.ravel(mask) > 0
 
 
 def masked(logits: Array, allowed: Array) -> Array:

@@ -2,6 +2,8 @@
 
 Statistics are frozen while a generation runs, so that every member sees the same observations; the generation's live
 observations are summed beside it and merged afterwards (Chan et al., parallel variance).
+
+This is also where a number that is not finite stops: it is never summed, and no network ever sees it.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from esrl.core.types import Array, PyTree
+
+LARGEST = 1e15  # of what is summed or seen by a network: squares and products of it are far from float32's end
 
 
 class Moments(NamedTuple):
@@ -52,13 +56,11 @@ def accumulate(sums: Sums | None, moments: Moments | None, observations: PyTree,
     if sums is None or moments is None:
         return None
     picked = _picked(moments, observations)
-    # One NaN in the sums would make every later observation NaN, for good.
-    for x in jax.tree.leaves(picked):
-        live = live & jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    live = live & finite_rows(picked)  # one NaN in the sums would make every later observation NaN, for good
 
     def deviation(x: Array, mean: Array) -> Array:
         mask = live.reshape(live.shape + (1,) * (x.ndim - 1))
-        return jnp.where(mask, x - mean[None], 0.0)
+        return jnp.where(mask, jnp.clip(x - mean[None], -LARGEST, LARGEST), 0.0)
 
     d = jax.tree.map(deviation, picked, moments.mean)
     return Sums(
@@ -91,19 +93,40 @@ def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
 
 def normalize(moments: Moments | None, observation: PyTree, clip: float = 10.0) -> PyTree:
     """`(x - mean) / std`, clipped to +-clip, for the leaves that have moments, which become float32; no more than
-    that before anything was seen."""
+    that before anything was seen.
+
+    What comes out is finite, so that one lost reading spoils no network and no memory: NaN becomes 0, which is the mean
+    where there are moments, and so does what is infinite where there are none.
+    """
     if moments is None:
-        return observation
+        return jax.tree.map(_seen, observation)
 
     def one(x: Any, mean: Array | None, m2: Array | None) -> Any:
         if mean is None or m2 is None:
-            return x
+            return _seen(x)
         x, known = x.astype(jnp.float32), moments.seen > 0
         std = jnp.sqrt(m2 / jnp.maximum(moments.seen, 1.0) + 1e-8)
         # An entry that never varied has deviation 0: at least 1e-4, so that its first change does not explode.
-        return jnp.where(known, jnp.clip((x - mean) / jnp.maximum(std, 1e-4), -clip, clip), x)
+        return _seen(jnp.where(known, jnp.clip((x - mean) / jnp.maximum(std, 1e-4), -clip, clip), x))
 
     return jax.tree.map(one, observation, _as(observation, moments.mean), _as(observation, moments.m2))
+
+
+def finite_rows(tree: PyTree, axes: int = 1) -> Array:
+    """Whether all numbers of a row are finite, [L] of arrays [L, ...] (with `axes=2` [L, T] of [L, T, ...])."""
+    sound = jnp.bool_(True)
+    for x in jax.tree.leaves(tree):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            sound = sound & jnp.all(jnp.isfinite(x), axis=tuple(range(axes, x.ndim)))
+    return sound
+
+
+def _seen(x: Any) -> Any:
+    """Numbers as a network may see them."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    most = jnp.asarray(min(LARGEST, float(jnp.finfo(x.dtype).max)), x.dtype)  # float16 ends before
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, -most, most), jnp.zeros_like(x))
 
 
 def _as(observation: PyTree, tree: PyTree) -> PyTree:

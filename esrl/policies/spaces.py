@@ -1,7 +1,8 @@
-"""Observations as the spaces describe them: blank, as one vector, and whether one lies in its space."""
+"""Observations and actions as the spaces describe them: types on both sides, as one vector, inside or outside."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,21 +15,104 @@ from esrl.core.types import Array, EsrlError, PyTree
 MASK = "action_mask"  # the entry of a Dict observation that says which actions are allowed
 
 
+def map_space(fn: Callable[..., Any], space: spaces.Space, *trees: PyTree) -> Any:
+    """`fn(space, *leaves)` for each space that is no Dict or Tuple; the result is nested as the space is."""
+    if isinstance(space, spaces.Dict):
+        return {name: map_space(fn, sub, *(tree[name] for tree in trees)) for name, sub in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(map_space(fn, sub, *(tree[i] for tree in trees)) for i, sub in enumerate(space.spaces))
+    return fn(space, *trees)
+
+
+def subspaces(space: spaces.Space) -> dict[Any, spaces.Space]:
+    """The parts of a Dict by their names, of a Tuple by their numbers, and none of another space."""
+    if isinstance(space, spaces.Dict):
+        return dict(space.spaces)
+    return dict(enumerate(space.spaces)) if isinstance(space, spaces.Tuple) else {}
+
+
+# ---- types on the device, and in the environment --------------------------------------------------------------------
+
+
+def device_dtype(space: spaces.Space) -> np.dtype:
+    """The type that stands for a space's own on the device, which has 32 bits unless JAX was told otherwise.
+
+    A Box of 64-bit integers whose bounds do not fit 32 bits becomes float32: a number that is rounded is near the
+    truth, one that wraps round is not.
+
+    Raises:
+      EsrlError: Discrete or MultiDiscrete with choices beyond 32 bits, or a space whose values are not arrays.
+    """
+    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+        raise EsrlError(
+            f"space {space} cannot be used; use Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of them"
+        )
+    own = np.dtype(space.dtype)
+    here = np.dtype(jax.dtypes.canonicalize_dtype(own))
+    if here == own or not np.issubdtype(own, np.integer) or isinstance(space, spaces.MultiBinary):
+        return here
+    if isinstance(space, spaces.Box):
+        low, high = space.low, space.high
+    else:  # as Python numbers: start + n may not fit the space's own type either
+        many = np.asarray(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n, object)
+        low = np.asarray(space.start, object)
+        high = low + many - 1
+    fits = low.size == 0 or (np.min(low) >= np.iinfo(here).min and np.max(high) <= np.iinfo(here).max)
+    if not fits and not isinstance(space, spaces.Box):
+        raise EsrlError(f"space {space} has choices beyond 32 bits; number them from 0 (start), or use a Box")
+    return here if fits else np.dtype(np.float32)
+
+
+def to_device(space: spaces.Space, value: PyTree) -> PyTree:
+    """What an environment gave, one or many rows, as NumPy arrays of the types that the device has for the space.
+
+    Finite numbers stay finite: those beyond float32's range become its largest.
+    """
+
+    def one(space: spaces.Space, x: Any) -> np.ndarray:
+        x, dtype = np.asarray(x), device_dtype(space)
+        if x.dtype == np.float64 and dtype == np.float32:
+            most = np.finfo(np.float32).max
+            x = np.where(np.isfinite(x), np.clip(x, -most, most), x)
+        return x.astype(dtype, copy=False)
+
+    return map_space(one, space, value)
+
+
+def to_environment(space: spaces.Space, action: PyTree) -> PyTree:
+    """Actions of the device, one or many rows, as NumPy arrays of the space's own types."""
+
+    def one(space: spaces.Space, x: Any) -> np.ndarray:
+        x = np.asarray(x, space.dtype)
+        # float32's rounding may have left the bounds by its last digit.
+        return np.asarray(np.clip(x, space.low, space.high)) if isinstance(space, spaces.Box) else x
+
+    return map_space(one, space, action)
+
+
+def row(space: spaces.Space, actions: PyTree, i: int) -> PyTree:
+    """Action i of many (arrays [L, ...], nested as the space is), so that the space contains it."""
+
+    def one(space: spaces.Space, x: np.ndarray) -> Any:
+        # Gymnasium wants a number for Discrete, and an array for all else, though its shape be ().
+        return x[i] if isinstance(space, spaces.Discrete) else x[i, ...]
+
+    return map_space(one, space, actions)
+
+
 def observation_zeros(space: spaces.Space) -> PyTree:
     """One observation of zeros, as arrays on the device; Dict gives a dict, Tuple a tuple.
 
     Raises:
-      EsrlError: a space whose observations are not arrays (Text, Graph, Sequence).
+      EsrlError: a space whose observations are not arrays (Text, Graph, Sequence), or cannot be had in 32 bits.
     """
-    if isinstance(space, spaces.Dict):
-        return {name: observation_zeros(sub) for name, sub in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(observation_zeros(sub) for sub in space.spaces)
-    if isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
-        return jnp.zeros(space.shape, jax.dtypes.canonicalize_dtype(space.dtype))
-    raise EsrlError(
-        f"observation space {space} cannot be used; use Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple"
-    )
+    try:
+        return map_space(lambda sub: jnp.zeros(sub.shape, device_dtype(sub)), space)
+    except EsrlError as error:
+        raise EsrlError(f"observation {error}") from error
+
+
+# ---- observations as vectors ----------------------------------------------------------------------------------------
 
 
 def normalizable_leaves(space: spaces.Space, flat: bool) -> PyTree:
@@ -44,15 +128,15 @@ def normalizable_leaves(space: spaces.Space, flat: bool) -> PyTree:
         return tuple(normalizable_leaves(sub, flat) for sub in space.spaces)
     if not isinstance(space, spaces.Box):
         return False
-    return flat or (np.issubdtype(space.dtype, np.floating) and len(space.shape) < 3)
+    return flat or (jnp.issubdtype(device_dtype(space), jnp.floating) and len(space.shape) < 3)
 
 
 def features(space: spaces.Space, observation: PyTree) -> Array:
     """An observation as one float32 vector: boxes raveled, discrete values one-hot, Dict and Tuple concatenated."""
     if isinstance(space, spaces.Dict):
-        return jnp.concatenate([features(sub, observation[name]) for name, sub in space.spaces.items()])
+        return _joined([features(sub, observation[name]) for name, sub in space.spaces.items()])
     if isinstance(space, spaces.Tuple):
-        return jnp.concatenate([features(sub, part) for sub, part in zip(space.spaces, observation, strict=True)])
+        return _joined([features(sub, part) for sub, part in zip(space.spaces, observation, strict=True)])
     if isinstance(space, spaces.Discrete):
         return jax.nn.one_hot(observation - int(space.start), int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
@@ -63,6 +147,10 @@ def features(space: spaces.Space, observation: PyTree) -> Array:
     return jnp.ravel(observation).astype(jnp.float32)
 
 
+def _joined(parts: list[Array]) -> Array:
+    return jnp.concatenate(parts) if parts else jnp.zeros(0)
+
+
 def pictures_and_rest(space: spaces.Space, observation: PyTree) -> tuple[list[Array], Array]:
     """The pictures of an observation (float32 [H, W, C]; uint8 ones over 255), and the rest as one vector.
 
@@ -70,9 +158,8 @@ def pictures_and_rest(space: spaces.Space, observation: PyTree) -> tuple[list[Ar
     Atari frames, [4, 84, 84]).
     """
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        found = [pictures_and_rest(sub, observation[key]) for key, sub in parts]
-        return [p for pictures, _ in found for p in pictures], jnp.concatenate([rest for _, rest in found])
+        found = [pictures_and_rest(sub, observation[key]) for key, sub in subspaces(space).items()]
+        return [p for pictures, _ in found for p in pictures], _joined([rest for _, rest in found])
     if isinstance(space, spaces.Box) and len(space.shape) == 3:
         scale = 1 / 255 if space.dtype == np.uint8 else 1.0
         channels_first = space.shape[0] < min(space.shape[1:])
@@ -84,11 +171,10 @@ def pictures_and_rest(space: spaces.Space, observation: PyTree) -> tuple[list[Ar
 def outside(space: spaces.Space, observation: Any) -> str:
     """What is wrong with an observation of a space, as the end of a sentence; empty when nothing is."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        parts: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         kind, keys = (dict, set(space.spaces)) if isinstance(space, spaces.Dict) else (tuple, len(space.spaces))
         if not isinstance(observation, kind) or (set(observation) if kind is dict else len(observation)) != keys:
             return f"is not a {kind.__name__} with the entries of its space {space}"
-        return next(filter(None, (outside(sub, observation[key]) for key, sub in parts)), "")
+        return next(filter(None, (outside(sub, observation[key]) for key, sub in subspaces(space).items())), "")
     try:
         value = np.asarray(observation)
     except ValueError:

@@ -37,11 +37,14 @@ class Network(NamedTuple):
       spec: what a recipe says of it, `{"network": "mlp", ...}`; None for a network that only the user's code can build.
       flat: whether it makes one float32 vector of every observation, so that normalized numbers are as good to it as
         bytes and whole numbers.
+      start: `start(key) -> params`, parameters of the policy to start from in place of the network's own. A critic that
+        is built like the policy does not take them.
     """
 
     bind: Callable[..., Bound]
     spec: dict[str, Any] | None = None
     flat: bool = False
+    start: Callable[[Key], PyTree] | None = None
 
 
 _KEEPS_STATE = (
@@ -61,6 +64,7 @@ def network(
 
     Args:
       module: one of
+        * a ready-made network (`esrl.mlp(...)`), to start from `init` or `params`; its carry is its own;
         * a Linen module `module(obs) -> output`, or `module(carry, obs) -> (carry, output)` when `carry` is given;
         * an NNX module with the same call, or a function `rngs -> module` (then every seed has its own start);
         * a function `f(params, obs) -> output`, or `f(params, obs, carry) -> (output, carry)` when `carry` is given.
@@ -69,7 +73,8 @@ def network(
       carry: for recurrent networks: the carry of one lane at the start of an episode.
 
     Raises:
-      EsrlError: something that is none of these, or a function without `init` or `params`.
+      EsrlError: something that is none of these, a function without `init` or `params`, both of them, or a carry for
+        a ready-made network.
 
     Example:
       >>> linear = esrl.network(lambda params, observation: observation @ params, params=jnp.zeros((4, 2)))
@@ -77,15 +82,18 @@ def network(
       >>> agent.plan.num_params
       8
     """
-    if isinstance(module, Network):
-        return module
     if init is not None and params is not None:
         raise EsrlError("a policy starts from init=function(key) or from params=..., but both were given")
     start = init if params is None else lambda key: jax.tree.map(jnp.asarray, params)
+    if isinstance(module, Network):
+        if jax.tree.leaves(carry):
+            raise EsrlError("a ready-made network has a carry of its own; leave out carry, or give your own module")
+        # No spec: a recipe could not say what it starts from, and would train another start without a word.
+        return module if start is None else module._replace(start=start, spec=None)
     if isinstance(module, nn.Module):
-        return Network(lambda obs, size, *, observation_space: _started(linen(module, obs, carry), start))
+        return Network(lambda obs, size, *, observation_space: started(linen(module, obs, carry), start))
     if isinstance(module, nnx.Module) or _makes_nnx(module):
-        return Network(lambda obs, size, *, observation_space: _started(_nnx(module, carry), start))
+        return Network(lambda obs, size, *, observation_space: started(_nnx(module, carry), start))
     if inspect.isclass(module) and issubclass(module, nn.Module):
         raise EsrlError(f"{module.__name__} is a Linen class; give an instance, {module.__name__}(...)")
     if not callable(module):
@@ -96,7 +104,8 @@ def network(
     return Network(lambda obs, size, *, observation_space: Bound(start, apply, carry))
 
 
-def _started(bound: Bound, init: Callable[[Key], PyTree] | None) -> Bound:
+def started(bound: Bound, init: Callable[[Key], PyTree] | None) -> Bound:
+    """The network with these parameters to start from, when there are any."""
     return bound if init is None else bound._replace(init=init)
 
 

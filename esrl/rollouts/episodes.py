@@ -52,7 +52,7 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
             state, observation = jax.vmap(env.reset)(jax.vmap(lambda key: jax.random.fold_in(key, 0))(flat))
         zeros, none = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
         carries, live = broadcast_lanes(carry, lanes), jnp.ones(lanes, bool)
-        return _Lanes(flat, none, state, observation, carries, live, (zeros, zeros, none))
+        return _Lanes(flat, none, state, observation, carries, live, (zeros, zeros, none, ~live))
 
     def step(act: Act, context: PyTree, c: _Lanes) -> _Lanes:
         # From the episode's key and its own time: a pair plays the same episodes in any slot, begun at any step.
@@ -62,7 +62,9 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
         with jax.named_scope("world"):
             state, observation, reward, terminated = jax.vmap(env.step)(c.state, actions, both[:, 1])
         # A lane that is done is stepped on with the others, and nothing of it counts.
-        totals = _tally(c.live, reward.astype(jnp.float32), c.totals, transform)
+        reward = reward.astype(jnp.float32)
+        sound = running_statistics.finite_rows((c.observation, reward))
+        totals = _tally(c.live, reward, sound, c.totals, transform)
         live = c.live & ~terminated & (c.time + 1 < limit)
         return _Lanes(c.keys, c.time + 1, state, observation, carry, live, totals)
 
@@ -70,8 +72,8 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
         first = (begin(keys, carry), running_statistics.zero_sums(moments), jnp.int32(0))
         once = _counted(lambda lanes: step(act, context, lanes), moments)
         lanes, sums, clock = jax.lax.while_loop(lambda now: jnp.any(now[0].live), once, first)
-        returns, shaped, lengths = (x.reshape(keys.shape) for x in lanes.totals)
-        return Episodes(returns, shaped, lengths, sums, jnp.full(keys.shape[0], clock))
+        returns, shaped, lengths, nonfinite = (x.reshape(keys.shape) for x in lanes.totals)
+        return Episodes(returns, shaped, lengths, nonfinite, sums, jnp.full(keys.shape[0], clock))
 
     def stream(
         act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
@@ -86,18 +88,19 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
 
         played = _stream(fresh, lambda drawn, lanes: step(act, (shared, drawn), lanes), ids, slots, moments)
         shape = jax.eval_shape(draw, ids)[1].shape
-        returns, shaped, lengths = (x.reshape(shape) for x in played[:3])
-        return Episodes(returns, shaped, lengths, played.sums, played.steps)
+        return played._replace(**{name: getattr(played, name).reshape(shape) for name in Episodes._fields[:4]})
 
     return episodes, stream
 
 
-def _tally(live: Array, reward: Array, totals: tuple[Array, ...], transform: Transform | None) -> tuple[Array, ...]:
-    """Adds a step's rewards and lengths of the live lanes to (returns, shaped, lengths)."""
-    returns, shaped, lengths = totals
+def _tally(
+    live: Array, reward: Array, sound: Array, totals: tuple[Array, ...], transform: Transform | None
+) -> tuple[Array, ...]:
+    """Adds a step's rewards and lengths of the live lanes to (returns, shaped, lengths, nonfinite)."""
+    returns, shaped, lengths, nonfinite = totals
     returns = returns + jnp.where(live, reward, 0.0)
     shaped = returns if transform is None else shaped + jnp.where(live, transform(reward), 0.0)
-    return returns, shaped, lengths + live.astype(jnp.int32)
+    return returns, shaped, lengths + live.astype(jnp.int32), nonfinite | (live & ~sound)
 
 
 _Now = tuple[_Lanes, Sums | None, Array]  # lanes, sums of live observations, and a clock that counts steps
@@ -211,5 +214,5 @@ def _stream(
     sums = running_statistics.zero_sums(moments)
     first = _Stream(start, start, empty, jnp.zeros_like(empty), drawn, lanes, played, sums)
     last = jax.lax.while_loop(lambda now: (now.next < pairs) | jnp.any(now.lanes.live), play, first)
-    returns, shaped, lengths, steps = record(last, jnp.arange(slots))
-    return Episodes(returns, shaped, lengths, last.sums, steps)
+    returns, shaped, lengths, nonfinite, steps = record(last, jnp.arange(slots))
+    return Episodes(returns, shaped, lengths, nonfinite, last.sums, steps)

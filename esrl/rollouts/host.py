@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esrl.core.lanes import broadcast_lanes, reset_lanes, to_32_bit
+from esrl.core.lanes import broadcast_lanes, reset_lanes
 from esrl.core.types import Array, Key, PyTree
 from esrl.envs.base import HostEnv
 from esrl.policies import running_statistics
 from esrl.policies.running_statistics import Moments
-from esrl.policies.spaces import observation_zeros
+from esrl.policies.spaces import observation_zeros, to_device, to_environment
 from esrl.rollouts.types import (
     Act,
     Draw,
@@ -43,15 +43,16 @@ from esrl.rollouts.unroll import step_keys
 
 @lru_cache(maxsize=16)
 def _decide(act: Act) -> Callable[..., Any]:
-    """One step's decision for all lanes, compiled once for each act: action, carry, sums of observations."""
+    """One step's decision for all lanes, compiled once for each act: action, carry, sums of observations, and whether
+    an observation is finite."""
 
     def decide(
         context: PyTree, obs: PyTree, carry: PyTree, keys: Key, time: Array, live: Array, moments: PyTree, sums: PyTree
-    ) -> tuple[Array, PyTree, PyTree]:
+    ) -> tuple[PyTree, PyTree, PyTree, Array]:
         now = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, time + 1))[0])(keys)
         sums = running_statistics.accumulate(sums, moments, obs, live)
         actions, carry = act(context, obs, carry, now)
-        return actions, carry, sums
+        return actions, carry, sums, running_statistics.finite_rows(obs)
 
     return jax.jit(decide)
 
@@ -78,24 +79,27 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
         returns = np.zeros(live.shape, np.float64)
         shaped = np.zeros(live.shape, np.float64)
         lengths = np.zeros(live.shape, np.int32)
+        nonfinite = np.zeros(live.shape, bool)
         carries = broadcast_lanes(carry, flat.shape[0])
         sums = running_statistics.zero_sums(moments)
         time = 0
         while time < env.max_episode_steps and live.any():
-            observation = to_32_bit(observation)
-            actions, carries, sums = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
-            observation, reward, terminated, truncated = lanes.step(jax.device_get(actions), live)
+            observation = to_device(env.observation_space, observation)
+            decided = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
+            actions, carries, sums, sound = decided
+            actions, sound = jax.device_get((actions, sound))
+            observation, reward, terminated, truncated = lanes.step(to_environment(env.action_space, actions), live)
+            nonfinite |= live & ~(sound & np.isfinite(reward))
             returns += reward  # 0 in lanes that do not live
             if transform is not None:
-                shaped += np.where(live, np.asarray(transform(jnp.asarray(reward, jnp.float32))), 0.0)
+                shaped += np.where(live, np.asarray(transform(jnp.asarray(_float32(reward)))), 0.0)
             lengths += live
             live = live & ~(terminated | truncated)
             time += 1
         total = returns if transform is None else shaped
-        arrays = (x.astype(np.float32).reshape(keys.shape) for x in (returns, total))
-        raw, trained = (jnp.asarray(x) for x in arrays)
-        steps = jnp.full(keys.shape[0], time, jnp.int32)
-        return Episodes(raw, trained, jnp.asarray(lengths.reshape(keys.shape)), sums, steps)
+        arrays = (_float32(returns), _float32(total), lengths, nonfinite)
+        raw, trained, live_steps, bad = (jnp.asarray(x.reshape(keys.shape)) for x in arrays)
+        return Episodes(raw, trained, live_steps, bad, sums, jnp.full(keys.shape[0], time, jnp.int32))
 
     def stream(
         act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
@@ -104,6 +108,12 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
         return episodes(act, (shared, drawn), keys, carry, moments)
 
     return episodes, stream
+
+
+def _float32(rewards: np.ndarray) -> Any:
+    """Rewards or returns as float32; one beyond its range is infinite there, which is counted as not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return rewards.astype(np.float32)
 
 
 # ---- lanes that live on ---------------------------------------------------------------------------------------------
@@ -140,16 +150,17 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
         # Cleared first: a call that is interrupted leaves worlds that belong to no state.
         mark, held["mark"] = held["mark"], None
         if mark is None or tuple(np.asarray(lanes.state)) != mark:
-            observation = to_32_bit(worlds.begin(all_lanes, seeds[length]))
+            observation = to_device(env.observation_space, worlds.begin(all_lanes, seeds[length]))
             time, total, done = np.zeros_like(time), np.zeros_like(total), all_lanes
             mark = (np.uint32(random.SystemRandom().getrandbits(32)), np.uint32(0))
         steps, stats = [], [0, 0.0, 0.0]
         for t in range(length):
             actions, carries, record = decide(context, observation, carries, done, key, lanes.ids, np.int32(t))
             actions, record = jax.device_get((actions, record))
+            actions = to_environment(env.action_space, actions)
             after, reward, terminated, truncated = worlds.step(actions, all_lanes)
-            after, reward = to_32_bit(after), reward.astype(np.float32)
-            time, total = time + 1, total + reward
+            after, reward = to_device(env.observation_space, after), _float32(reward)
+            time, total = time + 1, total + np.where(np.isfinite(reward), reward, np.float32(0))
             done = terminated | truncated
             bootstrap = np.zeros_like(reward)
             if truncated.any():
@@ -157,7 +168,7 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
             steps.append(Trajectory(observation, record, reward, terminated, truncated, bootstrap))
             if done.any():
                 stats = [a + b for a, b in zip(stats, (done.sum(), total[done].sum(), time[done].sum()), strict=True)]
-                after = to_32_bit(worlds.begin(done, seeds[t]))
+                after = to_device(env.observation_space, worlds.begin(done, seeds[t]))
                 time, total = np.where(done, 0, time), np.where(done, 0, total)
             observation = after
         held["mark"] = (mark[0], mark[1] + np.uint32(1))
@@ -178,7 +189,7 @@ def _decisions(act: RecordingAct, value: Value, carry: PyTree) -> tuple[Callable
 
     def decide(
         context: PyTree, observation: PyTree, carries: PyTree, is_first: Array, key: Key, ids: Array, t: Array
-    ) -> tuple[Array, PyTree, PyTree]:
+    ) -> tuple[PyTree, PyTree, PyTree]:
         return act(context, observation, reset_lanes(carries, carry, is_first), step_keys(key, ids, t, 3)[0])
 
     def seeds(key: Key, ids: Array, times: Array) -> Array:

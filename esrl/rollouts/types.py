@@ -55,6 +55,7 @@ class Episodes(NamedTuple):
       returns: [P, S, E] sum of raw rewards.
       shaped: [P, S, E] sum of transformed rewards, the same array when there is no transform.
       lengths: [P, S, E] int32, live steps.
+      nonfinite: [P, S, E] bool, whether a live observation or reward was not finite.
       sums: of live observations, or None when they are not summed.
       steps: [P] int32, steps that a pair's lanes were stepped, live or not (by Python: that the loop made).
     """
@@ -62,6 +63,7 @@ class Episodes(NamedTuple):
     returns: Array
     shaped: Array
     lengths: Array
+    nonfinite: Array
     sums: Sums | None
     steps: Array
 
@@ -108,7 +110,7 @@ class StreamEpisodes(Protocol):
 
 class Lanes(NamedTuple):
     """Where every lane is: `ids` [L] uint32, `state` and `observation` of its world, the policy's `carry`, steps into
-    the episode (`time` [L] int32), and the episode's return so far (`total` [L])."""
+    the episode (`time` [L] int32), and the episode's return so far (`total` [L], of finite rewards)."""
 
     ids: Array
     state: PyTree
@@ -137,7 +139,9 @@ class Trajectory(NamedTuple):
 
 
 class EpisodeStats(NamedTuple):
-    """Episodes that ended in an unroll: how many (`episodes`), and the sums of their `returns` and `lengths`."""
+    """Episodes that ended in an unroll: how many (`episodes`), and the sums of their `returns` and `lengths`.
+
+    A reward that is not finite counts as 0 in a return."""
 
     episodes: Array
     returns: Array

@@ -54,7 +54,7 @@ def unroller(env: Any) -> tuple[StartLanes, Unroll]:
             actions, carries, record = act(context, lanes.observation, lanes.carry, keys[0])
             state, observation, reward, terminated = jax.vmap(env.step)(lanes.state, actions, keys[1])
             reward = reward.astype(jnp.float32)
-            time, total = lanes.time + 1, lanes.total + reward
+            time, total = lanes.time + 1, lanes.total + jnp.where(jnp.isfinite(reward), reward, 0.0)
             truncated = (time >= limit) & ~terminated
             done = terminated | truncated
             no_value = jnp.zeros_like(reward)

@@ -76,10 +76,10 @@ def play_episodes(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=8)
-def act_all(agent: Agent) -> Callable[..., tuple[Array, PyTree]]:
+def act_all(agent: Agent) -> Callable[..., tuple[PyTree, PyTree]]:
     """An agent's decisions for all lanes [L]: one function for an agent, which is compiled once."""
 
-    def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[Array, PyTree]:
+    def act(state: Any, observations: PyTree, carry: PyTree, keys: Key) -> tuple[PyTree, PyTree]:
         return jax.vmap(agent.act, in_axes=(None, 0, 0, 0))(state, observations, carry, keys)
 
     return act

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ class Progress:
         self._shown = 0.0
         self._return: float | None = None
         self._start: float | None = None
+        self._warned = False
 
     def start(self, agent: Any, out: Path | None) -> None:
         """Says what will run, before compilation."""
@@ -54,6 +56,7 @@ class Progress:
         if self._start is None and "start_return_mean" in row:
             self._start = row["start_return_mean"]
             self._print(f"return at the start: {self._start:.1f}")
+        self._warn(row)
         line = self._line(row, progress, now)
         if self._live is not None:
             self._live.update(line)
@@ -74,8 +77,32 @@ class Progress:
             f"return {self._return:.1f}" if self._return is not None else "return -",
             f"{_clock(left)} left" if left is not None else "",
         ]
-        bad, what = row.get("nonfinite", 0), "members" if "fitness_mean" in row else "rewards"
+        bad, what = row.get("nonfinite", 0), self._counted(row)
         return "  ".join(p for p in [*parts, f"{bad} {what} not finite" if bad else ""] if p)
+
+    def _warn(self, row: dict[str, Any]) -> None:
+        """Says once that something is not finite, and what to do."""
+        if self._warned:
+            return
+        bad, skipped = row.get("nonfinite", 0), row.get("skipped_steps") or 0.0
+        if bad:
+            what = self._counted(row)
+            effect = {"members": "a fitness that is not finite ranks worst", "steps": "they are left out"}.get(what, "")
+            self._print(
+                f"warning: {bad} {what} of generation {row['generation']} have an observation or reward that is not"
+                f" finite{f' ({effect})' if effect else ''}; esrl.check_env says where"
+            )
+        elif skipped:
+            self._print(
+                f"warning: {skipped:.0%} of the gradient steps of generation {row['generation']} are not finite and"
+                " left out; lower the learning rate, or normalize observations"
+            )
+        self._warned = bool(bad or skipped)
+
+    @staticmethod
+    def _counted(row: dict[str, Any]) -> str:
+        """What the metric `nonfinite` counts."""
+        return "members" if "fitness_mean" in row else "steps" if "skipped_steps" in row else "episodes"
 
     def stop(self) -> None:
         """Takes the live line away, leaving its last state."""
@@ -108,7 +135,8 @@ class Progress:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"  # a row that was read back has None where it was not finite
+    # A row that was read back has None where it was not finite.
+    return "-" if value is None or not math.isfinite(value) else f"{value:.1f}"
 
 
 def _short(number: float) -> str:

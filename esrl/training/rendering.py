@@ -14,6 +14,7 @@ from esrl.algorithms.agent import Agent
 from esrl.core.extras import import_extra
 from esrl.core.types import EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device
+from esrl.policies.spaces import row, to_device, to_environment
 
 FPS = 30  # frames a second, where the environment's metadata has no render_fps
 _SHOWN = 0x5EE5  # folded into the key: the episode shown is held out as well
@@ -136,13 +137,13 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
         episode = Episode(env)
         try:
             obs, _ = env.reset(seed=seed)
-            carry = agent.policy.carry
-            like = agent.policy.observation
+            carry, space = agent.policy.carry, agent.env.action_space
             for t in range(agent.env.max_episode_steps):
                 episode.frames.append(np.asarray(env.render()))
-                seen = jax.tree.map(lambda want, x: np.asarray(x, want.dtype), like, obs)
+                seen = to_device(agent.env.observation_space, obs)
                 action, carry = act(state, seen, carry, jax.random.fold_in(key, t + 1))
-                obs, reward, terminated, truncated, _ = env.step(np.asarray(action)[()])
+                lane = to_environment(space, jax.tree.map(lambda x: x[None], action))
+                obs, reward, terminated, truncated, _ = env.step(row(space, lane, 0))
                 episode.rewards.append(float(reward))
                 if terminated or truncated:
                     break

@@ -11,8 +11,9 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.algorithms.agent import Agent
-from esrl.core.lanes import broadcast_lanes, reset_lanes, to_32_bit
+from esrl.core.lanes import broadcast_lanes, reset_lanes
 from esrl.core.types import EsrlError, PyTree, seed_key
+from esrl.policies.spaces import row, to_device, to_environment
 from esrl.training.evaluation import act_all
 
 
@@ -62,7 +63,7 @@ class Trained:
             another number of lanes than before, for a policy with memory (call `reset()` first).
         """
         space = self.agent.env.observation_space
-        given = to_32_bit(_entries(space, observation))
+        given = to_device(space, _entries(space, observation))
         extra = {np.ndim(x) - want.ndim for x, want in self._pairs(given)}
         shapes = [x.shape[x.ndim - want.ndim :] == want.shape for x, want in self._pairs(given)]
         if extra not in ({0}, {1}) or not all(shapes):
@@ -70,7 +71,6 @@ class Trained:
             raise EsrlError(f"an observation of shape {shown} was given, but {space} is needed, or a batch of it")
         alone = extra == {0}
         given = jax.tree.map(lambda x: x[None], given) if alone else given
-        given = jax.tree.map(lambda x, want: jnp.asarray(x, want.dtype), given, self.agent.policy.observation)
         lanes = jax.tree.leaves(given)[0].shape[0]
         if self._carry is None:
             self._carry = broadcast_lanes(self.agent.policy.carry, lanes)
@@ -80,8 +80,8 @@ class Trained:
         keys = jax.random.split(jax.random.fold_in(self._key, self._steps), lanes)
         actions, self._carry = self._act(self.state, given, self._carry, keys)
         self._steps += 1
-        out = np.array(actions, dtype=self.agent.env.action_space.dtype)
-        return out[0] if alone else out
+        actions = to_environment(self.agent.env.action_space, actions)
+        return row(self.agent.env.action_space, actions, 0) if alone else actions
 
     def _pairs(self, given: PyTree) -> list[tuple[np.ndarray, Any]]:
         return list(zip(jax.tree.leaves(given), jax.tree.leaves(self.agent.policy.observation), strict=True))

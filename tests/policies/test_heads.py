@@ -12,6 +12,7 @@ from gymnasium import spaces
 from esrl import EsrlError
 from esrl.core.types import seed_key
 from esrl.policies.heads import head
+from esrl.policies.spaces import row, to_environment
 
 SPACES = [
     spaces.Discrete(3),
@@ -24,6 +25,14 @@ SPACES = [
     spaces.Box(np.array([-1, -np.inf, 0], np.float32), np.array([1, np.inf, np.inf], np.float32)),
     spaces.Box(-np.inf, np.inf, (2, 2)),
     spaces.Box(-3e38, 3e38, (1,)),
+    spaces.Box(-1, 0.1, (2,), np.float16),
+    spaces.Box(-0.3, 0.1, (2,), np.float64),
+    spaces.Box(100.0, 200.0, ()),
+    spaces.Box(-100, 100, (2,), np.int8),
+    spaces.Box(0, 3, (), np.int64),
+    spaces.Discrete(5, dtype=np.uint8),
+    spaces.Dict(a=spaces.Discrete(3), b=spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(2)])),
+    spaces.Tuple([spaces.MultiDiscrete([2, 3]), spaces.Box(-np.inf, np.inf, ()), spaces.Box(0, 1, (0,))]),
 ]
 
 
@@ -33,12 +42,28 @@ def test_actions_lie_in_their_space(space, squash):
     made = head(space, squash)
     keys = jax.random.split(seed_key(0), 64)
     outputs = 5 * jax.random.normal(seed_key(1), (64, made.size))
-    log_std = jnp.zeros(made.size) if made.gaussian else None
-    samples = np.asarray(jax.vmap(lambda out, key: made.sample(out, log_std, key))(outputs, keys))
-    modes = np.asarray(jax.vmap(made.mode)(outputs))
-    for action in (*samples, *modes):
-        assert space.contains(action.astype(space.dtype)), action
-    assert modes.dtype == np.asarray(samples).dtype and modes.dtype.itemsize <= 4
+    log_std = jnp.zeros(made.gaussians) if made.gaussians else None
+    samples = jax.vmap(lambda out, key: made.sample(out, log_std, key))(outputs, keys)
+    modes = jax.vmap(made.mode)(outputs)
+    for actions in (samples, modes):
+        assert all(x.dtype.itemsize <= 4 for x in jax.tree.leaves(actions))
+        actions = to_environment(space, actions)
+        for i in range(64):
+            action = row(space, actions, i)
+            assert space.contains(action), action
+
+
+def test_the_head_of_a_dict_is_the_product_of_its_parts():
+    parts = {"a": spaces.Discrete(3), "b": spaces.Box(-1, 1, (2,)), "c": spaces.MultiBinary(2)}
+    made, heads = head(spaces.Dict(parts)), [head(space) for space in parts.values()]
+    assert made.size == sum(one.size for one in heads) and made.gaussians == 2
+    out, log_std = jax.random.normal(seed_key(0), (7,)), jnp.array([0.3, -0.2])
+    raw = made.raw_sample(out, log_std, seed_key(1))
+    outs, stds = jnp.split(out, [3, 5]), [None, log_std, None]
+    log_probs = [one.log_prob(o, s, r) for one, o, s, r in zip(heads, outs, stds, raw, strict=True)]
+    np.testing.assert_allclose(made.log_prob(out, log_std, raw), sum(log_probs), rtol=1e-6)
+    entropies = [one.entropy(o, s) for one, o, s in zip(heads, outs, stds, strict=True)]
+    np.testing.assert_allclose(made.entropy(out, log_std), sum(entropies), rtol=1e-6)
 
 
 def test_mode_is_the_largest_output():
@@ -57,8 +82,7 @@ def test_box_reaches_its_bounds_and_no_further(squash):
     mode = head(spaces.Box(low, high), squash).mode
     np.testing.assert_allclose(mode(jnp.full(2, 1e9)), high, rtol=1e-6)
     np.testing.assert_allclose(mode(jnp.full(2, -1e9)), low, rtol=1e-6)
-    middle = {"tanh": [-0.5, 5.0], "clip": [0.0, 0.0]}[squash]
-    np.testing.assert_allclose(mode(jnp.zeros(2)), middle, atol=1e-6)
+    np.testing.assert_allclose(mode(jnp.zeros(2)), [-0.5, 5.0], atol=1e-6)
 
 
 def test_open_sides_are_cut_off_at_most():
@@ -124,9 +148,12 @@ def test_an_impossible_choice_costs_no_entropy():
 @pytest.mark.parametrize(
     ("space", "squash", "words"),
     [
-        (spaces.Text(3), "tanh", "has no head; use Discrete"),
-        (spaces.Dict(a=spaces.Discrete(2)), "tanh", "has no head"),
-        (spaces.Box(0, 255, (2,), np.uint8), "tanh", "is a Box of uint8"),
+        (spaces.Text(3), "tanh", "cannot be used; use Box, Discrete"),
+        (spaces.Dict(a=spaces.Text(2)), "tanh", "cannot be used"),
+        (spaces.Dict({}), "tanh", "leaves nothing to choose"),
+        (spaces.Box(0, 5000, (2,), np.int32), "tanh", "an entry of 5001 whole numbers"),
+        (spaces.Discrete(3, start=2**40), "tanh", "has choices beyond 32 bits"),
+        (spaces.Discrete(3), "sigmoid", 'must be "tanh" or "clip"'),
         (spaces.Box(-1, 1, (2,)), "sigmoid", 'must be "tanh" or "clip"'),
     ],
 )

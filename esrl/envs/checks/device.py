@@ -16,7 +16,7 @@ from esrl.envs.base import max_episode_steps_of, name_of, reason_of
 from esrl.envs.checks import purity
 from esrl.policies.policy import MASK
 from esrl.policies.random_policy import random_policy
-from esrl.policies.spaces import outside
+from esrl.policies.spaces import outside, subspaces
 
 _EPISODES = 8
 _FEW = 3  # steps in which one program's rounding cannot have grown into a difference from another's
@@ -72,7 +72,7 @@ def check_device(env: Any, steps: int, seed: int) -> None:
     _check_lanes(env, name, act, keys[:4], played[:4])
 
 
-def _play(env: Any, act: Callable[[PyTree, Key], Array], steps: int, key: Key) -> _Played:
+def _play(env: Any, act: Callable[[PyTree, Key], PyTree], steps: int, key: Key) -> _Played:
     def body(now: PyTree, t: Array) -> tuple[PyTree, PyTree]:
         state, observation, live = now
         at = jax.random.fold_in(key, t)
@@ -119,7 +119,7 @@ def check_step(name: str, space: spaces.Space, actions: spaces.Space, observatio
     if problem:
         raise EsrlError(f"{name}: the observation after {t} steps {problem}")
     if isinstance(space, spaces.Dict) and MASK in space.spaces:
-        parts = mask_parts(actions, observation)
+        parts = mask_parts(actions, observation[MASK])
         empty = next((i for i, part in enumerate(parts) if not part.any()), None)
         if empty is not None:
             entry = f" for entry {empty} of the action" if len(parts) > 1 else ""
@@ -131,9 +131,12 @@ def check_step(name: str, space: spaces.Space, actions: spaces.Space, observatio
         raise EsrlError(f"{name}: the reward of step {t + 1} is {float(reward)}; rewards must be finite")
 
 
-def mask_parts(actions: spaces.Space, observation: PyTree) -> list[np.ndarray]:
-    """A mask as bools, one array for each entry of the action."""
-    mask = np.ravel(observation[MASK]) > 0
+def mask_parts(actions: spaces.Space, mask: PyTree) -> list[np.ndarray]:
+    """A mask as bools, one array for each choice of the action; parts of a Dict without a mask are left out."""
+    if isinstance(actions, (spaces.Dict, spaces.Tuple)):
+        named = ((sub, mask[key]) for key, sub in subspaces(actions).items() if key in mask or isinstance(mask, tuple))
+        return [part for sub, own in named for part in mask_parts(sub, own)]
+    mask = np.ravel(mask) > 0
     sizes = np.ravel(actions.nvec) if isinstance(actions, spaces.MultiDiscrete) else [mask.size]
     return np.split(mask, np.cumsum(sizes)[:-1])
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from gymnasium import spaces
 
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.envs.base import HostEnv, reason_of
-from esrl.envs.checks.device import alike, check_step, mask_parts
-from esrl.policies.policy import MASK
-from esrl.policies.spaces import outside
+from esrl.envs.checks.device import alike, check_step
+from esrl.policies.policy import action_mask
+from esrl.policies.random_policy import random_policy
+from esrl.policies.spaces import outside, row, to_device, to_environment
 
 
 def check_host(env: HostEnv, steps: int, seed: int) -> None:
@@ -21,7 +24,7 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
       EsrlError: the first thing that is wrong, in one sentence.
     """
     one = env.make_one()
-    call, draw = "reset", np.random.default_rng(seed)
+    call, act = "reset", _allowed_actions(env, seed)
     try:
         env.action_space.seed(seed)
         earlier, _ = one.reset(seed=seed)  # twice: the first reset may make what the second finds
@@ -32,7 +35,7 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
         for t in range(min(steps, env.max_episode_steps)):
             seen, call = observation, f"step {t + 1}"
             problem = outside(env.observation_space, seen)
-            action = env.action_space.sample() if problem else _action(env, seen, draw)
+            action = env.action_space.sample() if problem or act is None else act(seen, t)
             observation, reward, terminated, truncated, _ = one.step(action)
             check_step(env.name, env.observation_space, env.action_space, seen, reward, t)
             if np.shape(terminated) or np.shape(truncated):
@@ -55,13 +58,14 @@ def _repeats(space: spaces.Space, a: PyTree, b: PyTree) -> bool:
     return bool(outside(space, a) or outside(space, b)) or alike(a, b)
 
 
-def _action(env: HostEnv, observation: PyTree, draw: np.random.Generator) -> Any:
-    """A random action, an allowed one where the observation has a mask."""
-    space = env.action_space
-    if not isinstance(env.observation_space, spaces.Dict) or MASK not in env.observation_space.spaces:
-        return space.sample()
-    choices = [int(draw.choice(np.flatnonzero(part))) if part.any() else 0 for part in mask_parts(space, observation)]
-    if isinstance(space, spaces.Discrete):
-        return space.dtype.type(space.start + choices[0])
-    assert isinstance(space, spaces.MultiDiscrete)  # `check_contract` allows a mask for no other
-    return np.array(choices, space.dtype).reshape(space.nvec.shape) + space.start
+def _allowed_actions(env: HostEnv, seed: int) -> Callable[[PyTree, int], Any] | None:
+    """`act(observation, t) -> action`, a random one that the observation's mask allows; None without a mask."""
+    if action_mask(env.observation_space, env.action_space) is None:
+        return None
+    choose, key = jax.jit(random_policy(env)), seed_key(seed)
+
+    def act(observation: PyTree, t: int) -> Any:
+        chosen = choose(to_device(env.observation_space, observation), jax.random.fold_in(key, t))
+        return row(env.action_space, to_environment(env.action_space, jax.tree.map(lambda x: x[None], chosen)), 0)
+
+    return act

@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, PyTree, nearest
 from esrl.envs.base import check_positive, reason_of
+from esrl.policies.spaces import device_dtype, map_space
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -121,20 +122,11 @@ def construct(name: str, make: Callable[[], T]) -> T:
 # ---- trees and spaces -----------------------------------------------------------------------------------------------
 
 
-def map_space(fn: Callable[..., Any], space: spaces.Space, *trees: PyTree) -> Any:
-    """`fn(space, *leaves)` for each space that is no Dict or Tuple; the result is nested as the space is."""
-    if isinstance(space, spaces.Dict):
-        return {name: map_space(fn, sub, *(tree[name] for tree in trees)) for name, sub in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(map_space(fn, sub, *(tree[i] for tree in trees)) for i, sub in enumerate(space.spaces))
-    return fn(space, *trees)
-
-
 def fitted(observation: PyTree, space: spaces.Space) -> PyTree:
     """An observation with the dtypes and shapes that its space says; Dict and Tuple go by their entries."""
 
     def one(space: spaces.Space, x: Any) -> Array:
-        return jnp.asarray(x, jax.dtypes.canonicalize_dtype(space.dtype)).reshape(space.shape)
+        return jnp.asarray(x, device_dtype(space)).reshape(space.shape)
 
     return map_space(one, space, observation)
 

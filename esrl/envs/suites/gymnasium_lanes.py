@@ -14,6 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from esrl.core.types import EsrlError, PyTree
 from esrl.envs.host_lanes import Outcome
+from esrl.policies.spaces import row
 
 
 class SyncPool:
@@ -32,8 +33,9 @@ class SyncPool:
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         return self._batch([self._begin(lane, int(seeds[lane])) for lane in ids.tolist()])
 
-    def step(self, ids: np.ndarray, actions: np.ndarray) -> Outcome:
-        rows = [self._step(lane, actions[lane]) for lane in ids.tolist()]
+    def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
+        space = self._envs[0].action_space
+        rows = [self._step(lane, row(space, actions, lane)) for lane in ids.tolist()]
         observations, rewards, terminated, truncated = zip(*rows, strict=True)
         return self._batch(observations), np.array(rewards), np.array(terminated), np.array(truncated)
 
@@ -81,9 +83,10 @@ class VectorPool:
         parts = zip(self._envs, self._by_sign(seeds), strict=True)
         return self._lanes([env.reset(seed=int(part[0]))[0] for env, part in parts])
 
-    def step(self, ids: np.ndarray, actions: np.ndarray) -> Outcome:
-        parts = zip(self._envs, self._by_sign(actions), strict=True)
-        return jax.tree.map(lambda x: x[ids], self._lanes([env.step(part)[:4] for env, part in parts]))
+    def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
+        by_sign = jax.tree.map(self._by_sign, actions)
+        stepped = [env.step(jax.tree.map(lambda x, i=i: x[i], by_sign))[:4] for i, env in enumerate(self._envs)]
+        return jax.tree.map(lambda x: x[ids], self._lanes(stepped))
 
     def close(self) -> None:
         self._close()

@@ -75,14 +75,15 @@ class WorkersPool:
     def close(self) -> None:
         self._close()
 
-    def _ask(self, what: str, ids: np.ndarray, rows: np.ndarray) -> Any:
+    def _ask(self, what: str, ids: np.ndarray, rows: PyTree) -> Any:
         """What the shares that have lanes in `ids` answer, one after the other; they work at the same time."""
         cuts = np.searchsorted(ids, self._bounds)  # ids ascend, so those of a share lie side by side
         asked = np.flatnonzero(np.diff(cuts)).tolist()
         for i in asked:
             first, end = self._bounds[i : i + 2]
             try:
-                self._pipes[i].send((what, ids[cuts[i] : cuts[i + 1]] - first, rows[first:end]))
+                share = jax.tree.map(lambda x, a=first, b=end: x[a:b], rows)
+                self._pipes[i].send((what, ids[cuts[i] : cuts[i + 1]] - first, share))
             except OSError:
                 raise self._dead(i) from None
         return jax.tree.map(lambda *parts: np.concatenate(parts), *self._answers(asked))
