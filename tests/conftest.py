@@ -3,7 +3,6 @@
 Tests compile far more than they run, so programs are compiled with as little optimization as XLA has.
 """
 
-import functools
 import importlib.metadata
 import os
 import runpy
@@ -19,7 +18,6 @@ if importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10.")):  # a flag
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import jax
-import optax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -35,21 +33,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # As in mypy, an int will do for a float.
 install_import_hook("esrl", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
-
-def relaxed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with JAX's ordinary promotion rules."""
-
-    @functools.wraps(function)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return function(*args, **kwargs)
-
-    return wrapper
-
-
-# Adam and its kin raise a float to an integer step count.
-optax.tree.bias_correction = relaxed(optax.tree.bias_correction)
 
 
 @pytest.fixture

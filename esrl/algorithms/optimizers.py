@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from esrl.core.options import shown
+from esrl.core.runtime import lenient
 from esrl.core.types import Array, EsrlError, PyTree, nearest
 from esrl.envs.base import reason_of
 
@@ -65,7 +66,9 @@ def make_optimizer(
     if weight_decay and not decays_itself:
         # Behind the optimizer, so that the rate multiplies it too; minus, since its updates already point downhill.
         parts.append(optax.add_decayed_weights(-weight_decay))
-    return optax.chain(*parts)
+    whole = optax.chain(*parts)
+    # Adam and its kin raise a float to an integer count, which the user's strict promotion would refuse.
+    return optax.GradientTransformationExtraArgs(whole.init, lenient(whole.update))
 
 
 def _try(optimizer: optax.GradientTransformation, params: PyTree) -> None:
@@ -78,7 +81,7 @@ def _try(optimizer: optax.GradientTransformation, params: PyTree) -> None:
 
     kinds = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)  # noqa: E731
     try:
-        updates, state, after = jax.eval_shape(once, params)
+        updates, state, after = jax.eval_shape(lenient(once), params)
         alike = kinds(updates) == kinds(params) and kinds(state) == kinds(after)
     except Exception as error:
         raise EsrlError(
@@ -104,6 +107,7 @@ def scheduled(name: str, value: Any) -> Callable[[Any], Array]:
     """
     if not callable(value):
         return lambda state: getattr(state, name)
+    value = lenient(value)
     try:
         first = jax.eval_shape(value, jax.ShapeDtypeStruct((), jnp.int32))
     except Exception as error:

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from esrl.core.options import arguments_of, checked, options_of
-from esrl.core.runtime import configure, devices
+from esrl.core.runtime import check_jax, configure
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
@@ -35,7 +35,7 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
         @wraps(constructor)
         def ready(*args: Any, **given: Any) -> Any:
             configure()
-            devices()
+            check_jax()
             return constructor(*args, **given)
 
         made = checked(ready)

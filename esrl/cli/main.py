@@ -19,7 +19,7 @@ from esrl.cli.inspection import inspect_env
 from esrl.cli.invocation import invocation
 from esrl.cli.list_envs import as_text, inspection_text, is_one, listing
 from esrl.core.extras import import_extra
-from esrl.core.runtime import devices
+from esrl.core.runtime import check_jax
 from esrl.core.types import EsrlError, nearest
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
@@ -214,7 +214,7 @@ def _dispatch(argv: Sequence[str]) -> int:
         rest[0] = str(Path(rest[0]) / "recipe.toml")
     arguments = invocation(COMMANDS[name], rest)
     esrl.configure()
-    devices()  # said before anything else fails for want of one
+    check_jax()  # said before anything else fails for want of one
     return COMMANDS[name](**arguments)
 
 

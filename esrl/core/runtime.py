@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import cache
+import warnings
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import jax
 
 from esrl.core.options import checked
 from esrl.core.types import EsrlError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_used = False  # whether this process has asked JAX for its devices
+_forked = False  # whether it was forked from one that had
+_MIXED_TYPES = ("scatter inputs have incompatible types", "Explicitly requested dtype")
 
 
 def cores() -> int:
@@ -50,20 +60,63 @@ def configure(cpu_devices: int | None = None) -> None:
             jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def devices() -> list[jax.Device]:
-    """The devices of this process.
+def check_jax() -> None:
+    """Checks that JAX can be used as esrl uses it.
 
     Raises:
-      EsrlError: JAX has none of the platform that it was told to use.
+      EsrlError: JAX has no device of the platform that it was told to use, is in its 64-bit mode, or was used before
+        this process was forked.
     """
+    global _used
+    check_fork()
+    _used = True
     try:
-        return jax.local_devices()
+        jax.local_devices()
     except (AssertionError, RuntimeError) as error:  # jax says AssertionError where a plugin is not installed
         told = jax.config.jax_platforms
         why = f" ({' '.join(str(error).split())})" if str(error) else ""
         raise EsrlError(
             f"JAX has no device of the platform {told!r}{why}; unset JAX_PLATFORMS, or install the jax of that platform"
         ) from error
+    if jax.config.jax_enable_x64:
+        raise EsrlError(
+            "JAX is in its 64-bit mode, but esrl computes in 32 bits; unset JAX_ENABLE_X64, or take"
+            ' jax.config.update("jax_enable_x64", True) out'
+        )
+
+
+def check_fork() -> None:
+    """Raises `EsrlError` in a process that was forked after JAX had been used: its threads are gone; it would hang."""
+    if _forked:
+        raise EsrlError(
+            "this process was forked after JAX had been used, and would hang; start it anew instead, as"
+            ' multiprocessing.get_context("spawn") does'
+        )
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def lenient(fn: Callable[P, T]) -> Callable[P, T]:
+    """`fn` under JAX's standard promotion rules, whatever the caller's flags are.
+
+    Packages are written for those rules. JAX's warnings about mixed types are silenced: the user cannot change them.
+    """
+
+    @wraps(fn)
+    def relaxed(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+            for words in _MIXED_TYPES:
+                warnings.filterwarnings("ignore", message=words)
+            return fn(*args, **kwargs)
+
+    return relaxed
 
 
 def _cache_folder() -> Path | None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from esrl.core.runtime import check_fork
 from esrl.core.types import Array, EsrlError, PyTree
 
 AXIS = "pairs"
@@ -120,6 +121,7 @@ class Compiled:
     def __call__(self, *args: Any) -> Any:
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
             return self._inside(*args)
+        check_fork()
         # Placed first: an array that the user put into a state lies on one device, and would compile the program again.
         return self._jitted(*jax.device_put(args, self._everywhere))
 

@@ -8,7 +8,7 @@ from probes import Walk
 
 from esrl import EsrlError
 from esrl.core.extras import import_extra
-from esrl.core.lanes import broadcast_lanes, reset_lanes, reset_worlds, to_32_bit
+from esrl.core.lanes import broadcast_lanes, reset_lanes, reset_worlds
 from esrl.core.types import Count, count, count_add, count_sum
 
 
@@ -37,11 +37,6 @@ def test_every_lane_that_is_done_gets_a_world_of_its_own_key(lanes):
     _, observation = reset_worlds(env, world, done, keys)
     expected = jnp.where(done[:, None], jax.vmap(env.reset)(keys)[1], world[1])
     np.testing.assert_array_equal(observation, expected)
-
-
-def test_wide_numbers_become_those_that_jax_has():
-    found = to_32_bit({"f": np.zeros(2), "i": np.zeros(2, np.int64), "u": np.zeros(2, np.uint8)})
-    assert {k: str(x.dtype) for k, x in found.items()} == {"f": "float32", "i": "int32", "u": "uint8"}
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it():

@@ -1,5 +1,8 @@
 """Arguments at the edge: any value of any argument is taken as the plain value that it means, or is said by name."""
 
+import os
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,3 +123,27 @@ def test_a_platform_without_a_device_is_said(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", none)
     with pytest.raises(EsrlError, match="JAX has no device of the platform"):
         esrl.eggroll(Walk(), TINY, population=4)
+
+
+def test_the_64_bit_mode_is_said():
+    with jax.enable_x64(True), pytest.raises(EsrlError, match="64-bit mode"):
+        esrl.eggroll(Walk(), TINY, population=4)
+
+
+def test_a_forked_process_says_so(agent):
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python and JAX warn of forks as such
+        child = os.fork()
+    if not child:
+        try:
+            agent.init(jax.random.key_data)  # looked at before its argument is
+        except EsrlError as error:
+            os.write(writer, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    assert "forked after JAX had been used" in os.read(reader, 1000).decode()

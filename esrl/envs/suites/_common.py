@@ -7,7 +7,6 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote_plus
 
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from esrl.core.runtime import lenient as lenient
 from esrl.core.types import Array, EsrlError, PyTree, nearest
 from esrl.envs.base import check_positive, reason_of
 from esrl.policies.spaces import device_dtype, map_space
@@ -24,7 +24,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 NEVER = 2**30  # steps; given to packages as their own time limit, which their `done` would mix with termination
-_MIXED_TYPES = ("scatter inputs have incompatible types", "Explicitly requested dtype")
 
 
 @contextlib.contextmanager
@@ -39,22 +38,6 @@ def package(name: str) -> Any:
     """A third-party module, without the lines and warnings of its import."""
     with quiet():
         return importlib.import_module(name)
-
-
-def lenient(fn: Callable[P, T]) -> Callable[P, T]:
-    """`fn` under JAX's standard promotion rules, whatever the caller's flags are.
-
-    Packages are written for those rules. JAX's warnings about mixed types are silenced: the user cannot change them.
-    """
-
-    @wraps(fn)
-    def relaxed(*args: P.args, **kwargs: P.kwargs) -> T:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-            for words in _MIXED_TYPES:
-                warnings.filterwarnings("ignore", message=words)
-            return fn(*args, **kwargs)
-
-    return relaxed
 
 
 # ---- names and errors -----------------------------------------------------------------------------------------------
