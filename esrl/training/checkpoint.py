@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import jax
 from esrl.core.types import EsrlError
 
 KEEP = 2  # whole states kept in a run folder: the last one, and one before it
+_LOCK = threading.RLock()  # Orbax's savers of one process share a counter, so threads take turns
 
 
 def _orbax() -> Any:
@@ -36,8 +40,14 @@ def save(folder: Path, state: Any) -> None:
     if generation in generations(folder):
         return
     try:
-        with _orbax().StandardCheckpointer() as checkpointer:
-            checkpointer.save((folder / f"{generation:08d}").resolve(), state)
+        # Orbax finds its own files by glob, which reads [ ] * ? of a path as a pattern: it writes in a plain folder.
+        with _LOCK, tempfile.TemporaryDirectory(prefix="esrl_") as plain:
+            with _orbax().StandardCheckpointer() as checkpointer:
+                checkpointer.save(Path(plain).resolve() / "state", state)
+            part = folder / f"{generation:08d}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(Path(plain) / "state", part)
+            os.replace(part, folder / f"{generation:08d}")  # a checkpoint of its final name is whole
     except OSError as error:
         raise EsrlError(f"a checkpoint cannot be written to {folder}: {error.strerror or error}") from error
     for old in generations(folder)[:-KEEP]:
@@ -61,7 +71,7 @@ def restore(folder: Path, template: Any, generation: int | None = None) -> Any:
     path = (folder / f"{found[-1] if generation is None else generation:08d}").resolve()
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
     try:
-        with _orbax().StandardCheckpointer() as checkpointer:
+        with _LOCK, _orbax().StandardCheckpointer() as checkpointer:
             return checkpointer.restore(path, abstract)
     except (ValueError, KeyError, TypeError, OSError) as error:
         lines = str(error).strip().splitlines()
