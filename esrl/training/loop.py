@@ -116,6 +116,7 @@ class Run:
         if self.folder is not None:
             if checkpoint.generations(self.folder.checkpoints):
                 state = checkpoint.restore(self.folder.checkpoints, state)
+                checkpoint.set_aside_beyond(self.folder.checkpoints, int(state.generation))
             rows = self.folder.open(int(state.generation))
         last = rows[-1] if rows else {}
         self._clock = Clock(last)

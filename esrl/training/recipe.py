@@ -215,7 +215,7 @@ def read(path: str | Path) -> Recipe:
       EsrlError: no such file, not TOML, an unknown key (near ones are offered), or a value of the wrong type.
     """
     try:
-        data = tomllib.loads(Path(path).read_text())
+        data = tomllib.loads(Path(path).expanduser().read_text())
     except FileNotFoundError as error:
         raise EsrlError(f"there is no recipe {path}") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

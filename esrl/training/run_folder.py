@@ -41,7 +41,7 @@ class RunFolder:
         Raises:
           EsrlError: the path exists and is not an empty folder, or cannot be written.
         """
-        run = cls(Path(path))
+        run = cls(Path(path).expanduser())
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             kind = "holds files" if run.path.is_dir() else "is a file"
             go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
@@ -61,7 +61,7 @@ class RunFolder:
         Raises:
           EsrlError: there is none.
         """
-        run = cls(Path(path))
+        run = cls(Path(path).expanduser())
         if not run.recipe.is_file():
             why = "has no recipe.toml" if run.path.is_dir() else "does not exist"
             raise EsrlError(f"{run.path} is not the folder of a run: it {why}")
