@@ -10,7 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import gymnasium
 from gymnasium.experimental.functional import FuncEnv
@@ -24,7 +23,7 @@ from esrl.envs.checks.environment import check_env
 from esrl.envs.references import attribute_of, import_module, is_file, is_module
 from esrl.envs.references import load_attribute as load_attribute
 from esrl.envs.suites import gymnasium_functional, gymnasium_host
-from esrl.envs.suites._common import with_options
+from esrl.envs.suites._common import check_call, options_in, with_options
 
 
 class Suite(NamedTuple):
@@ -99,7 +98,7 @@ def make(env: Any, **options: Any) -> Any:
         check_contract(made)
         return made
     name, _, query = env.partition("?")
-    options = {**{key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}, **options}
+    options = {**options_in(query), **options}
     if is_module(name):
         module, _, rest = name.partition(":")
         if attribute_of(import_module(module), rest) is None and rest in gymnasium.registry:
@@ -243,10 +242,11 @@ def _gymnasium(identifier: str, **options: Any) -> Any:
 
 def _with_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> Any:
     options = rename_horizon(name, options)
+    check_call(name, make, options)
     try:
         return make(**options)
-    except TypeError as error:
-        raise EsrlError(f"{name} does not take these options {options}: {error}") from error
+    except TypeError as error:  # raised further inside, of a value that the suite cannot do with
+        raise EsrlError(f"{name} cannot be made: {reason_of(error)}") from error
 
 
 def _announced(name: str, options: dict[str, Any]) -> Any:
@@ -284,15 +284,3 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
         with contextlib.suppress(AttributeError):  # an object whose attributes are fixed has its class's name
             env.name = name
     return env
-
-
-def _value(text: str) -> Any:
-    """A query value as the int, float or bool that it looks like, else as text."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
