@@ -5,21 +5,20 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import gymnasium
-from gymnasium.experimental.functional import FuncEnv
 
 from esrl.core.runtime import configure
 from esrl.core.types import EsrlError, close_to, nearest
 from esrl.envs import plugins
-from esrl.envs.base import max_episode_steps_of, on_device, reason_of, rename_horizon
+from esrl.envs.base import on_device, reason_of, rename_horizon
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
+from esrl.envs.objects import display_name, from_object, named, same_spaces
 from esrl.envs.references import attribute_of, import_module, is_file, is_module
 from esrl.envs.references import load_attribute as load_attribute
 from esrl.envs.suites import gymnasium_functional, gymnasium_host
@@ -72,7 +71,8 @@ def make(env: Any, **options: Any) -> Any:
       env: a name (`brax/hopper`, `gymnasium/CartPole-v1`, or one that an installed package announces, see
         `esrl.envs.plugins`), a file and a class (`path/to/file.py:Class`), a module and a class, function or Gymnasium id
         (`package.module:Class`, `minigrid:MiniGrid-Empty-5x5-v0`; the module is imported), or an object or class: the
-        two methods of `esrl.Env`, a Gymnasium `FuncEnv`, or a `gymnasium.Env` class.
+        two methods of `esrl.Env`, a Gymnasium `FuncEnv`, a suite's own environment, or a `gymnasium.Env` class; a
+        function that makes one (a new one in each call, for Gymnasium's); or an `EnvSpec`.
       **options: the environment's own options, or arguments of its class; behind a name they can also stand as
         `?key=value&key=value`. Every suite takes `max_episode_steps` (int): steps after which an episode is cut off.
 
@@ -94,7 +94,12 @@ def make(env: Any, **options: Any) -> Any:
     """
     configure()
     if not isinstance(env, str):
-        made = _from_object(env, getattr(env, "__name__", type(env).__name__), options)
+        if spec := named(env):
+            name, own = spec
+            made = make(name, **{**own, **options})
+            if not isinstance(env, gymnasium.Env) or same_spaces(made, env):
+                return made
+        made = from_object(env, display_name(env), options)
         check_contract(made)
         return made
     name, _, query = env.partition("?")
@@ -104,7 +109,7 @@ def make(env: Any, **options: Any) -> Any:
         if attribute_of(import_module(module), rest) is None and rest in gymnasium.registry:
             return make(f"gymnasium/{name}", **options)
     if is_file(name) or is_module(name):
-        made = _from_object(load_attribute(name), with_options(name, options), options)
+        made = from_object(load_attribute(name), with_options(name, options), options)
         check_env(made)
         return made
     if name.endswith(".py"):
@@ -253,34 +258,9 @@ def _announced(name: str, options: dict[str, Any]) -> Any:
     """An environment that an installed package announces, called as it was asked for."""
     full = with_options(name, options)
     found, left = plugins.make(name, options)
-    made = _from_object(found, full, left)
+    made = from_object(found, full, left)
     if not on_device(made):
         return made._replace(name=full)
     with contextlib.suppress(AttributeError):
         made.name = full
     return made
-
-
-def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
-    if not on_device(env) and not options:
-        return env
-    if inspect.isclass(env) and issubclass(env, gymnasium.Env):
-        return gymnasium_host.from_class(env, name, **rename_horizon(name, options))
-    if isinstance(env, gymnasium.Env):
-        advice = "give its class or its id, so that every lane gets its own"
-        raise EsrlError(f"{type(env).__name__} is one Gymnasium environment; {advice}")
-    if inspect.isclass(env):
-        try:
-            env, options = env(**options), {}
-        except TypeError as error:
-            raise EsrlError(f"{name} cannot be constructed with {options}: {error}") from error
-    if options:
-        raise EsrlError(f"options {options} were given for an environment that is already made")
-    if isinstance(env, FuncEnv):
-        return gymnasium_functional.FunctionalEnv(
-            env, name, max_episode_steps_of(env), getattr(env, "fixed_start", False)
-        )
-    if not getattr(env, "name", None):
-        with contextlib.suppress(AttributeError):  # an object whose attributes are fixed has its class's name
-            env.name = name
-    return env

@@ -76,5 +76,11 @@ def make(name: str, backend: str = "spring", max_episode_steps: int = MAX_EPISOD
         raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
     limit = None if max_episode_steps == MAX_EPISODE_STEPS else max_episode_steps
     own = given(backend=None if backend == "spring" else backend, max_episode_steps=limit)
-    full = with_options(f"brax/{name}", own | options)
-    return BraxEnv(full, env, check_positive(f"{full}: max_episode_steps", max_episode_steps), backend)
+    return wrap(env, with_options(f"brax/{name}", own | options), max_episode_steps)
+
+
+@lenient
+def wrap(env: Any, name: str, max_episode_steps: int | None = None) -> BraxEnv:
+    """A Brax environment that is made already, without Brax's wrappers."""
+    limit = MAX_EPISODE_STEPS if max_episode_steps is None else max_episode_steps
+    return BraxEnv(name, env, check_positive(f"{name}: max_episode_steps", limit), env.backend)

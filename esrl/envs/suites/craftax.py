@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, nearest
+from esrl.envs.base import check_positive
 from esrl.envs.suites._common import (
     NEVER,
     as_before,
@@ -129,6 +130,15 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Cra
             if not isinstance(value, wanted) or isinstance(value, bool) != isinstance(known[option], bool):
                 raise EsrlError(f"{full}: {option} is {value!r}, but must be like its default, {known[option]!r}")
         params = defaults.replace(**options)
-        return CraftaxEnv(full, env, params, max_episode_steps or int(params.max_timesteps))
+        return wrap(env, full, max_episode_steps, params)
 
     return construct(full, build)
+
+
+@lenient
+def wrap(env: Any, name: str, max_episode_steps: int | None = None, params: Any = None) -> CraftaxEnv:
+    """A Craftax environment that is made already; with its default parameters where none are given."""
+    if max_episode_steps is not None:
+        check_positive(f"{name}: max_episode_steps", max_episode_steps)
+    params = env.default_params if params is None else params
+    return CraftaxEnv(name, env, params, max_episode_steps or int(params.max_timesteps))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from esrl.core.types import Array, Key, PyTree
+from esrl.envs.base import check_positive
 from esrl.envs.suites._common import (
     NEVER,
     as_before,
@@ -87,7 +88,16 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Gym
     def build() -> GymnaxEnv:
         env, params = gymnax.make(name, **{key: value for key, value in options.items() if key not in fields})
         params = params.replace(**{key: value for key, value in options.items() if key in fields})
-        steps = max_episode_steps or int(params.max_steps_in_episode)
-        return GymnaxEnv(full, env, params, steps, steps if name in _SHOWS_LIMIT else NEVER)
+        return wrap(env, full, max_episode_steps, params)
 
     return construct(full, build)
+
+
+@lenient
+def wrap(env: Any, name: str, max_episode_steps: int | None = None, params: Any = None) -> GymnaxEnv:
+    """A gymnax environment that is made already; with its default parameters where none are given."""
+    if max_episode_steps is not None:
+        check_positive(f"{name}: max_episode_steps", max_episode_steps)
+    params = env.default_params if params is None else params
+    steps = max_episode_steps or int(params.max_steps_in_episode)
+    return GymnaxEnv(name, env, params, steps, steps if env.name in _SHOWS_LIMIT else NEVER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
-from esrl.envs.base import MAX_EPISODE_STEPS
+from esrl.envs.base import MAX_EPISODE_STEPS, check_positive
 from esrl.envs.suites._common import NEVER, as_before, checked_name, construct, fitted, lenient, package, raw_key
 
 _LIMITS = {"Game2048-v1": 5000}  # games that end by themselves, but may take longer than MAX_EPISODE_STEPS
@@ -183,3 +184,20 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Jum
         return JumanjiEnv(full, env, int(steps))
 
     return construct(full, build)
+
+
+@lenient
+def wrap(env: Any, name: str, max_episode_steps: int | None = None) -> JumanjiEnv:
+    """A Jumanji environment that is made already.
+
+    Raises:
+      EsrlError: another time limit than its own, with which its spaces were made.
+    """
+    own = getattr(env, "time_limit", None)
+    if max_episode_steps is not None:
+        check_positive(f"{name}: max_episode_steps", max_episode_steps)
+    if own is not None and max_episode_steps not in (None, own):
+        raise EsrlError(f"{name}: it was made with a time limit of {own}; give time_limit to its constructor instead")
+    limit = _LIMITS.get(f"{type(env).__name__}-v1", MAX_EPISODE_STEPS)
+    # The limit is taken out of a copy: the object stays as it was given.
+    return JumanjiEnv(name, copy.copy(env), int(max_episode_steps or own or limit))

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, nearest
+from esrl.envs.base import check_positive
 from esrl.envs.suites._common import as_before, checked_name, construct, fitted, given, lenient, package, raw_key, scalar
 
 _OBSERVATIONS = (
@@ -128,3 +129,11 @@ def make(name: str, max_episode_steps: int | None = None, observation: Any = "sy
         return NavixEnv(full, env, observation, int(env.max_steps))
 
     return construct(full, build)
+
+
+@lenient
+def wrap(env: Any, name: str, max_episode_steps: int | None = None) -> NavixEnv:
+    """A Navix environment that is made already; its time limit is its own `max_steps` when left out."""
+    if max_episode_steps is not None:
+        env = env.replace(max_steps=check_positive(f"{name}: max_episode_steps", max_episode_steps))
+    return NavixEnv(name, env, getattr(env.observation_fn, "__name__", ""), int(env.max_steps))

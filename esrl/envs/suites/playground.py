@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree, nearest
+from esrl.envs.base import MAX_EPISODE_STEPS, check_positive
 from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, package, raw_key
 
 
@@ -106,8 +107,20 @@ def make(name: str, max_episode_steps: int | None = None, **options: Any) -> Pla
             raise EsrlError(f"{full}: the configuration has no entry {unknown[0]!r}{nearest(unknown[0], config)}")
         overrides = {"impl": "jax", **options} if "impl" in config else options
         env = playground.registry.load(name, config=config, config_overrides=overrides)  # config has them afterwards
-        repeat = int(config.get("action_repeat", 1))
-        steps = -(-int(config.episode_length) // repeat)
-        return PlaygroundEnv(full, env, max_episode_steps or steps, repeat)
+        return _wrapped(env, full, config, max_episode_steps)
 
     return construct(full, build)
+
+
+@lenient
+def wrap(env: Any, name: str, max_episode_steps: int | None = None) -> PlaygroundEnv:
+    """A Playground environment that is made already; time limit and action repeat are those of its configuration."""
+    if max_episode_steps is not None:
+        check_positive(f"{name}: max_episode_steps", max_episode_steps)
+    return _wrapped(env, name, env._config, max_episode_steps)
+
+
+def _wrapped(env: Any, name: str, config: Any, max_episode_steps: int | None) -> PlaygroundEnv:
+    repeat = int(config.get("action_repeat", 1))
+    steps = -(-int(config.get("episode_length", MAX_EPISODE_STEPS)) // repeat)
+    return PlaygroundEnv(name, env, max_episode_steps or steps, repeat)
