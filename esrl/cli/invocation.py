@@ -10,6 +10,7 @@ from typing import Any
 from esrl.cli.arguments import HELP, Groups, dashed, texts
 from esrl.core.options import Option, arguments_of, options_of
 from esrl.core.types import EsrlError
+from esrl.envs.registry import check_again
 from esrl.training.budget import Budget
 from esrl.training.recipe import (
     AGENTS,
@@ -106,7 +107,9 @@ def _base(given: dict[str, Any]) -> Recipe:
         fixed = [target or dashed(name) for name in given if name not in _RESUMABLE]
         if fixed:
             raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
-        return read(RunFolder.existing(resume).recipe)
+        recipe = read(RunFolder.existing(resume).recipe)
+        check_again(recipe.env)
+        return recipe
     agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
     if target is not None and target.endswith(".toml"):
         return read(target).override(agent, network)

@@ -21,6 +21,7 @@ from esrl.cli.list_envs import as_text, inspection_text, is_one, listing
 from esrl.core.extras import import_extra
 from esrl.core.runtime import check_jax
 from esrl.core.types import EsrlError, nearest
+from esrl.envs.base import name_of
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
@@ -83,7 +84,7 @@ def evaluate(folder: str, *, episodes: int = 128, seed: int = 1000, json: bool =
     agent, state, recipe = esrl.load(folder)
     scored = esrl.evaluate(agent, state, episodes, seed)
     text = (
-        f"{recipe.agent} on {recipe.env}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
+        f"{recipe.agent} on {name_of(agent.env)}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
         f" (mean and standard deviation of {scored.episodes} held-out episodes), length {scored.length_mean:.1f}"
     )
     return _tell({k: v for k, v in scored._asdict().items() if k != "returns"}, text, json)

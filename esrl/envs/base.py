@@ -50,6 +50,7 @@ class HostEnv(NamedTuple):
       max_episode_steps: steps after which an episode is truncated.
       make_lanes: `make_lanes(shape, together) -> HostLanes`, see `esrl.envs.host_lanes.lanes_maker`.
       make_one: `make_one(**kwargs) -> gymnasium.Env`, for checks and for rendering.
+      recipe_name: what a recipe calls it, where that is not `name`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class HostEnv(NamedTuple):
     max_episode_steps: int
     make_lanes: Callable[..., HostLanes]
     make_one: Callable[..., gymnasium.Env]
+    recipe_name: str = ""
 
 
 def on_device(env: Any) -> bool:
@@ -68,6 +70,11 @@ def on_device(env: Any) -> bool:
 def name_of(env: Any) -> str:
     """The environment's name, or its class's."""
     return str(getattr(env, "name", None) or type(env).__name__)
+
+
+def recipe_name_of(env: Any) -> str:
+    """What a recipe calls the environment: what `esrl.make` makes it from again, where there is such a text."""
+    return str(getattr(env, "recipe_name", "") or name_of(env))
 
 
 def max_episode_steps_of(env: Any, name: str = "") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType
@@ -19,7 +20,7 @@ from esrl.envs.base import on_device, reason_of, rename_horizon
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
 from esrl.envs.objects import display_name, from_object, named, same_spaces
-from esrl.envs.references import attribute_of, import_module, is_file, is_module
+from esrl.envs.references import attribute_of, import_module, is_file, is_module, reference_to
 from esrl.envs.references import load_attribute as load_attribute
 from esrl.envs.suites import gymnasium_functional, gymnasium_host
 from esrl.envs.suites._common import check_call, options_in, with_options
@@ -101,7 +102,7 @@ def make(env: Any, **options: Any) -> Any:
                 return made
         made = from_object(env, display_name(env), options)
         check_contract(made)
-        return made
+        return _referred_to(made, reference_to(env), options)
     name, _, query = env.partition("?")
     options = {**options_in(query), **options}
     if is_module(name):
@@ -128,6 +129,19 @@ def make(env: Any, **options: Any) -> Any:
     if not on_device(made):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
         check_env(made)
     return made
+
+
+def check_again(name: str) -> None:
+    """Raises an EsrlError when a run's recipe has no text from which its environment could be made again."""
+    bare = name.partition("?")[0]
+    module, _, attribute = bare.partition(":")
+    lost = module == "__main__" and attribute_of(sys.modules["__main__"], attribute) is None
+    if lost or not (is_file(bare) or is_module(bare) or "/" in bare or bare in plugins.suites(SUITES)):
+        thing = attribute if lost else bare
+        raise EsrlError(
+            f"the recipe's environment {thing} was a Python object; give it again: esrl.load(folder, env=...), or"
+            " esrl.train(agent, out=folder, resume=True)"
+        )
 
 
 def suites() -> list[str]:
@@ -211,11 +225,28 @@ def _can_make(name: str, entry_point: Any) -> bool:
 
 
 def _near_names(name: str) -> str:
-    known = [n for listed in names().values() if isinstance(listed, list) for n in listed]
-    close = nearest(name, known)
-    if "/" in name and close.startswith("; did"):
-        return close
+    """A clause with near names, from what costs no import of a suite that is not imported yet."""
+    suite, slash, rest = name.partition("/")
+    if slash and (close := close_to(suite, suites())):
+        return f"; did you mean {close[0]}/{rest}?"
+    there = [other for other in SUITES if other != "gymnasium" and f"{__package__}.suites.{other}" in sys.modules]
+    known = [*_gymnasium_names(), *plugins.announced(SUITES), *(n for other in there for n in names_of(other))]
     return near_by_last_part(name, known)
+
+
+def _referred_to(env: Any, reference: str | None, options: dict[str, Any]) -> Any:
+    """The environment of a class or function, with the text that leads back to it, which its recipe keeps."""
+    if reference is None:
+        return env
+    try:
+        text = with_options(reference, options)
+    except EsrlError:  # options that no text can hold
+        return env
+    if not on_device(env):
+        return env._replace(recipe_name=text)
+    with contextlib.suppress(AttributeError):  # attributes may be fixed
+        env.recipe_name = text
+    return env
 
 
 def near_by_last_part(name: str, known: list[str]) -> str:

@@ -16,7 +16,7 @@ from esrl.algorithms.agent import Agent, Metrics
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, seed_key
-from esrl.envs.base import name_of, on_device
+from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.training import checkpoint
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
@@ -91,7 +91,7 @@ class Run:
         # A schedule stays "custom": a value of the state only multiplies it.
         options |= {k: v for k, v in self.hyperparams.items() if options.get(k) != "custom"}
         return {
-            "env": name_of(self.agent.env),
+            "env": recipe_name_of(self.agent.env),
             "agent": self.agent.name,
             **{k: v for k, v in run.items() if v is not None},
             "policy": self.agent.policy.spec or {"network": "custom"},

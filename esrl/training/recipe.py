@@ -35,7 +35,7 @@ from esrl.algorithms.random_agent import random
 from esrl.core.options import RENAMED as RENAMED_OPTIONS
 from esrl.core.options import Option, checked, options_of
 from esrl.core.types import EsrlError, nearest, seed_key
-from esrl.envs.registry import load_attribute, make
+from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training import checkpoint
@@ -298,6 +298,8 @@ def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agen
     """
     run = RunFolder.existing(folder)
     recipe = read(run.recipe)
+    if agent is None and env is None:
+        check_again(recipe.env)
     built = agent or recipe.build(env, policy)
     state = checkpoint.restore(run.checkpoints, built.init(seed_key(recipe.seed)), generation)
     return Trained(built, state, recipe, seed)
