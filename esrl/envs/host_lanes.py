@@ -115,7 +115,13 @@ def lanes_maker(
             return kept[shape]
         while together and len(kept) >= KEPT:
             kept.pop(next(iter(kept))).close()  # before others are made, so that no more than two are there at a time
-        lanes = HostLanes(name, make_pool(shape, together), math.prod(shape), max_episode_steps)
+        try:
+            pool = make_pool(shape, together)
+        except EsrlError:
+            raise
+        except Exception as error:
+            raise EsrlError(f"{name}: its lanes cannot be made: {type(error).__name__}: {error}") from error
+        lanes = HostLanes(name, pool, math.prod(shape), max_episode_steps)
         if together:
             kept[shape] = lanes
         return lanes

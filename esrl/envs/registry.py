@@ -96,6 +96,8 @@ def make(env: Any, **options: Any) -> Any:
     if not isinstance(env, str):
         made = _from_object(env, getattr(env, "__name__", type(env).__name__), options)
         check_contract(made)
+        if not on_device(made) and made is not env:  # a check takes milliseconds
+            check_env(made)
         return made
     name, _, query = env.partition("?")
     options = {**{key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}, **options}
