@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree, reason_of
 
 Outcome = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray]  # observations, rewards, terminated, truncated
 
@@ -94,7 +94,7 @@ class HostLanes:
             self.failed = True
             if isinstance(error, EsrlError) or not isinstance(error, Exception):
                 raise
-            raise EsrlError(f"{self._name}: {what} of its lanes raised {type(error).__name__}: {error}") from error
+            raise EsrlError(f"{self._name}: {what} of its lanes raised {reason_of(error)}") from error
 
 
 def lanes_maker(
@@ -120,7 +120,7 @@ def lanes_maker(
         except EsrlError:
             raise
         except Exception as error:
-            raise EsrlError(f"{name}: its lanes cannot be made: {type(error).__name__}: {error}") from error
+            raise EsrlError(f"{name}: its lanes cannot be made: {reason_of(error)}") from error
         lanes = HostLanes(name, pool, math.prod(shape), max_episode_steps)
         if together:
             kept[shape] = lanes

@@ -46,6 +46,7 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
     except EsrlError:
         raise
     except Exception as error:
+        _explain(env, one.unwrapped, seed)
         raise EsrlError(f"{env.name}: {call} raised {reason_of(error)}") from error
     finally:
         one.close()
@@ -54,6 +55,17 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
 def first(env: HostEnv, out: Any) -> PyTree:
     """The observation in what reset returned, as the policy sees it."""
     return visible_part(env.observation_space, observation_of(env.name, out))
+
+
+def _explain(env: HostEnv, bare: Any, seed: int) -> None:
+    """Raises `EsrlError` where the environment itself returns what a wrapper around it could not take apart."""
+    try:
+        observation_of(env.name, bare.reset(seed=seed))
+        outcome_of(env.name, bare.step(bare.action_space.sample()), "step 1")
+    except EsrlError:
+        raise
+    except Exception:  # it fails by itself, which is said already
+        return
 
 
 def _repeats(space: spaces.Space, a: PyTree, b: PyTree) -> bool:

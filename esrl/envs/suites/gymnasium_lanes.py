@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree, reason_of
 from esrl.envs.host_lanes import Outcome
 from esrl.policies.spaces import outside, row, seen, visible
 
@@ -50,7 +50,7 @@ class SyncPool:
         try:
             out = self._envs[lane].reset(seed=seed)
         except Exception as error:
-            raise EsrlError(f"{self._name}: reset raised {type(error).__name__}: {error}") from error
+            raise EsrlError(f"{self._name}: reset raised {reason_of(error)}") from error
         return observation_of(self._name, out)
 
     def _step(self, lane: int, action: Any) -> tuple[Any, float, bool, bool]:
@@ -59,7 +59,7 @@ class SyncPool:
         try:
             out = self._envs[lane].step(action)
         except Exception as error:
-            raise EsrlError(f"{self._name}: {called} raised {type(error).__name__}: {error}") from error
+            raise EsrlError(f"{self._name}: {called} raised {reason_of(error)}") from error
         return outcome_of(self._name, out, called)
 
     def _batch(self, observations: Any) -> PyTree:
