@@ -8,15 +8,19 @@ from typing import Any
 from esrl.cli.inspection import Inspection
 from esrl.core.types import EsrlError
 from esrl.envs import plugins
+from esrl.envs.references import is_file, is_module
 from esrl.envs.registry import SUITES, names_of, near_by_last_part, suites
 
 Listing = dict[str, Any]
 
 
 def is_one(pattern: str) -> bool:
-    """Whether a text is the whole name of one environment: `file.py:Class`, or a listed name; `?options` may follow."""
+    """Whether a text is the whole name of one environment: `file.py:Class`, `module:Name`, or a listed name.
+
+    `?options` may follow.
+    """
     name = pattern.partition("?")[0]
-    if name.rpartition(":")[0].endswith(".py") or name.endswith(".py"):
+    if name.endswith(".py") or is_file(name) or is_module(name) or is_module(name.removeprefix("gymnasium/")):
         return True
     suite = name.partition("/")[0]
     return suite in suites() and name in _names(suite)

@@ -6,13 +6,10 @@ import contextlib
 import importlib
 import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import gymnasium
 from gymnasium.experimental.functional import FuncEnv
@@ -23,8 +20,10 @@ from esrl.envs import plugins
 from esrl.envs.base import max_episode_steps_of, on_device, reason_of, rename_horizon
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
+from esrl.envs.references import attribute_of, import_module, is_file, is_module
+from esrl.envs.references import load_attribute as load_attribute
 from esrl.envs.suites import gymnasium_functional, gymnasium_host
-from esrl.envs.suites._common import with_options
+from esrl.envs.suites._common import check_call, options_in, with_options
 
 
 class Suite(NamedTuple):
@@ -71,8 +70,9 @@ def make(env: Any, **options: Any) -> Any:
 
     Args:
       env: a name (`brax/hopper`, `gymnasium/CartPole-v1`, or one that an installed package announces, see
-        `esrl.envs.plugins`), a file and a class (`path/to/file.py:Class`), or an object or class: the two methods of
-        `esrl.Env`, a Gymnasium `FuncEnv`, or a `gymnasium.Env` class.
+        `esrl.envs.plugins`), a file and a class (`path/to/file.py:Class`), a module and a class, function or Gymnasium id
+        (`package.module:Class`, `minigrid:MiniGrid-Empty-5x5-v0`; the module is imported), or an object or class: the
+        two methods of `esrl.Env`, a Gymnasium `FuncEnv`, or a `gymnasium.Env` class.
       **options: the environment's own options, or arguments of its class; behind a name they can also stand as
         `?key=value&key=value`. Every suite takes `max_episode_steps` (int): steps after which an episode is cut off.
 
@@ -100,9 +100,12 @@ def make(env: Any, **options: Any) -> Any:
             check_env(made)
         return made
     name, _, query = env.partition("?")
-    options = {**{key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}, **options}
-    path, colon, _ = name.rpartition(":")
-    if colon and path.endswith(".py"):
+    options = {**options_in(query), **options}
+    if is_module(name):
+        module, _, rest = name.partition(":")
+        if attribute_of(import_module(module), rest) is None and rest in gymnasium.registry:
+            return make(f"gymnasium/{name}", **options)
+    if is_file(name) or is_module(name):
         made = _from_object(load_attribute(name), with_options(name, options), options)
         check_env(made)
         return made
@@ -160,36 +163,6 @@ def names() -> dict[str, list[str] | str]:
         except EsrlError as error:
             found[suite] = str(error)
     return found
-
-
-def load_attribute(reference: str) -> Any:
-    """`path/to/file.py:Name` -> the object of that name.
-
-    Raises:
-      EsrlError: the file is missing, cannot be imported, or has no such name.
-    """
-    path, _, attribute = reference.rpartition(":")
-    module = _load(Path(path))
-    if not hasattr(module, attribute):
-        own = [n for n, o in vars(module).items() if callable(o) and getattr(o, "__module__", "") == module.__name__]
-        raise EsrlError(f"{path} has no {attribute!r}{nearest(attribute, own)}")
-    return getattr(module, attribute)
-
-
-def _load(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise EsrlError(f"there is no file {path}")
-    name = "esrl_file_" + path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise EsrlError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise EsrlError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    return module
 
 
 def _suite(suite: str) -> ModuleType:
@@ -255,23 +228,27 @@ def near_by_last_part(name: str, known: list[str]) -> str:
 def _gymnasium(identifier: str, **options: Any) -> Any:
     if identifier.startswith(_ATARI):
         raise EsrlError(f"Atari is a suite of its own: use atari/{identifier.removeprefix(_ATARI)}")
+    module, _, registered = identifier.rpartition(":")
+    if module:  # as gymnasium.make has it: the module registers the environment when it is imported
+        import_module(module)
     try:
-        spec = gymnasium.spec(identifier)
+        spec = gymnasium.spec(registered)
     except gymnasium.error.Error as error:
         known = [n.removeprefix("gymnasium/") for n in _gymnasium_names()]
-        hint = nearest(identifier, known)
+        hint = nearest(registered, known)
         hint = hint if hint.startswith("; did") else f" ({error})"
         raise EsrlError(f"gymnasium has no environment {identifier!r}{hint}") from error
-    adapter = gymnasium_functional if identifier.startswith(("phys2d/", "tabular/")) else gymnasium_host
+    adapter = gymnasium_functional if registered.startswith(("phys2d/", "tabular/")) else gymnasium_host
     return adapter.make(identifier, spec, **options)
 
 
 def _with_options(name: str, make: Callable[..., Any], options: dict[str, Any]) -> Any:
     options = rename_horizon(name, options)
+    check_call(name, make, options)
     try:
         return make(**options)
-    except TypeError as error:
-        raise EsrlError(f"{name} does not take these options {options}: {error}") from error
+    except TypeError as error:  # raised further inside, of a value that the suite cannot do with
+        raise EsrlError(f"{name} cannot be made: {reason_of(error)}") from error
 
 
 def _announced(name: str, options: dict[str, Any]) -> Any:
@@ -309,15 +286,3 @@ def _from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
         with contextlib.suppress(AttributeError):  # an object whose attributes are fixed has its class's name
             env.name = name
     return env
-
-
-def _value(text: str) -> Any:
-    """A query value as the int, float or bool that it looks like, else as text."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text

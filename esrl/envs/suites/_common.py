@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
 import importlib
+import inspect
 import io
+import os
+import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import quote_plus
+from urllib.parse import parse_qsl, quote_plus
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +28,7 @@ from esrl.policies.spaces import device_dtype, map_space
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_LARGEST = 1000  # entries of an array that a name holds as a list
 NEVER = 2**30  # steps; given to packages as their own time limit, which their `done` would mix with termination
 
 
@@ -44,10 +50,109 @@ def package(name: str) -> Any:
 
 
 def with_options(name: str, options: dict[str, Any]) -> str:
-    """`name?key=value&key=value`, which `esrl.make` reads back; options that are None are left out."""
-    given = {key: quote_plus(str(value), safe="/:,") for key, value in options.items() if value is not None}
-    query = "&".join(f"{key}={text}" for key, text in given.items())
-    return f"{name}?{query}" if query else name
+    """`name?key=value&key=value`, which `options_in` reads back.
+
+    Raises:
+      EsrlError: a value that no text can hold.
+    """
+    given = []
+    for key, value in options.items():
+        try:
+            given.append(f"{quote_plus(key)}={quote_plus(_text(value), safe='/:,()[]')}")
+        except TypeError:
+            raise EsrlError(
+                f"{name}: {key} is {reprlib.repr(value)}, which a name cannot hold; give numbers, text, True, False, None,"
+                " or lists, tuples and dicts of them, or give esrl.make a function that makes the environment"
+            ) from None
+    return "?".join([name, "&".join(given)]) if given else name
+
+
+def options_in(query: str) -> dict[str, Any]:
+    """The options of `key=value&key=value`, as `with_options` or a person wrote them."""
+    return {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+
+
+def _text(value: Any) -> str:
+    """A value as text. Text stands without quotes where it is not read as something else."""
+    value = _python(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    if isinstance(value, float):
+        return repr(float(value))
+    if isinstance(value, str):
+        value = str(value)
+        return value if value.isprintable() and _is(_value(value), value) else repr(value)
+    return _literal(value)
+
+
+def _literal(value: Any) -> str:
+    """A value as Python writes it. Raises a TypeError where it cannot be read back."""
+    value = _python(value)
+    if value is None or isinstance(value, bool):
+        return repr(value)
+    if isinstance(value, str):
+        return repr(str(value))
+    if isinstance(value, int):
+        return repr(int(value))
+    if isinstance(value, float):
+        if value != value:  # a literal has no word for it, nor for infinity, which is too large a number
+            raise TypeError
+        return repr(float(value)).replace("inf", "1e999")
+    if type(value) is tuple:
+        return f"({', '.join(map(_literal, value))}{',' * (len(value) == 1)})"
+    if type(value) is list:
+        return f"[{', '.join(map(_literal, value))}]"
+    if type(value) is dict:
+        return f"{{{', '.join(f'{_literal(key)}: {_literal(part)}' for key, part in value.items())}}}"
+    raise TypeError
+
+
+def _python(value: Any) -> Any:
+    """Numbers of NumPy and JAX as Python's, their arrays as lists."""
+    if not isinstance(value, (np.generic, np.ndarray, jax.Array)):
+        return value
+    if np.size(value) > _LARGEST:
+        raise TypeError
+    return np.asarray(value).tolist()  # a number, where there are no axes
+
+
+def _value(text: str) -> Any:
+    """A value as `_text` writes it: what looks like a number, a truth value or a literal is that, all else is text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text == "None":
+        return None
+    if text[:1] in tuple("([{'\""):
+        with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return ast.literal_eval(text)
+    return text
+
+
+def _is(value: Any, text: str) -> bool:
+    return isinstance(value, str) and value == text
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those options that are not None: an adapter's own, where None stands for what it takes by itself."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def check_call(name: str, call: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Raises an EsrlError when a function or class does not take these options, by its signature alone."""
+    function, arguments, keywords = call, (), {}
+    if isinstance(call, functools.partial):  # its own signature has lost the names of what is given already
+        function, arguments, keywords = call.func, call.args, call.keywords
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some written in C have none
+        return
+    try:
+        signature.bind(*arguments, **{**keywords, **options})
+    except TypeError as error:
+        raise EsrlError(f"{name} does not take these options {options}: {error}") from error
 
 
 def check_known(suite: str, name: str, known: Iterable[str]) -> None:
@@ -77,7 +182,7 @@ def checked_name(
       EsrlError: an unknown name, a time limit below 1, or one that is given by the package's own name.
     """
     check_known(suite, name, known)
-    full = with_options(f"{suite}/{name}", {"max_episode_steps": max_episode_steps, **options})
+    full = with_options(f"{suite}/{name}", given(max_episode_steps=max_episode_steps) | options)
     if max_episode_steps is not None:
         check_positive(f"{full}: max_episode_steps", max_episode_steps)
     if own_limit and own_limit in options:

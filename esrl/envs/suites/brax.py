@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS, check_positive
-from esrl.envs.suites._common import check_known, lenient, package, with_options
+from esrl.envs.suites._common import check_known, given, lenient, package, with_options
 
 BACKENDS = ("spring", "positional", "generalized", "mjx")
 
@@ -75,6 +75,6 @@ def make(name: str, backend: str = "spring", max_episode_steps: int = MAX_EPISOD
     except (TypeError, ValueError, AttributeError) as error:
         raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
     limit = None if max_episode_steps == MAX_EPISODE_STEPS else max_episode_steps
-    given = {"backend": None if backend == "spring" else backend, "max_episode_steps": limit, **options}
-    full = with_options(f"brax/{name}", given)
+    own = given(backend=None if backend == "spring" else backend, max_episode_steps=limit)
+    full = with_options(f"brax/{name}", own | options)
     return BraxEnv(full, env, check_positive(f"{full}: max_episode_steps", max_episode_steps), backend)

@@ -11,7 +11,7 @@ from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive
 from esrl.envs.host_lanes import Outcome
-from esrl.envs.suites._common import check_reserved, checked_name, construct, package, quiet
+from esrl.envs.suites._common import check_reserved, checked_name, construct, given, package, quiet
 from esrl.envs.suites._pools import pool_env
 
 # Families in which EnvPool's own limit does nothing but end the episode. There the pool's limit lies one step behind
@@ -77,8 +77,7 @@ def make(name: str, max_episode_steps: int | None = None, num_threads: int | Non
       EsrlError: unknown environment, a time limit or a number of threads below 1, options that the environment does not
         take, an environment of several players, or one whose files or libraries are missing.
     """
-    given = {"num_threads": num_threads, **options}
-    full = checked_name("envpool", name, package("envpool").list_all_envs(), given, max_episode_steps)
+    full = checked_name("envpool", name, package("envpool").list_all_envs(), given(num_threads=num_threads) | options, max_episode_steps)
     if num_threads is not None:
         check_positive(f"{full}: num_threads", num_threads)
     check_reserved(full, options, _RESERVED)

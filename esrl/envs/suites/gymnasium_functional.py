@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import MAX_EPISODE_STEPS
-from esrl.envs.suites._common import fitted, lenient, scalar, with_options
+from esrl.envs.suites._common import check_call, fitted, given, lenient, scalar, with_options
 
 
 class FunctionalEnv:
@@ -110,6 +110,7 @@ def make(identifier: str, spec: Any, max_episode_steps: int | None = None, **opt
     cls = functional_class(spec.entry_point)
     if cls is None:
         raise EsrlError(f"gymnasium/{identifier} has no functional (JAX) class behind it")
-    name = with_options(f"gymnasium/{identifier}", {"max_episode_steps": max_episode_steps, **options})
+    name = with_options(f"gymnasium/{identifier}", given(max_episode_steps=max_episode_steps) | options)
+    check_call(name, cls, options)
     limit = max_episode_steps if max_episode_steps is not None else spec.max_episode_steps or MAX_EPISODE_STEPS
     return FunctionalEnv(cls(**options), name, limit, fixed_start=True)

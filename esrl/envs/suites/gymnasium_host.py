@@ -18,7 +18,7 @@ from esrl.core.runtime import cores
 from esrl.core.types import EsrlError
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of, reason_of
 from esrl.envs.host_lanes import Pool, lanes_maker
-from esrl.envs.suites._common import with_options
+from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
 from esrl.envs.suites.gymnasium_workers import WorkersPool
 from esrl.policies.spaces import visible
@@ -56,8 +56,12 @@ def make(
         raise EsrlError(f"gymnasium/{identifier} has no vector entry point; use vectorization=sync or async")
     if workers is not None and (vectorization != "workers" or not isinstance(workers, int) or workers < 1):
         raise EsrlError(f"workers is {workers!r}, but must be a whole number of at least 1, with vectorization=workers")
-    given = {"vectorization": None if vectorization == "auto" else vectorization, "workers": workers, **options}
-    name = with_options(f"gymnasium/{identifier}", {"max_episode_steps": max_episode_steps, **given})
+    own = given(
+        max_episode_steps=max_episode_steps,
+        vectorization=None if vectorization == "auto" else vectorization,
+        workers=workers,
+    )
+    name = with_options(f"gymnasium/{identifier}", own | options)
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     limited: dict[str, Any] = {**options, **limit}
     unchecked = {"disable_env_checker": True, **limited}  # esrl.check_env says it in one sentence

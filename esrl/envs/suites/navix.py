@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, nearest
-from esrl.envs.suites._common import as_before, checked_name, construct, fitted, lenient, package, raw_key, scalar
+from esrl.envs.suites._common import as_before, checked_name, construct, fitted, given, lenient, package, raw_key, scalar
 
 _OBSERVATIONS = (
     "symbolic",
@@ -114,8 +114,8 @@ def make(name: str, max_episode_steps: int | None = None, observation: Any = "sy
         take.
     """
     navix = package("navix")
-    given = {"observation": None if observation == "symbolic" else observation, **options}
-    full = checked_name("navix", name, navix.registry(), given, max_episode_steps, "max_steps")
+    own = given(observation=None if observation == "symbolic" else observation)
+    full = checked_name("navix", name, navix.registry(), own | options, max_episode_steps, "max_steps")
     if observation not in _OBSERVATIONS:
         raise EsrlError(f"{full}: there is no observation {observation!r}{nearest(str(observation), _OBSERVATIONS)}")
     for option, value in options.items():
