@@ -31,7 +31,7 @@ def subspaces(space: spaces.Space) -> dict[Any, spaces.Space]:
     return dict(enumerate(space.spaces)) if isinstance(space, spaces.Tuple) else {}
 
 
-_UNSEEN = (spaces.Text, spaces.Graph, spaces.Sequence)  # their values are no arrays of one shape
+_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # spaces whose values are arrays
 
 
 def visible(space: spaces.Space, path: str = "") -> tuple[spaces.Space, dict[str, str]]:
@@ -41,7 +41,7 @@ def visible(space: spaces.Space, path: str = "") -> tuple[spaces.Space, dict[str
     kept: dict[str, spaces.Space] = {}
     hidden: dict[str, str] = {}
     for name, part in space.spaces.items():
-        if isinstance(part, _UNSEEN):
+        if not isinstance(part, (*_ARRAYS, spaces.Dict, spaces.Tuple)):  # Text, Graph, Sequence, and own ones
             hidden[path + name] = type(part).__name__
         else:
             kept[name], more = visible(part, f"{path}{name}/")
@@ -68,7 +68,7 @@ def device_dtype(space: spaces.Space) -> np.dtype:
     Raises:
       EsrlError: Discrete or MultiDiscrete with choices beyond 32 bits, or a space whose values are not arrays.
     """
-    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+    if not isinstance(space, _ARRAYS):
         raise EsrlError(
             f"space {space} cannot be used; use Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of them"
         )

@@ -60,10 +60,25 @@ def measure(name: str) -> Row:
     package = importlib.metadata.packages_distributions()[module][0]
     row: Row = {"id": name, "package": f"{package} {importlib.metadata.version(package)}"}
     folder = Path(tempfile.mkdtemp())
-    flags = ["--generations", "2", "--population", "4", "--hidden", "16", "--num-evals", "0", "--out", str(folder / "run")]
+    flags = [
+        "--generations",
+        "2",
+        "--population",
+        "4",
+        "--hidden",
+        "16",
+        "--num-evals",
+        "0",
+        "--out",
+        str(folder / "run"),
+    ]
     env = f"gymnasium/{name}?max_episode_steps={STEPS}"
     try:
-        done = subprocess.run([sys.executable, "-m", "esrl", "train", env, *flags], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "esrl", "train", env, *flags, "--out", str(folder / "run")],
+            capture_output=True,
+            text=True,
+        )
         said = [line for line in done.stderr.splitlines() if line.startswith("esrl: error")]
         row["trained"] = "yes" if done.returncode == 0 else (said or ["exit code " + str(done.returncode)])[0]
         if done.returncode == 0:
@@ -100,8 +115,8 @@ def kind(space: Any) -> str:
     if parts is not None:
         inside = parts.items() if isinstance(parts, dict) or hasattr(parts, "items") else enumerate(parts)
         return f"{type(space).__name__}({', '.join(f'{n} {kind(part)}' for n, part in inside)})"
-    size = list(space.shape) or ("" if not hasattr(space, "n") else int(space.n))
-    return f"{type(space).__name__} {space.dtype}{size}"
+    size = int(space.n) if hasattr(space, "n") else list(space.shape or ())
+    return f"{type(space).__name__} {space.dtype} {size}".strip()
 
 
 def main() -> None:

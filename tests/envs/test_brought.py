@@ -185,7 +185,7 @@ class Mission(Base):
 
 def test_text_inside_a_dict_is_left_out_with_a_notice(capsys, tmp_path):
     env = esrl.make(registered("Mission-v0", Mission, max_episode_steps=3))
-    assert "more/mission is text" in capsys.readouterr().err
+    assert "more/mission is a Text" in capsys.readouterr().err
     assert "mission" not in str(env.observation_space)
     agent = esrl.eggroll(env, TINY, population=4)
     result = esrl.train(agent, generations=1, num_evals=1, eval_episodes=2, out=tmp_path / "run")

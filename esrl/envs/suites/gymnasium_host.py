@@ -158,7 +158,7 @@ def _host_env(
     limit = max_episode_steps or _limit(name, one)
     space, hidden = visible(one.observation_space)
     for path, kind in hidden.items():
-        _tell_hidden(f"{name}: {path} is {kind.lower()}, which no network here reads; the policy does not see it")
+        _tell_hidden(f"{name}: {path} is a {kind}, which no network here reads; the policy does not see it")
 
     def limited(**kwargs: Any) -> gymnasium.Env:
         return gymnasium.wrappers.TimeLimit(single(**kwargs), limit)
