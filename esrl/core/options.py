@@ -297,14 +297,27 @@ def checked(function: Function) -> Function:
     return call  # type: ignore[return-value]
 
 
-# What options were called in the first recipes and flags, and are called now.
+# What options, keys and flags were called at first, and are called now; and their values.
 RENAMED = {
     "thin": "max_excess_variance",
     "distribution": "noise_distribution",
     "step_scale": "gradient_scale",
     "chunk": "chunk_pairs",
     "memory": "memory_gib",
+    "evaluations": "num_evals",
+    "evaluate_episodes": "eval_episodes",
 }
+RENAMED_VALUES = {
+    ("gradient_scale", "plain"): "unbiased",
+    ("shaping", "centred_rank"): "centered_rank",
+    ("activation", "pqn"): "layernorm_relu",
+}
+
+
+def todays(table: dict[str, Any]) -> dict[str, Any]:
+    """A recipe, or a table of one, in today's names; tables inside as well."""
+    named = {RENAMED.get(k, k): todays(v) if isinstance(v, dict) else v for k, v in table.items()}
+    return {k: RENAMED_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in named.items()}
 
 
 def near_option(name: str, known: Iterable[str]) -> str:

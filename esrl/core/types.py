@@ -18,6 +18,12 @@ class EsrlError(ValueError):
     """Bad input, said in one sentence: what was given, what is needed, what to change."""
 
 
+def reason_of(error: Exception) -> str:
+    """An error's type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def seed_key(seed: int) -> Key:
     """The run key of a seed. Always threefry: `rbg` keys lose independence under `vmap`.
 

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from esrl.core.options import Option
 from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.core.types import reason_of as reason_of
 from esrl.envs.host_lanes import HostLanes
 
 MAX_EPISODE_STEPS = 1000  # steps after which an episode is cut off when the environment does not say
@@ -116,9 +117,3 @@ def check_positive(what: str, value: Any) -> int:
       EsrlError: it is something else.
     """
     return Option("size", int).check(value, what)
-
-
-def reason_of(error: Exception) -> str:
-    """An error's type and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

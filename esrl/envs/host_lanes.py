@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree, reason_of
 
 Outcome = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray]  # observations, rewards, terminated, truncated
 
@@ -94,7 +94,7 @@ class HostLanes:
             self.failed = True
             if isinstance(error, EsrlError) or not isinstance(error, Exception):
                 raise
-            raise EsrlError(f"{self._name}: {what} of its lanes raised {type(error).__name__}: {error}") from error
+            raise EsrlError(f"{self._name}: {what} of its lanes raised {reason_of(error)}") from error
 
 
 def lanes_maker(
@@ -115,7 +115,13 @@ def lanes_maker(
             return kept[shape]
         while together and len(kept) >= KEPT:
             kept.pop(next(iter(kept))).close()  # before others are made, so that no more than two are there at a time
-        lanes = HostLanes(name, make_pool(shape, together), math.prod(shape), max_episode_steps)
+        try:
+            pool = make_pool(shape, together)
+        except EsrlError:
+            raise
+        except Exception as error:
+            raise EsrlError(f"{name}: its lanes cannot be made: {reason_of(error)}") from error
+        lanes = HostLanes(name, pool, math.prod(shape), max_episode_steps)
         if together:
             kept[shape] = lanes
         return lanes

@@ -102,6 +102,8 @@ def make(env: Any, **options: Any) -> Any:
                 return made
         made = from_object(env, display_name(env), options)
         check_contract(made)
+        if not on_device(made) and made is not env:  # a check takes milliseconds
+            check_env(made)
         return _referred_to(made, reference_to(env), options)
     name, _, query = env.partition("?")
     options = {**options_in(query), **options}

@@ -31,6 +31,31 @@ def subspaces(space: spaces.Space) -> dict[Any, spaces.Space]:
     return dict(enumerate(space.spaces)) if isinstance(space, spaces.Tuple) else {}
 
 
+_ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # spaces whose values are arrays
+
+
+def visible(space: spaces.Space, path: str = "") -> tuple[spaces.Space, dict[str, str]]:
+    """A space without those entries of its Dicts that no network can take, and these: kind by path."""
+    if not isinstance(space, spaces.Dict):
+        return space, {}
+    kept: dict[str, spaces.Space] = {}
+    hidden: dict[str, str] = {}
+    for name, part in space.spaces.items():
+        if not isinstance(part, (*_ARRAYS, spaces.Dict, spaces.Tuple)):  # Text, Graph, Sequence, and own ones
+            hidden[path + name] = type(part).__name__
+        else:
+            kept[name], more = visible(part, f"{path}{name}/")
+            hidden |= more
+    return (spaces.Dict(kept), hidden) if kept and hidden else (space, {})
+
+
+def seen(space: spaces.Space, observation: PyTree) -> PyTree:
+    """An observation without the entries of dicts that its space does not have."""
+    if not isinstance(space, spaces.Dict) or not isinstance(observation, dict):
+        return observation
+    return {name: seen(space[name], part) for name, part in observation.items() if name in space.spaces}
+
+
 # ---- types on the device, and in the environment --------------------------------------------------------------------
 
 
@@ -43,7 +68,7 @@ def device_dtype(space: spaces.Space) -> np.dtype:
     Raises:
       EsrlError: Discrete or MultiDiscrete with choices beyond 32 bits, or a space whose values are not arrays.
     """
-    if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
+    if not isinstance(space, _ARRAYS):
         raise EsrlError(
             f"space {space} cannot be used; use Box, Discrete, MultiDiscrete, MultiBinary, or Dict and Tuple of them"
         )
@@ -106,10 +131,18 @@ def observation_zeros(space: spaces.Space) -> PyTree:
     Raises:
       EsrlError: a space whose observations are not arrays (Text, Graph, Sequence), or cannot be had in 32 bits.
     """
-    try:
-        return map_space(lambda sub: jnp.zeros(sub.shape, device_dtype(sub)), space)
-    except EsrlError as error:
-        raise EsrlError(f"observation {error}") from error
+
+    def zeros(space: spaces.Space, path: str) -> PyTree:
+        parts = subspaces(space)
+        if parts or isinstance(space, (spaces.Dict, spaces.Tuple)):
+            made = {name: zeros(part, f"{path}/{name}" if path else str(name)) for name, part in parts.items()}
+            return made if isinstance(space, spaces.Dict) else tuple(made.values())
+        try:
+            return jnp.zeros(space.shape, device_dtype(space))
+        except EsrlError as error:
+            raise EsrlError(f"observation {f'entry {path}: ' if path else ''}{error}") from error
+
+    return zeros(space, "")
 
 
 # ---- observations as vectors ----------------------------------------------------------------------------------------

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import logging
 import os
 import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from esrl.core.types import EsrlError
+from esrl.envs.base import reason_of
 
 KEEP = 2  # whole states kept in a run folder: the last one, and one before it
 _LOCK = threading.RLock()  # Orbax's savers of one process share a counter, so threads take turns
 
 
+@cache
 def _orbax() -> Any:
     logging.getLogger("absl").setLevel(logging.ERROR)
+    before = sys.unraisablehook
+
+    def after_an_error(unraisable: Any) -> None:
+        # Where one array cannot be read, Orbax closes its event loop, and the reads under way complain of that later.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = after_an_error
     import orbax.checkpoint
 
     return orbax.checkpoint
@@ -32,7 +46,7 @@ def generations(folder: Path) -> list[int]:
 
 
 def save(folder: Path, state: Any) -> None:
-    """Writes a state as checkpoint of its generation; older ones than the last `KEEP` are removed after it is whole.
+    """Saves the state under its generation, and deletes all but the last `KEEP`.
 
     Raises:
       EsrlError: the folder cannot be written.
@@ -40,45 +54,75 @@ def save(folder: Path, state: Any) -> None:
     generation = int(state.generation)
     if generation in generations(folder):
         return
+    final = (folder / f"{generation:08d}").resolve()
     try:
-        # Orbax finds its own files by glob, which reads [ ] * ? of a path as a pattern: it writes in a plain folder.
-        with _LOCK, tempfile.TemporaryDirectory(prefix="esrl_") as plain:
-            with _orbax().StandardCheckpointer() as checkpointer:
-                checkpointer.save(Path(plain).resolve() / "state", state)
-            part = folder / f"{generation:08d}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(Path(plain) / "state", part)
-            os.replace(part, folder / f"{generation:08d}")  # a checkpoint of its final name is whole
+        with _LOCK, _plain(final) as path, _orbax().StandardCheckpointer() as checkpointer:
+            checkpointer.save(path, state)
     except OSError as error:
         raise EsrlError(f"a checkpoint cannot be written to {folder}: {error.strerror or error}") from error
     for old in generations(folder)[:-KEEP]:
         shutil.rmtree(folder / f"{old:08d}", ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """Where Orbax may write and read what lies at a path; what it has written there is moved to the path.
+
+    It finds its own files by glob, which takes [ ] * ? anywhere in a path for a pattern, and then loses them without a
+    word. So what has such a path is handled in another folder.
+    """
+    if glob.escape(str(path)) == str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="esrl_") as folder:
+        other = Path(folder).resolve() / "state"
+        if path.is_dir():
+            shutil.copytree(path, other)
+            yield other
+            return
+        yield other
+        part = path.with_name(f"{path.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(other, part)
+        os.replace(part, path)  # a checkpoint of its final name is whole
+
+
 def restore(folder: Path, template: Any, generation: int | None = None) -> Any:
-    """Reads the last state in a folder, or that of a generation.
+    """The state of a generation, or the last one that is whole, in the form and on the devices of a template.
+
+    A broken checkpoint gives way to the one before it, with a notice on standard error.
 
     Args:
-      folder: what `save` was given.
-      template: a state of the same agent (`agent.init(key)`), which gives structure, shapes and placement.
-      generation: None is the last one.
+      folder: the checkpoints.
+      template: a state of the same agent, such as `agent.init` gives.
+      generation: which one; the last whole one unless given.
 
     Raises:
-      EsrlError: no checkpoint there, or one that does not fit the agent.
+      EsrlError: there is none, none that is whole, or it is of another network, environment or optimizer.
     """
     found = generations(folder)
     if not found:
         raise EsrlError(f"there is no checkpoint in {folder}")
-    asked = found[::-1] if generation is None else [generation]
-    for number in asked:
-        state = _read((folder / f"{number:08d}").resolve(), template)
-        if state is not None:
-            if number != asked[0]:
-                print(f"esrl: notice: checkpoint {asked[0]} of {folder} is broken; {number} is used", file=sys.stderr)
-            return state
-    if generation is not None:
-        raise EsrlError(f"checkpoint {generation} of {folder} is missing or broken; there are {found}")
-    raise EsrlError(f"no checkpoint in {folder} can be read: {found} are broken")
+    if generation is not None and generation not in found:
+        raise EsrlError(f"there is no checkpoint of generation {generation} in {folder}; there are {found}")
+    reasons = {}
+    for number in found[::-1] if generation is None else [generation]:
+        try:
+            with _LOCK, _plain((folder / f"{number:08d}").resolve()) as path:
+                state = _read(path, template)
+        except _Broken as error:
+            reasons[number] = str(error)
+            continue
+        for broken, why in reasons.items():
+            print(f"esrl: notice: checkpoint {broken} in {folder} is broken ({why}); {number} is used", file=sys.stderr)
+        return state
+    why = "; ".join(f"{number}: {reason}" for number, reason in reasons.items())
+    others = [number for number in found if number not in reasons]
+    raise EsrlError(
+        f"no checkpoint in {folder} is whole ({why})"
+        if generation is None
+        else f"the checkpoint of generation {generation} in {folder} is broken ({why}); the others there are {others}"
+    )
 
 
 def set_aside_beyond(folder: Path, generation: int) -> None:
@@ -90,33 +134,38 @@ def set_aside_beyond(folder: Path, generation: int) -> None:
             os.replace(path, f"{path}.broken")
 
 
+class _Broken(Exception):
+    """A checkpoint that cannot be read, and why."""
+
+
 def _read(path: Path, template: Any) -> Any:
-    """The state at a path; None where it is missing or broken.
+    """The state at a path.
 
     Raises:
       EsrlError: it is whole and does not fit the template.
     """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
-    with _LOCK, _orbax().StandardCheckpointer() as checkpointer:
+    with _orbax().StandardCheckpointer() as checkpointer:
         try:
             held = checkpointer.metadata(path).item_metadata
             there = _shapes(getattr(held, "tree", held))
-        except Exception:  # whatever a damaged file makes Orbax raise
-            return None
+        except Exception as error:  # Orbax raises whatever a damaged file makes it raise
+            raise _Broken(reason_of(error)) from error
         if not there:
-            return None
+            raise _Broken("it holds no arrays")
         here = _shapes(abstract)
+        # Compared before they are read: Orbax says a misfit in hundreds of lines.
         for name in [*here, *there]:
             if here.get(name) != there.get(name):
                 raise EsrlError(
-                    f"the checkpoint {path} does not fit this agent: {name} is {there.get(name, 'absent')} in the "
-                    f"checkpoint, {here.get(name, 'absent')} in this agent; give the network, spaces and optimizer "
-                    "that it was trained with"
+                    f"the checkpoint does not fit this agent: {name} is {there.get(name, 'absent')} in the checkpoint,"
+                    f" {here.get(name, 'absent')} in this agent; give the network, spaces and optimizer that it was"
+                    " trained with"
                 )
         try:
             return checkpointer.restore(path, abstract)
-        except Exception:  # as above
-            return None
+        except Exception as error:
+            raise _Broken(reason_of(error)) from error
 
 
 def _shapes(tree: Any) -> dict[str, str]:

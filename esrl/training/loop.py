@@ -72,7 +72,9 @@ class Run:
         self._started = False
         self.folder: RunFolder | None = None
         if out is not None:
-            self.folder = RunFolder.existing(Path(out)) if resume else RunFolder.create(Path(out), self.recipe())
+            self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe())
+            if resume:
+                self.folder.go_on(self.recipe())
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds."""

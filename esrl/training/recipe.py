@@ -32,8 +32,7 @@ from esrl.algorithms.agent import Agent
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
-from esrl.core.options import RENAMED as RENAMED_OPTIONS
-from esrl.core.options import Option, checked, options_of
+from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of
 from esrl.core.types import EsrlError, nearest, seed_key
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
@@ -60,14 +59,6 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
     )
 }
 CUSTOM = "custom"  # stands for what only Python code can make
-
-# Names of the first recipes and flags, and what they are called now.
-RENAMED = RENAMED_OPTIONS | {"evaluations": "num_evals", "evaluate_episodes": "eval_episodes"}
-RENAMED_VALUES = {
-    ("gradient_scale", "plain"): "unbiased",
-    ("shaping", "centred_rank"): "centered_rank",
-    ("activation", "pqn"): "layernorm_relu",
-}
 
 
 @dataclass(frozen=True)

@@ -106,8 +106,43 @@ def _drawn_episode(agent: Agent, state: Any, seed: int) -> Episode:
         raise EsrlError(f"{name_of(agent.env)} draws nothing; give it a method render(state) -> rgb array [H, W, 3]")
     episode = _device_episode(agent, jax.device_get(state), seed)
     with _drawing(agent):
-        episode.frames = [np.asarray(agent.env.render(world)) for world in episode.states]
+        episode.frames = [_frame(agent, agent.env.render(world)) for world in episode.states]
     return episode
+
+
+def _frame(agent: Agent, drawn: Any) -> np.ndarray:
+    """A picture [H, W, 3] from what `render` returned: also gray ones, ones with alpha, and the last one of a list.
+
+    Raises:
+      EsrlError: it is none of these.
+    """
+    last = drawn[-1] if isinstance(drawn, list) and drawn and np.ndim(drawn[-1]) >= 2 else drawn
+    try:
+        frame = np.asarray(last)
+    except Exception as error:  # an object of another package
+        raise EsrlError(f"{name_of(agent.env)}: render returned {type(drawn).__name__}, {_NEEDED}") from error
+    gray = frame[..., None] if frame.ndim == 2 else frame
+    if gray.ndim != 3 or gray.shape[2] not in (1, 3, 4) or not gray.size or gray.dtype.kind not in "buif":
+        given = "None" if drawn is None else f"{frame.dtype}{list(frame.shape)}"
+        raise EsrlError(f"{name_of(agent.env)}: render returned {given}, {_NEEDED}")
+    return np.repeat(gray, 3, axis=2) if gray.shape[2] == 1 else gray[..., :3]
+
+
+_NEEDED = 'but a picture is needed: with render_mode="rgb_array", an rgb array [H, W, 3]'
+
+
+def _bytes(frames: list[np.ndarray]) -> list[np.ndarray]:
+    """Pictures as bytes: real numbers of 0 .. 1 and booleans are scaled, others are cut off at 0 and 255."""
+    real = [frame for frame in frames if frame.dtype.kind == "f"]
+    # Over the whole episode: a dark picture of 0 .. 255 may have nothing above 1.
+    ones = real and max(float(np.nanmax(frame, initial=0.0)) for frame in real) <= 1
+    made = []
+    for frame in frames:
+        scale = 255 if frame.dtype.kind == "b" or (ones and frame.dtype.kind == "f") else 1
+        made.append(
+            np.clip(np.nan_to_num(frame) * scale, 0, 255).astype(np.uint8) if frame.dtype != np.uint8 else frame
+        )
+    return made
 
 
 class _drawing:
@@ -139,7 +174,7 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
             obs, _ = env.reset(seed=seed)
             carry, space = agent.policy.carry, agent.env.action_space
             for t in range(agent.env.max_episode_steps):
-                episode.frames.append(np.asarray(env.render()))
+                episode.frames.append(_frame(agent, env.render()))
                 seen = to_device(agent.env.observation_space, obs)
                 action, carry = act(state, seen, carry, jax.random.fold_in(key, t + 1))
                 lane = to_environment(space, jax.tree.map(lambda x: x[None], action))
@@ -147,7 +182,7 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
                 episode.rewards.append(float(reward))
                 if terminated or truncated:
                     break
-            episode.frames.append(np.asarray(env.render()))
+            episode.frames.append(_frame(agent, env.render()))
         finally:
             env.close()
     return episode
@@ -167,7 +202,10 @@ def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
         else:
             form = "mp4"
     path = out.with_name(f"{out.name}.{form}")
-    frames: list[Any] = [_even(frame) for frame in episode.frames]
+    frames: list[Any] = [_even(frame) for frame in _bytes(episode.frames)]
+    sizes = {frame.shape for frame in frames}
+    if len(sizes) > 1:
+        raise EsrlError(f"{name_of(agent.env)}: render returned pictures of {len(sizes)} sizes; draw all in one")
     if form == "mp4":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="os.fork")  # the child only executes ffmpeg
@@ -182,7 +220,7 @@ def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
 def _even(frame: np.ndarray) -> np.ndarray:
     """The frame with an even number of rows and columns, as MP4 needs."""
     rows, columns = (n // 2 * 2 for n in frame.shape[:2])
-    return np.ascontiguousarray(frame[:rows, :columns], np.uint8)
+    return np.ascontiguousarray(frame[: max(rows, 1), : max(columns, 1)])
 
 
 def _write(path: Path, write: Callable[[], Any]) -> None:

@@ -9,11 +9,14 @@ import contextlib
 import json
 import math
 import os
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from esrl.core.options import todays
 from esrl.core.types import EsrlError
 
 Row = dict[str, Any]
@@ -35,13 +38,13 @@ class RunFolder:
         self._events: Any = None
 
     @classmethod
-    def create(cls, path: str | Path, recipe: dict[str, Any]) -> RunFolder:
+    def create(cls, path: str | os.PathLike[str], recipe: dict[str, Any]) -> RunFolder:
         """A new folder with its recipe.
 
         Raises:
           EsrlError: the path exists and is not an empty folder, or cannot be written.
         """
-        run = cls(Path(path).expanduser())
+        run = cls(_at(path))
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             kind = "holds files" if run.path.is_dir() else "is a file"
             go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
@@ -55,17 +58,55 @@ class RunFolder:
         return run
 
     @classmethod
-    def existing(cls, path: str | Path) -> RunFolder:
+    def existing(cls, path: str | os.PathLike[str]) -> RunFolder:
         """The folder of a run that was started before.
 
         Raises:
           EsrlError: there is none.
         """
-        run = cls(Path(path).expanduser())
+        run = cls(_at(path))
         if not run.recipe.is_file():
             why = "has no recipe.toml" if run.path.is_dir() else "does not exist"
             raise EsrlError(f"{run.path} is not the folder of a run: it {why}")
+        if run.checkpoints.exists() and not run.checkpoints.is_dir():
+            raise EsrlError(f"{run.checkpoints} is no folder, but must be that of the checkpoints; move the file away")
         return run
+
+    def go_on(self, recipe: dict[str, Any]) -> None:
+        """Compares the run's recipe with that of the agent which is to go on with it, and writes down what may change.
+
+        Raises:
+          EsrlError: they differ in what shapes the training, which the checkpoint holds: new values would be ignored.
+        """
+        try:
+            old = tomllib.loads(self.recipe.read_text())
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise EsrlError(f"{self.recipe} cannot be read as a recipe: {error}") from error
+        old = todays(old)
+        fixed = [text for name in ("env", "agent", "seed") if (text := _differs(name, old, recipe))]
+        fixed += [
+            text
+            for table in ("policy", "options")
+            for name in dict.fromkeys([*old.get(table, {}), *recipe[table]])
+            if (text := _differs(name, old.get(table, {}), recipe[table], optional=table == "policy"))
+        ]
+        if fixed:
+            raise EsrlError(
+                f"{self.path} goes on as it began, but {'; '.join(fixed)}. Give the run's own values, or another out:"
+                " esrl.network(..., params=...) begins a new run from trained parameters"
+            )
+        changed = [
+            f"{name} {recipe.get(name, 'its default')} (was {old.get(name, 'its default')})"
+            for name in dict.fromkeys([*old, *recipe])
+            if name not in ("env", "agent", "seed", "policy", "options") and old.get(name) != recipe.get(name)
+        ]
+        if changed:
+            new = dict(recipe)
+            new.update({name: old[name] for name in ("env", "policy", "options") if name in old})
+            part = self.recipe.with_name("recipe.part.toml")
+            part.write_text(tomli_w.dumps(new))
+            os.replace(part, self.recipe)
+            print(f"esrl: notice: {self.path} goes on with {', '.join(changed)}", file=sys.stderr)
 
     def rows(self) -> list[Row]:
         """All rows written so far; a last line that a kill cut short is left out."""
@@ -109,6 +150,31 @@ class RunFolder:
         self._lines = self._events = None
         with contextlib.suppress(ImportError):
             draw_curve(self.rows(), self.path / "curve.png", self.path.name)
+
+
+def _at(path: str | os.PathLike[str]) -> Path:
+    """A path with ~ as the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~someone of whom there is no home
+        raise EsrlError(f"{path}: {error}") from error
+
+
+def _differs(name: str, old: dict[str, Any], new: dict[str, Any], optional: bool = False) -> str:
+    """What two tables say of a value, where they differ; a value that `optional` tables lack is not compared."""
+    if optional and not (name in old and name in new):
+        return ""
+    before, now = ("its default" if x is None else x for x in (old.get(name), new.get(name)))
+    same = before == now or (name == "env" and _same_env(str(before), str(now)))
+    return "" if same else f"{name} is {now!r} and was {before!r}"
+
+
+def _same_env(one: str, other: str) -> bool:
+    """Whether two texts may name one class: with its file or module, or alone, as older recipes have it."""
+    one, other = one.rpartition(":")[2], other.rpartition(":")[2]
+    if "?" in one and "?" in other:
+        return one == other
+    return one.partition("?")[0].rpartition(".")[2] == other.partition("?")[0].rpartition(".")[2]
 
 
 def draw_curve(rows: list[Row], path: Path, title: str) -> None:

@@ -115,17 +115,10 @@ def result_names(folder: Path, ending: str, names: Sequence[str], out: Path | No
 
 def todays(about: Row) -> Row:
     """A JSON's content with the recipe that it holds, if it is one, in the names that recipes have now."""
-    from esrl.training.recipe import RENAMED, RENAMED_VALUES  # here: most of this module needs no JAX
-
-    def renamed(table: Row) -> Row:
-        named = {RENAMED.get(k, k): v for k, v in table.items()}
-        return {k: RENAMED_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in named.items()}
+    from esrl.core.options import todays as renamed  # here: most of this module needs no JAX
 
     recipe = about.get("recipe", {})
-    if not {"agent", "options"} <= recipe.keys():
-        return about
-    tables = {name: renamed(recipe[name]) for name in ("policy", "options") if name in recipe}
-    return about | {"recipe": renamed(recipe) | tables}
+    return about | {"recipe": renamed(recipe)} if {"agent", "options"} <= recipe.keys() else about
 
 
 class Store:

@@ -13,7 +13,9 @@ from esrl import EsrlError
 from esrl.envs.suites._common import options_in, with_options
 
 number = st.integers() | st.floats(allow_nan=False)
-lookalikes = st.sampled_from(["", "1", "-1e3", "inf", "nan", "1_000", " 5 ", "TRUE", "None", "(1, 2)", "['a']", "'x'", "{", "[1"])
+lookalikes = st.sampled_from(
+    ["", "1", "-1e3", "inf", "nan", "1_000", " 5 ", "TRUE", "None", "(1, 2)", "['a']", "'x'", "{", "[1"]
+)
 plain = st.none() | st.booleans() | number | st.text() | lookalikes
 value = st.recursive(
     plain,
@@ -86,7 +88,7 @@ def test_an_environment_is_made_again_by_its_name(registered, given, read):
     assert again.goal == read and type(again.goal) is type(read) and again.code == "1"
 
 
-@pytest.mark.parametrize("unfit", [object(), len, lambda x: x, {1, 2}, [float('nan')], [object()], np.zeros(2000)])
+@pytest.mark.parametrize("unfit", [object(), len, lambda x: x, {1, 2}, [float("nan")], [object()], np.zeros(2000)])
 def test_what_no_name_can_hold_is_said(registered, unfit):
     with pytest.raises(EsrlError, match="goal is .*which a name cannot hold; give numbers, text"):
         esrl.make(registered, goal=unfit)

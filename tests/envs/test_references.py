@@ -93,7 +93,7 @@ def test_files_import_what_lies_beside_them(folder):
         made[part] = esrl.make(f"{part}/world.py:Own")
     for part, env in made.items():
         one = env.make_one().unwrapped
-        assert one.gain == part and one.late() == 5 and sys.modules[type(one).__module__].GAIN == part
+        assert one.gain == part and one.late() == 5 and part == sys.modules[type(one).__module__].GAIN
     pool = WorkersPool("world", partial(SyncPool, "world", type(one)), 2, 2)  # each makes its own from the class
     assert pool.begin(np.arange(2), np.arange(2)).shape == (2, 2)
     pool.close()

@@ -29,6 +29,7 @@ def check_contract(env: Any) -> None:
             raise EsrlError(f"{name}: {attribute} is missing; set it to a gymnasium.spaces space")
     max_episode_steps_of(env)
     try:
+        observation_zeros(env.observation_space)
         head(env.action_space)
         action_mask(env.observation_space, env.action_space)
     except EsrlError as error:

@@ -229,7 +229,7 @@ def _at(tree: PyTree, index: int) -> PyTree:
 
 def _plain(x: Any) -> Any:
     """Random keys as the numbers that they hold."""
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return jax.random.key_data(x) if jnp.issubdtype(jnp.result_type(x), jax.dtypes.prng_key) else jnp.asarray(x)
 
 
 def _same(a: PyTree, b: PyTree) -> bool:

@@ -6,15 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 from gymnasium import spaces
 
 from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.envs.base import HostEnv, reason_of
 from esrl.envs.checks.device import alike, check_step
+from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
 from esrl.policies.policy import action_mask
 from esrl.policies.random_policy import random_policy
 from esrl.policies.spaces import outside, row, to_device, to_environment
+from esrl.policies.spaces import seen as visible_part
 
 
 def check_host(env: HostEnv, steps: int, seed: int) -> None:
@@ -27,8 +28,8 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
     call, act = "reset", _allowed_actions(env, seed)
     try:
         env.action_space.seed(seed)
-        earlier, _ = one.reset(seed=seed)  # twice: the first reset may make what the second finds
-        observation, _ = one.reset(seed=seed)
+        # Twice: the first reset may make what the second finds.
+        earlier, observation = (first(env, one.reset(seed=seed)) for _ in range(2))
         if not _repeats(env.observation_space, earlier, observation):
             advice = "begin reset with super().reset(seed=seed) and draw from self.np_random alone"
             raise EsrlError(f"{env.name}: reset with the same seed gave two different observations; {advice}")
@@ -36,21 +37,35 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
             seen, call = observation, f"step {t + 1}"
             problem = outside(env.observation_space, seen)
             action = env.action_space.sample() if problem or act is None else act(seen, t)
-            observation, reward, terminated, truncated, _ = one.step(action)
+            observation, reward, terminated, truncated = outcome_of(env.name, one.step(action), call)
+            observation = visible_part(env.observation_space, observation)
             check_step(env.name, env.observation_space, env.action_space, seen, reward, t)
-            if np.shape(terminated) or np.shape(truncated):
-                raise EsrlError(
-                    f"{env.name}: {call} returns an array as terminated or truncated; each must be one bool"
-                )
             if terminated or truncated:
                 call = "reset"
-                observation, _ = one.reset()
+                observation = first(env, one.reset())
     except EsrlError:
         raise
     except Exception as error:
+        _explain(env, one.unwrapped, seed)
         raise EsrlError(f"{env.name}: {call} raised {reason_of(error)}") from error
     finally:
         one.close()
+
+
+def first(env: HostEnv, out: Any) -> PyTree:
+    """The observation in what reset returned, as the policy sees it."""
+    return visible_part(env.observation_space, observation_of(env.name, out))
+
+
+def _explain(env: HostEnv, bare: Any, seed: int) -> None:
+    """Raises `EsrlError` where the environment itself returns what a wrapper around it could not take apart."""
+    try:
+        observation_of(env.name, bare.reset(seed=seed))
+        outcome_of(env.name, bare.step(bare.action_space.sample()), "step 1")
+    except EsrlError:
+        raise
+    except Exception:  # it fails by itself, which is said already
+        return
 
 
 def _repeats(space: spaces.Space, a: PyTree, b: PyTree) -> bool:

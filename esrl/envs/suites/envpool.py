@@ -77,7 +77,9 @@ def make(name: str, max_episode_steps: int | None = None, num_threads: int | Non
       EsrlError: unknown environment, a time limit or a number of threads below 1, options that the environment does not
         take, an environment of several players, or one whose files or libraries are missing.
     """
-    full = checked_name("envpool", name, package("envpool").list_all_envs(), given(num_threads=num_threads) | options, max_episode_steps)
+    full = checked_name(
+        "envpool", name, package("envpool").list_all_envs(), given(num_threads=num_threads) | options, max_episode_steps
+    )
     if num_threads is not None:
         check_positive(f"{full}: num_threads", num_threads)
     check_reserved(full, options, _RESERVED)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import load_env_creator
 
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError
@@ -19,6 +21,7 @@ from esrl.envs.host_lanes import Pool, lanes_maker
 from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
 from esrl.envs.suites.gymnasium_workers import WorkersPool
+from esrl.policies.spaces import visible
 
 MANY = 256  # lanes from which on "auto" takes a process for each core; fewer do not repay their start so soon
 MODES = ("auto", "sync", "async", "vector", "workers")
@@ -65,8 +68,10 @@ def make(
     share = partial(_sync_pool, name, partial(gymnasium.make, spec, **unchecked))
 
     def true_vector(lanes: int) -> Any:
+        # Its own limit may be below ours, so it is told; one that takes none is cut off by the lanes alone.
+        own = limited if _takes(spec.vector_entry_point, "max_episode_steps") else options
         with _silent():
-            return gymnasium.make_vec(identifier, lanes, vectorization_mode="vector_entry_point", **limited)
+            return gymnasium.make_vec(identifier, lanes, vectorization_mode="vector_entry_point", **own)
 
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
         lanes = math.prod(shape)
@@ -81,7 +86,11 @@ def make(
                 return WorkersPool(name, share, lanes, cores())  # not silent: the processes inherit that
         return share(lanes)
 
-    return _host_env(name, partial(gymnasium.make, identifier, **unchecked), pool, max_episode_steps)
+    def one(**kwargs: Any) -> gymnasium.Env:
+        taken = {k: v for k, v in kwargs.items() if k in spec.kwargs or _takes(spec.entry_point, k)}
+        return gymnasium.make(identifier, **unchecked, **taken)
+
+    return _host_env(name, one, pool, max_episode_steps)
 
 
 def from_class(
@@ -92,18 +101,36 @@ def from_class(
     Args:
       cls: makes an environment.
       name: what errors call it.
-      max_episode_steps: steps of an episode; the class's own attribute of this name when left out.
+      max_episode_steps: steps of an episode; when left out what the object, its class or its spec says, or 1000.
       **options: arguments of the class.
     """
-    limit = max_episode_steps_of(cls, name) if max_episode_steps is None else max_episode_steps
 
     def one(**kwargs: Any) -> gymnasium.Env:
-        return gymnasium.wrappers.TimeLimit(cls(**options, **kwargs), limit)
+        return cls(**options, **{k: v for k, v in kwargs.items() if _takes(cls, k)})
 
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
         return _sync_pool(name, one, math.prod(shape))
 
-    return _host_env(name, one, pool, limit)
+    return _host_env(name, one, pool, max_episode_steps)
+
+
+def _takes(entry_point: Any, argument: str) -> bool:
+    """Whether an entry point, or what its text names, has an argument of this name."""
+    creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    try:
+        parameters = inspect.signature(creator).parameters
+    except (TypeError, ValueError):  # a callable without a signature: who knows
+        return True
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _limit(name: str, one: gymnasium.Env) -> int:
+    """Steps after which an episode is cut off where the user does not say: what the object says, its spec, or 1000."""
+    for holder in (one, one.unwrapped):
+        if hasattr(holder, "max_episode_steps") or hasattr(holder, "horizon"):
+            return max_episode_steps_of(holder, name)
+    # Gymnasium says no limit as None, also for environments that never end; lanes need one.
+    return int(getattr(one.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS)
 
 
 def _host_env(
@@ -128,10 +155,20 @@ def _host_env(
         needed = isinstance(error, gymnasium.error.DependencyNotInstalled)
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
         raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
-    own = getattr(one.spec, "max_episode_steps", None)
-    # Gymnasium says no limit as None, also for environments that never end; lanes need one.
-    limit = int(max_episode_steps or own or MAX_EPISODE_STEPS)
-    return HostEnv(name, one.observation_space, one.action_space, limit, lanes_maker(name, make_pool, limit), single)
+    limit = max_episode_steps or _limit(name, one)
+    space, hidden = visible(one.observation_space)
+    for path, kind in hidden.items():
+        _tell_hidden(f"{name}: {path} is a {kind}, which no network here reads; the policy does not see it")
+
+    def limited(**kwargs: Any) -> gymnasium.Env:
+        return gymnasium.wrappers.TimeLimit(single(**kwargs), limit)
+
+    return HostEnv(name, space, one.action_space, limit, lanes_maker(name, make_pool, limit), limited)
+
+
+@cache  # once for each entry
+def _tell_hidden(text: str) -> None:
+    print(f"esrl: notice: {text}", file=sys.stderr)
 
 
 def _sync_pool(name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> SyncPool:

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree, reason_of
 from esrl.envs.host_lanes import Outcome
-from esrl.policies.spaces import row
+from esrl.policies.spaces import outside, row, seen, visible
 
 
 class SyncPool:
@@ -26,9 +26,12 @@ class SyncPool:
 
     def __init__(self, name: str, make: Callable[[], gymnasium.Env], lanes: int) -> None:
         self._name = name
-        self._envs = [make() for _ in range(lanes)]
-        self._steps = [0] * lanes
+        self._envs: list[gymnasium.Env] = []
         self._close = weakref.finalize(self, _close_all, self._envs)
+        for _ in range(lanes):
+            self._envs.append(make())
+        self._space = visible(self._envs[0].observation_space)[0]
+        self._steps = [0] * lanes
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         return self._batch([self._begin(lane, int(seeds[lane])) for lane in ids.tolist()])
@@ -45,24 +48,68 @@ class SyncPool:
     def _begin(self, lane: int, seed: int) -> Any:
         self._steps[lane] = 0
         try:
-            return self._envs[lane].reset(seed=seed)[0]
+            out = self._envs[lane].reset(seed=seed)
         except Exception as error:
-            raise EsrlError(f"{self._name}: reset raised {type(error).__name__}: {error}") from error
+            raise EsrlError(f"{self._name}: reset raised {reason_of(error)}") from error
+        return observation_of(self._name, out)
 
     def _step(self, lane: int, action: Any) -> tuple[Any, float, bool, bool]:
         self._steps[lane] += 1
+        called = f"step {self._steps[lane]} of an episode"
         try:
-            observation, reward, terminated, truncated, _ = self._envs[lane].step(action)
-            return observation, float(reward), bool(terminated), bool(truncated)
+            out = self._envs[lane].step(action)
         except Exception as error:
-            said = f"step {self._steps[lane]} of an episode raised {type(error).__name__}: {error}"
-            raise EsrlError(f"{self._name}: {said}") from error
+            raise EsrlError(f"{self._name}: {called} raised {reason_of(error)}") from error
+        return outcome_of(self._name, out, called)
 
     def _batch(self, observations: Any) -> PyTree:
         """Observations as arrays [K, ...] of their space's types, whatever the environment gave."""
-        space = self._envs[0].observation_space
-        arrays: Any = create_empty_array(space, len(observations))
-        return concatenate(space, observations, arrays)
+        arrays: Any = create_empty_array(self._space, len(observations))
+        try:
+            return concatenate(self._space, observations, arrays)
+        except Exception as error:
+            for observation in observations:
+                problem = outside(self._space, seen(self._space, observation))
+                if problem:
+                    raise EsrlError(f"{self._name}: an observation {problem}") from error
+            raise
+
+
+def observation_of(name: str, out: Any) -> Any:
+    """The observation in what `reset` returned.
+
+    Raises:
+      EsrlError: it is not `(observation, info)`.
+    """
+    if isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], (dict, type(None))):
+        return out[0]
+    raise EsrlError(f"{name}: reset returns {_many(out)}, but must return (observation, info), info a dict")
+
+
+def outcome_of(name: str, out: Any, called: str) -> tuple[Any, float, bool, bool]:
+    """Observation, reward, terminated and truncated in what `step` returned; arrays of one entry are numbers.
+
+    Raises:
+      EsrlError: it is not `(observation, reward, terminated, truncated, info)`, or one of them is of another kind.
+    """
+    if not isinstance(out, tuple) or len(out) != 5:
+        old = "; truncated is new since Gymnasium 0.26" if isinstance(out, tuple) and len(out) == 4 else ""
+        needed = "(observation, reward, terminated, truncated, info)"
+        raise EsrlError(f"{name}: {called} returns {_many(out)}, but must return {needed}{old}")
+    parts = dict(zip(("reward", "terminated", "truncated"), out[1:4], strict=True))
+    plain = []
+    for what, value in parts.items():
+        kind = float if what == "reward" else bool
+        try:
+            plain.append(kind(np.asarray(value).item()))
+        except (TypeError, ValueError) as error:
+            said = f"an array {list(np.shape(value))}" if np.shape(value) else repr(value)
+            raise EsrlError(f"{name}: {called} returns {said} as {what}, but it must be one {kind.__name__}") from error
+    return (out[0], *plain)
+
+
+def _many(out: Any) -> str:
+    return f"{len(out)} values" if isinstance(out, tuple) else f"a {type(out).__name__}"
 
 
 class VectorPool:
@@ -81,15 +128,22 @@ class VectorPool:
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         # One seed decides all lanes of an environment: its first lane's, which is the same for each sign.
         parts = zip(self._envs, self._by_sign(seeds), strict=True)
-        return self._lanes([env.reset(seed=int(part[0]))[0] for env, part in parts])
+        return self._lanes([self._seen(env, env.reset(seed=int(part[0]))[0]) for env, part in parts])
 
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
         by_sign = jax.tree.map(self._by_sign, actions)
-        stepped = [env.step(jax.tree.map(lambda x, i=i: x[i], by_sign))[:4] for i, env in enumerate(self._envs)]
+        stepped = []
+        for i, env in enumerate(self._envs):
+            observations, *rest = env.step(jax.tree.map(lambda x, i=i: x[i], by_sign))[:4]
+            stepped.append((self._seen(env, observations), *rest))
         return jax.tree.map(lambda x: x[ids], self._lanes(stepped))
 
     def close(self) -> None:
         self._close()
+
+    @staticmethod
+    def _seen(env: Any, observations: PyTree) -> PyTree:
+        return seen(visible(env.single_observation_space)[0], observations)
 
     def _by_sign(self, x: np.ndarray) -> np.ndarray:
         """Arrays of all lanes as [S, P E, ...]."""

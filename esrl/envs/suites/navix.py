@@ -11,7 +11,17 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, Key, nearest
 from esrl.envs.base import check_positive
-from esrl.envs.suites._common import as_before, checked_name, construct, fitted, given, lenient, package, raw_key, scalar
+from esrl.envs.suites._common import (
+    as_before,
+    checked_name,
+    construct,
+    fitted,
+    given,
+    lenient,
+    package,
+    raw_key,
+    scalar,
+)
 
 _OBSERVATIONS = (
     "symbolic",
