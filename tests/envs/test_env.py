@@ -737,7 +737,7 @@ def test_every_brax_backend_steps(backend, lenient):
         ("gymnasium/Acrobot-v1?colour=red", "cannot be made: TypeError"),
         ("gymnasium/ALE/Breakout-v5", "Atari is a suite of its own: use atari/Breakout-v5"),
         ("kinetix/l/hard_pinball", r"kinetix is not installed; install it with: pip install ./envs/kinetix \("),
-        ("hopper", "unknown environment 'hopper'; did you mean brax/hopper"),
+        ("hopper", "unknown environment 'hopper'; did you mean .*/[Hh]opper"),
         ("CartPole-v1", "unknown environment 'CartPole-v1'; did you mean gymnasium/"),
         ("mujoco/thing", "unknown environment 'mujoco/thing'"),
         ("envs/none.py:Class", "there is no file"),
