@@ -126,11 +126,11 @@ def _takes(entry_point: Any, argument: str) -> bool:
 
 def _limit(name: str, one: gymnasium.Env) -> int:
     """Steps after which an episode is cut off where the user does not say: what the object says, its spec, or 1000."""
-    for holder in (one, one.unwrapped):
+    spec = getattr(one.spec, "max_episode_steps", None)  # None also where an environment never ends; lanes need one
+    for holder in (one,) if spec else (one, one.unwrapped):
         if hasattr(holder, "max_episode_steps") or hasattr(holder, "horizon"):
             return max_episode_steps_of(holder, name)
-    # Gymnasium says no limit as None, also for environments that never end; lanes need one.
-    return int(getattr(one.spec, "max_episode_steps", None) or MAX_EPISODE_STEPS)
+    return int(spec or MAX_EPISODE_STEPS)
 
 
 def _host_env(
@@ -156,6 +156,8 @@ def _host_env(
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
         raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
     limit = max_episode_steps or _limit(name, one)
+    if not isinstance(getattr(one, "observation_space", None), gymnasium.spaces.Space):
+        raise EsrlError(f"{name}: observation_space is missing; set it to a gymnasium.spaces space")
     space, hidden = visible(one.observation_space)
     for path, kind in hidden.items():
         _tell_hidden(f"{name}: {path} is a {kind}, which no network here reads; the policy does not see it")
