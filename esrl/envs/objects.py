@@ -115,7 +115,9 @@ def _from_function(function: Callable[..., Any], name: str, options: dict[str, A
         return from_object(made, name, limit)
     again = _constructed(function, name, options)
     if again.unwrapped is made.unwrapped:
-        raise EsrlError(f"{name}() returned one environment twice; let every call make a new one, so that no lanes share it")
+        raise EsrlError(
+            f"{name}() returned one environment twice; let every call make a new one, so that no lanes share it"
+        )
 
     def one(**kwargs: Any) -> gymnasium.Env:
         if all(_takes(function, key) for key in kwargs):

@@ -19,7 +19,7 @@ import cloudpickle
 from esrl.core.types import EsrlError, nearest
 
 _FILE = "esrl_file_"  # modules of files are called so, then by their stem and their place
-_neighbors: dict[str, tuple[Path, ModuleType]] = {}  # modules that files imported from their own folders
+_neighbors: dict[str, Path] = {}  # modules that files imported from their own folders, which these are
 
 
 def is_file(name: str) -> bool:
@@ -112,7 +112,7 @@ def _beside(folder: Path) -> Iterator[None]:
     Afterwards the folder stays on the path, behind all others: imports inside of methods and in other processes come
     later.
     """
-    for name, (other, module) in list(_neighbors.items()):
+    for name, other in list(_neighbors.items()):
         # A module of the same name beside another file is not the one that is meant.
         if other != folder and ((folder / f"{name}.py").is_file() or (folder / name).is_dir()):
             for loaded in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
@@ -129,6 +129,5 @@ def _beside(folder: Path) -> Iterator[None]:
             sys.path.append(str(folder))
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)
-            if "." not in name and file and not name.startswith(_FILE) and folder in Path(file).resolve().parents:
-                if Path(file).resolve().parent in (folder, folder / name):
-                    _neighbors[name] = folder, sys.modules[name]
+            if "." not in name and file and Path(file).resolve().parent in (folder, folder / name):
+                _neighbors[name] = folder

@@ -70,9 +70,9 @@ def make(env: Any, **options: Any) -> Any:
 
     Args:
       env: a name (`brax/hopper`, `gymnasium/CartPole-v1`, or one that an installed package announces, see
-        `esrl.envs.plugins`), a file and a class (`path/to/file.py:Class`), a module and a class, function or Gymnasium id
-        (`package.module:Class`, `minigrid:MiniGrid-Empty-5x5-v0`; the module is imported), or an object or class: the
-        two methods of `esrl.Env`, a Gymnasium `FuncEnv`, a suite's own environment, or a `gymnasium.Env` class; a
+        `esrl.envs.plugins`), a file and a class (`path/to/file.py:Class`), a module and a class, function or Gymnasium
+        id (`package.module:Class`, `minigrid:MiniGrid-Empty-5x5-v0`; the module is imported), or an object or class:
+        the two methods of `esrl.Env`, a Gymnasium `FuncEnv`, a suite's own environment, or a `gymnasium.Env` class; a
         function that makes one (a new one in each call, for Gymnasium's); or an `EnvSpec`.
       **options: the environment's own options, or arguments of its class; behind a name they can also stand as
         `?key=value&key=value`. Every suite takes `max_episode_steps` (int): steps after which an episode is cut off.

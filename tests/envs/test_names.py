@@ -90,7 +90,7 @@ def test_an_environment_is_made_again_by_its_name(registered, given, read):
 
 @pytest.mark.parametrize("unfit", [object(), len, lambda x: x, {1, 2}, [float("nan")], [object()], np.zeros(2000)])
 def test_what_no_name_can_hold_is_said(registered, unfit):
-    with pytest.raises(EsrlError, match="goal is .*which a name cannot hold; give numbers, text"):
+    with pytest.raises(EsrlError, match=r"goal is .*which a name cannot hold; give numbers, text"):
         esrl.make(registered, goal=unfit)
 
 

@@ -104,5 +104,5 @@ def test_paths_begin_at_home_and_relative_imports_are_said(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     assert esrl.make("~/brought.py:Own").max_episode_steps == 7
     (folder / "dotted.py").write_text("from .brought import Own\n")
-    with pytest.raises(EsrlError, match="import without the leading dot, or name it package.module:Name"):
+    with pytest.raises(EsrlError, match=r"import without the leading dot, or name it package.module:Name"):
         esrl.make("dotted.py:Own")

@@ -61,8 +61,8 @@ def with_options(name: str, options: dict[str, Any]) -> str:
             given.append(f"{quote_plus(key)}={quote_plus(_text(value), safe='/:,()[]')}")
         except TypeError:
             raise EsrlError(
-                f"{name}: {key} is {reprlib.repr(value)}, which a name cannot hold; give numbers, text, True, False, None,"
-                " or lists, tuples and dicts of them, or give esrl.make a function that makes the environment"
+                f"{name}: {key} is {reprlib.repr(value)}, which a name cannot hold; give numbers, text, True, False,"
+                " None, or lists, tuples and dicts of them, or give esrl.make a function that makes the environment"
             ) from None
     return "?".join([name, "&".join(given)]) if given else name
 
