@@ -8,7 +8,17 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from probes import ActionDependsOnObservation, ActionMatters, Broken, Constant, Delayed, Memory, Target, Walk
+from probes import (
+    ActionDependsOnObservation,
+    ActionMatters,
+    Broken,
+    ChoiceAndTarget,
+    Constant,
+    Delayed,
+    Memory,
+    Target,
+    Walk,
+)
 
 import esrl
 from esrl import EsrlError
@@ -212,6 +222,7 @@ LEARN = {
     "delayed reward": (Delayed, TINY, 1.0, {}),
     "memory": (Memory, esrl.gru(8, "tanh"), 1.0, {"sigma": 0.3, "learning_rate": 0.1}),
     "continuous": (Target, TINY, 0.0, {"squash": "clip"}),
+    "a choice and a number": (ChoiceAndTarget, TINY, 0.0, {"squash": "clip"}),
     "sampled": (ActionDependsOnObservation, TINY, 1.0, {"deterministic": False}),
     "sampled continuous": (Target, TINY, -0.6, {"deterministic": False}),
     "signs": (ActionDependsOnObservation, TINY, 1.0, {"noise_distribution": "rademacher", "noise_dtype": "int8"}),
