@@ -123,6 +123,16 @@ class Target(Probe):
         return -((action[0] - 2 * seen) ** 2)
 
 
+class ChoiceAndTarget(Probe):
+    """A Dict of a choice, which is to be the sign that is seen, and of a number, which is to match it; best is 0."""
+
+    action_space: ClassVar[spaces.Space] = spaces.Dict(choice=spaces.Discrete(2), number=spaces.Box(-2.0, 2.0, (1,)))
+
+    def reward(self, seen: jax.Array, action: Any, time: jax.Array) -> jax.Array:
+        wrong = (action["choice"] == 1) != (seen > 0)
+        return -wrong.astype(jnp.float32) - (action["number"][0] - seen) ** 2
+
+
 class Walk(Probe):
     """A random walk of up to 20 steps with random ends: rewards, lengths and observations that depend on everything."""
 

@@ -279,6 +279,8 @@ def _check_together(options: SimpleNamespace) -> None:
         )
     if options.shaping == "sign" and not options.antithetic:
         raise EsrlError("sign shaping compares the two members of a pair; it needs antithetic=true")
+    if options.chunk_pairs is not None and options.memory_gib is not None:
+        raise EsrlError("chunk_pairs says how many pairs play at once, and memory_gib would choose it; give one of them")
 
 
 def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace) -> ES:
@@ -296,9 +298,10 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         pairs if host else memory_plan.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory_gib)
     )
     sharding.check_chunk(chunk, pairs, mesh)
-    if host and (chunk != pairs or mesh.size > 1):
+    if host and (chunk != pairs or mesh.size > 1 or options.memory_gib is not None):
         raise EsrlError(
-            "an environment that Python steps takes the whole population at once; leave out chunk_pairs and mesh"
+            "an environment that Python steps takes the whole population at once; leave out chunk_pairs, memory_gib"
+            " and mesh"
         )
     return ES(
         policy=policy,

@@ -40,8 +40,8 @@ def make_optimizer(
       params: shapes of what it is for, by which a transformation of the user's is tried.
 
     Raises:
-      EsrlError: unknown name, a momentum that the optimizer does not have, or a transformation that fails, as one does
-        that needs more than gradients, its state and parameters.
+      EsrlError: unknown name, a momentum that the optimizer does not have or that stands beside a transformation, or a
+        transformation that fails, as one does that needs more than gradients, its state and parameters.
     """
     parts = [] if max_grad_norm is None else [optax.clip_by_global_norm(max_grad_norm)]
     decays_itself = False
@@ -61,6 +61,8 @@ def make_optimizer(
             given["weight_decay"] = weight_decay
         parts.append(constructor(learning_rate=1.0, **given))
     else:
+        if momentum is not None:
+            raise EsrlError("momentum is for an optimizer given by its name; put it into the optax transformation")
         _try(optimizer, params)
         parts.append(optimizer)
     if weight_decay and not decays_itself:

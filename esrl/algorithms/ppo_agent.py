@@ -131,7 +131,7 @@ def ppo(
             key=key,
             generation=jnp.uint32(0),
             env_steps=count(),
-            recent=jnp.full(2, jnp.nan),
+            recent=jnp.full(2, jnp.nan, jnp.float32),  # the type after a step, or that compiles again
             **{name: jnp.float32(start[name]) for name in HYPERPARAMS},
         )
 

@@ -105,7 +105,7 @@ def _rate(recipe: Recipe, agent: Agent) -> tuple[float | None, float]:
         chunk = min(chunk, _PYTHON)
     else:
         mesh = Mesh(np.array(jax.local_devices()[: plan.devices]), (AXIS,))
-    options = {"population": chunk * plan.devices * signs, "chunk_pairs": chunk, "mesh": mesh}
+    options = {"population": chunk * plan.devices * signs, "chunk_pairs": chunk, "memory_gib": None, "mesh": mesh}
     seconds, state = _timed(recipe.override({}, None, options).build(env), recipe.seed)
     # On the device a lane that is done is stepped on; where Python steps, it stands still.
     steps = int(state.env_steps) + (int(state.padded_steps) if on_device(agent.env) else 0)

@@ -59,16 +59,16 @@ LIMITS = {
     **dict.fromkeys(
         ("population", "episodes_per_member", "chunk_pairs", "num_envs", "num_steps", "num_epochs", "num_minibatches",
          "rank", "hidden", "channels", "env_steps", "generations", "episodes", "eval_episodes", "checkpoint_every",
-         "batch_size", "size", "cpu_devices", "max_episode_steps"),
+         "batch_size", "size", "cpu_devices", "max_episode_steps", "steps"),
         Limit(1),
     ),
     **dict.fromkeys(
         ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory_gib", "clip_eps", "reward_scale", "anneal_steps",
-         "seconds", "max_excess_variance"),
+         "seconds", "max_excess_variance", "max_grad_norm"),
         Limit(0, open=True),
     ),
     **dict.fromkeys(
-        ("entropy_coef", "value_coef", "momentum", "weight_decay", "max_grad_norm", "num_evals", "early_evals",
+        ("entropy_coef", "value_coef", "momentum", "weight_decay", "num_evals", "early_evals",
          "output_scale"),
         Limit(0),
     ),

@@ -18,7 +18,7 @@ from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import check_positive, max_episode_steps_of, name_of, on_device
 from esrl.envs.registry import make
 from esrl.envs.suites._common import lenient
-from esrl.policies.spaces import device_dtype, map_space
+from esrl.policies.spaces import device_dtype, map_space, row
 
 
 class World(NamedTuple):
@@ -192,7 +192,7 @@ class SingleEnv(gymnasium.Env):
         super().reset(seed=seed)
         number = int(self.np_random.integers(2**31))  # without a seed Gymnasium's generator goes on
         observation, info = self._lanes.reset(seed=number)
-        return _lane(observation), info
+        return row(self.observation_space, observation, 0), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step; after an episode's end a reset must follow.
@@ -205,17 +205,12 @@ class SingleEnv(gymnasium.Env):
         observation, reward, terminated, truncated, info = self._lanes.step(
             map_space(lambda _, x: np.asarray(x)[None], self.action_space, action)
         )
-        return _lane(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+        return row(self.observation_space, observation, 0), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def render(self) -> np.ndarray | None:
         """A frame [H, W, 3], where the environment draws itself."""
         frames = self._lanes.render()
         return None if frames is None else frames[0]
-
-
-def _lane(observations: Any) -> Any:
-    """The only lane's observation."""
-    return jax.tree.map(lambda x: x[0] if x.ndim > 1 else x.dtype.type(x[0]), observations)
 
 
 def as_vector_env(env: Any, num_envs: int, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP) -> VectorEnv:

@@ -156,7 +156,10 @@ def normalizable_leaves(space: spaces.Space, flat: bool) -> PyTree:
         numbers such as the codes of a grid world, and three dimensions, which other networks may take for a picture.
     """
     if isinstance(space, spaces.Dict):
-        return {name: name != MASK and normalizable_leaves(sub, flat) for name, sub in space.spaces.items()}
+        return {
+            name: map_space(lambda _: False, sub) if name == MASK else normalizable_leaves(sub, flat)
+            for name, sub in space.spaces.items()
+        }
     if isinstance(space, spaces.Tuple):
         return tuple(normalizable_leaves(sub, flat) for sub in space.spaces)
     if not isinstance(space, spaces.Box):

@@ -61,6 +61,8 @@ class Run:
         self.agent, self.budget, self.grid = agent, budget.check(), grid
         if resume and out is None:
             raise EsrlError("to resume, give the run's folder as out")
+        if checkpoint_every is not None and out is None:
+            raise EsrlError("checkpoint_every is given, but no folder to keep checkpoints in; give out as well")
         self.seed = seed
         self.eval_episodes, self.eval_seed = eval_episodes, seed if eval_seed is None else eval_seed
         self.checkpoint_every = checkpoint_every

@@ -8,7 +8,17 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh
-from probes import ActionDependsOnObservation, ActionMatters, Broken, Constant, Delayed, Memory, Target, Walk
+from probes import (
+    ActionDependsOnObservation,
+    ActionMatters,
+    Broken,
+    ChoiceAndTarget,
+    Constant,
+    Delayed,
+    Memory,
+    Target,
+    Walk,
+)
 
 import esrl
 from esrl import EsrlError
@@ -212,6 +222,7 @@ LEARN = {
     "delayed reward": (Delayed, TINY, 1.0, {}),
     "memory": (Memory, esrl.gru(8, "tanh"), 1.0, {"sigma": 0.3, "learning_rate": 0.1}),
     "continuous": (Target, TINY, 0.0, {"squash": "clip"}),
+    "a choice and a number": (ChoiceAndTarget, TINY, 0.0, {"squash": "clip"}),
     "sampled": (ActionDependsOnObservation, TINY, 1.0, {"deterministic": False}),
     "sampled continuous": (Target, TINY, -0.6, {"deterministic": False}),
     "signs": (ActionDependsOnObservation, TINY, 1.0, {"noise_distribution": "rademacher", "noise_dtype": "int8"}),
@@ -258,12 +269,33 @@ def test_without_memory_the_memory_probe_is_not_solved():
         ({"chunk_pairs": 3, "population": 8}, "chunk_pairs is 3"),
         ({"episodes_per_member": 0}, "episodes_per_member is 0"),
         ({"shaping": "sign", "antithetic": False, "population": 8}, "sign shaping"),
+        ({"chunk_pairs": 2, "memory_gib": 1.0, "population": 8}, "memory_gib would choose it; give one of them"),
+        ({"optimizer": optax.sgd(0.1), "momentum": 0.9}, "momentum is for an optimizer given by its name"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0, but must be a number above 0"),
+        ({"critic": "shared"}, "has no option 'critic'"),
     ],
 )
 def test_bad_options_are_said_in_one_sentence(options, sentence):
     with pytest.raises(EsrlError, match=sentence) as caught:
         esrl.eggroll(Constant(), TINY, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [{"chunk_pairs": 1}, {"memory_gib": 1.0}], ids=str)
+def test_where_python_steps_nothing_says_how_many_play_at_once(given):
+    with pytest.raises(EsrlError, match="takes the whole population at once; leave out chunk_pairs, memory_gib and mesh"):
+        esrl.eggroll("gymnasium/CartPole-v1", TINY, population=4, **given)
+
+
+def test_decay_and_bound_stand_beside_an_optax_transformation():
+    given = {"weight_decay": 0.5, "max_grad_norm": 1e-3}
+    agent = esrl.eggroll(Constant(), TINY, population=4, optimizer=optax.sgd(0.1), **given)
+    before, (after, _) = agent.init(seed_key(0)), run(agent)
+    # Equal fitness has no gradient, so all that moves the parameters is their decay.
+    np.testing.assert_allclose(params_of(after), 0.5 * params_of(before), rtol=1e-6)
+    steep = make_optimizer(optax.sgd(1.0), None, None, 1e-3, jnp.zeros(2))
+    step, _ = steep.update(jnp.array([3.0, 4.0]), steep.init(jnp.zeros(2)), jnp.zeros(2))
+    np.testing.assert_allclose(jnp.linalg.norm(step), 1e-3, rtol=1e-6)
 
 
 def test_optimizer_takes_any_optax_transformation():

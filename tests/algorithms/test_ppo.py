@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from probes import (
     ActionDependsOnObservation,
     ActionMatters,
+    ChoiceAndTarget,
     Constant,
     Delayed,
     LaterReward,
@@ -121,7 +122,16 @@ def loop_loss(log_probs, entropies, values, part, eps, value_coef, entropy_coef,
 
 
 @pytest.mark.parametrize("clip_value", [False, True])
-@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (2,))], ids=str)
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(3),
+        spaces.MultiDiscrete([2, 3]),
+        spaces.Box(-1, 1, (2,)),
+        spaces.Dict(a=spaces.Discrete(3), b=spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.MultiBinary(2)])),
+    ],
+    ids=["choice", "choices", "numbers", "nested"],
+)
 def test_loss_is_that_of_a_plain_loop(space, clip_value):
     class Any(Probe):
         action_space = space
@@ -133,6 +143,7 @@ def test_loss_is_that_of_a_plain_loop(space, clip_value):
     setup = agent.config
     state = agent.init(seed_key(0))
     samples = ppo.make_samples(setup, state, agent.rollout(state), jnp.ones((16, 8)))
+    played = np.asarray(samples.log_prob)[:, 0]
     rng = np.random.default_rng(0)
     shift = rng.normal(scale=0.3, size=(2, 128, 1)).astype(np.float32)
     samples = samples._replace(log_prob=samples.log_prob + shift[0], value=samples.value + shift[1])
@@ -143,7 +154,9 @@ def test_loss_is_that_of_a_plain_loop(space, clip_value):
     logs = jax.vmap(head.log_prob, in_axes=(0, None if out.log_std is None else 0, 0))
     entropies = jax.vmap(head.entropy, in_axes=(0, None if out.log_std is None else 0))(out.output, out.log_std)
     part = {name: np.asarray(getattr(samples, name))[:, 0] for name in ("log_prob", "advantage", "target", "value")}
-    args = (logs(out.output, out.log_std, samples.raw_action[:, 0]), entropies, out.value)
+    again = logs(out.output, out.log_std, jax.tree.map(lambda x: x[:, 0], samples.raw_action))
+    np.testing.assert_allclose(again, played, rtol=1e-5, atol=1e-5)  # every ratio is 1 before the first step
+    args = (again, entropies, out.value)
     want = loop_loss(*map(np.asarray, args), part, 0.15, 0.7, 0.1, clip_value)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
     assert 0 < metrics["clip_fraction"] < 1
@@ -343,6 +356,8 @@ class TwoChoices(Probe):
         return 0.5 * ((action[0] == 1) == (seen > 0)).astype(jnp.float32) + 0.5 * (action[1] == 2).astype(jnp.float32)
 
 
+# A Gaussian that narrows makes ever larger steps of the same rate, and the score would depend on where it ends.
+ANNEALED = {"anneal_steps": 120 * 32 * 16}
 LEARN = {
     "action matters": (ActionMatters, TINY, 1.0, {}),
     "action depends on observation": (ActionDependsOnObservation, TINY, 1.0, {}),
@@ -350,9 +365,10 @@ LEARN = {
     "shared critic": (ActionDependsOnObservation, TINY, 1.0, {"critic": "shared"}),
     "memory": (Memory, esrl.gru(16, "tanh"), 1.0, {"num_steps": 12, "gamma": 0.9}),
     "memory, shared critic": (Memory, esrl.gru(16, "tanh"), 1.0, {"num_steps": 12, "gamma": 0.9, "critic": "shared"}),
-    "continuous": (Target, TINY, 0.0, {}),
-    "continuous by tanh": (Target, TINY, 0.0, {"squash": "tanh", "learning_rate": 0.02}),
+    "continuous": (Target, TINY, 0.0, ANNEALED),
+    "continuous by tanh": (Target, TINY, 0.0, {**ANNEALED, "squash": "tanh", "learning_rate": 0.02}),
     "several choices": (TwoChoices, TINY, 1.0, {}),
+    "a choice and a number": (ChoiceAndTarget, TINY, 0.0, ANNEALED),
     "values clipped, sgd": (ActionMatters, TINY, 1.0, {"clip_value": True, "optimizer": "sgd", "learning_rate": 0.5}),
 }
 

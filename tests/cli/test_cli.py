@@ -256,7 +256,7 @@ REFUSED = {
     "late nan": (["train", "w.py:LateNan", *TINY], "generation 1 has not one finite return"),
     "host reward nan": (["train", "w.py:HostNan"], "w.py:HostNan: the reward of step 1 is nan"),
     "host raises": (["train", "w.py:Fuse"], "w.py:Fuse: step 50 raised RuntimeError: the fuse blew"),
-    "action space": (["train", "w.py:Asks"], "has no head; use Discrete"),
+    "action space": (["train", "w.py:Asks"], "cannot be used; use Box, Discrete"),
     "policy output": (
         ["train", "w.py:Line", "--network", "w.py:wrong_output"],
         "output has shape (7,), but action space Discrete(2) needs shape (2,)",

@@ -234,7 +234,7 @@ UNFIT = [
         lambda: stepping(lambda s, o, r, t: (s, o, r.astype(jnp.complex64), t)),
         r"a reward complex64\[\], but it must be one number",
     ),
-    (lambda: instead(action_space=spaces.Tuple([spaces.Text(2)])), "action space .*Text"),
+    (lambda: instead(action_space=spaces.Text(3)), "action space .* cannot be used; use Box, Discrete"),
     (
         lambda: _masked(action_space=spaces.Discrete(4)),
         r"action_mask has shape \(3,\), but action space Discrete\(4\) needs 4",
@@ -287,6 +287,20 @@ def test_what_an_earlier_trace_left_behind_is_said():
     env = instead(reset=reset, step=lambda self, state, action, key: (state, self.place + state, 0.0, False))
     with pytest.raises(EsrlError, match=r"reset stores a traced value in self\.place; .* keep that in the state"):
         check_contract(env)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((Line,), "needs an environment that was made"),
+        (("gymnasium/CartPole-v1",), "needs an environment that was made"),
+        ((Line(), 0), "steps is 0, but must be a whole number of at least 1"),
+        ((Line(), 10, -1), "seed is -1"),
+    ],
+)
+def test_what_check_env_is_given_is_checked(given, words):
+    with pytest.raises(EsrlError, match=words):
+        check_env(*given)
 
 
 def test_a_sound_environment_passes():

@@ -104,6 +104,17 @@ def test_samples_follow_the_output():
     np.testing.assert_allclose(draws.std(0), [0.5, 2.0], rtol=0.05)
 
 
+def test_a_nested_sample_has_the_distribution_of_its_parts_and_they_are_independent():
+    made = head(spaces.Tuple([spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), spaces.MultiBinary(1)]))
+    out, log_std = jnp.array([0.0, np.log(3), 0.5, -1.0]), jnp.log(jnp.array([2.0]))
+    keys = jax.random.split(seed_key(6), 4000)
+    drawn = jax.vmap(lambda key: made.sample(out, log_std, key))(keys)
+    choice, number, bit = (np.asarray(x, np.float64).ravel() for x in drawn)
+    np.testing.assert_allclose([choice.mean(), bit.mean()], [0.75, 1 / (1 + np.exp(1))], atol=0.03)
+    np.testing.assert_allclose([number.mean(), number.std()], [0.5, 2.0], atol=0.1)
+    assert np.abs(np.corrcoef([choice, number, bit]) - np.eye(3)).max() < 0.06
+
+
 def test_parts_of_a_sample_are_independent():
     several = head(spaces.MultiDiscrete([2, 2]))
     keys = jax.random.split(seed_key(3), 1000)

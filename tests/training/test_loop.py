@@ -87,6 +87,7 @@ def test_breaking_off_leaves_everything_so_far(tmp_path):
         ({"generations": 1, "num_evals": -1}, "num_evals is -1"),
         ({"generations": 1, "eval_episodes": 0}, "eval_episodes is 0"),
         ({"generations": 1, "resume": True}, "give the run's folder"),
+        ({"generations": 1, "checkpoint_every": 2}, "no folder to keep checkpoints in"),
         ({"generations": 1, "hyperparams": {"sigmas": 1.0}}, "did you mean sigma"),
     ],
 )

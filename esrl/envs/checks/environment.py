@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
+
+from esrl.core.options import checked, shown
+from esrl.core.types import EsrlError
 from esrl.envs.base import on_device
 from esrl.envs.checks import device, host
 from esrl.envs.checks.contract import check_contract
 
 
+@checked
 def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
     """Checks an environment by its contract and by running it with random actions.
 
@@ -24,12 +29,14 @@ def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
       seed: of keys and actions.
 
     Raises:
-      EsrlError: the first thing that is wrong, in one sentence.
+      EsrlError: the first thing that is wrong, in one sentence; fewer than one step.
 
     Example:
       >>> import esrl
       >>> esrl.check_env(esrl.make("gymnasium/phys2d/CartPole-v1"), steps=10)  # nothing is wrong
     """
+    if isinstance(env, (str, type, gymnasium.Env)):
+        raise EsrlError(f"check_env needs an environment that was made, not {shown(env)}; use esrl.check_env(esrl.make(...))")
     check_contract(env)
     if on_device(env):
         device.check_device(env, steps, seed)
