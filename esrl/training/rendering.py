@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -155,8 +156,8 @@ class _drawing:
         import os
 
         os.environ.setdefault("MUJOCO_GL", "egl")
-        if not os.environ.get("SDL_VIDEODRIVER"):
-            os.environ["SDL_VIDEODRIVER"] = "dummy"
+        if not os.environ.get("SDL_VIDEODRIVER"):  # no window; what is drawn by "dummy" may be read as black
+            os.environ["SDL_VIDEODRIVER"] = "offscreen" if sys.platform == "linux" else "dummy"
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, EsrlError):
