@@ -101,7 +101,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, break
     assert int(esrl.load(tmp_path / "run", agent=agent()).state.generation) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "checkpoint 2" in said and "is broken" in said and "1 is used" in said
-    with pytest.raises(EsrlError, match=r"the others there are \[1\]"):
+    with pytest.raises(EsrlError, match=r"those that are whole: \[1\]"):
         esrl.load(tmp_path / "run", agent=agent(), generation=2)
     rest = trained(tmp_path / "run", 3, resume=True)
     np.testing.assert_array_equal(params_of(rest.state), params_of(whole.state))
