@@ -25,7 +25,7 @@ from esrl.envs.base import name_of
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
-from esrl.training.run_folder import RunFolder
+from esrl.training.run_folder import RunFolder, at
 
 # ---- commands -------------------------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ def train(
         found = dry_runs.dry_run(recipe)
         return _tell(found, dry_runs.text(found, _width()), json)
     agent = recipe.build()
-    folder = Path(resume or out or _default_out(recipe))
+    folder = at(resume or out or _default_out(recipe))
     missing = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
     run = recipe.run(agent, folder, resume is not None)
     progress = Progress(sys.stderr if json else sys.stdout)
@@ -100,7 +100,7 @@ def render(folder: str, *, form: str = "auto", out: str | None = None, seed: int
       seed: seed of the episode's world.
     """
     agent, state, _ = esrl.load(folder)
-    path, episode = esrl.render(agent, state, out or Path(folder) / "episode", seed, form)
+    path, episode = esrl.render(agent, state, out or at(folder) / "episode", seed, form)
     print(f"{path}: return {episode.total:.1f} in {len(episode.rewards)} steps")
     return 0
 
@@ -211,8 +211,8 @@ def _dispatch(argv: Sequence[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise EsrlError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
-    if name == "describe" and rest and (Path(rest[0]) / "recipe.toml").is_file():
-        rest[0] = str(Path(rest[0]) / "recipe.toml")
+    if name == "describe" and rest and (at(rest[0]) / "recipe.toml").is_file():
+        rest[0] = str(at(rest[0]) / "recipe.toml")
     arguments = invocation(COMMANDS[name], rest)
     esrl.configure()
     check_jax()  # said before anything else fails for want of one

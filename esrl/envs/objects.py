@@ -164,8 +164,9 @@ def named(env: Any) -> tuple[str, dict[str, Any]] | None:
     if registered is None or spec.id.startswith("ALE/"):
         return None
     spec = _drawn_by_esrl(spec)
-    own = {"kwargs": registered.kwargs, "max_episode_steps": registered.max_episode_steps}
-    own["disable_env_checker"] = registered.disable_env_checker
+    own: dict[str, Any] = {
+        name: getattr(registered, name) for name in ("kwargs", "max_episode_steps", "disable_env_checker")
+    }
     if dataclasses.replace(spec, **own) != registered or registered.kwargs.keys() - spec.kwargs.keys():
         return None
     try:

@@ -18,7 +18,7 @@ from esrl.core.types import EsrlError, close_to, nearest
 from esrl.envs import plugins
 from esrl.envs.base import on_device, reason_of, rename_horizon
 from esrl.envs.checks.contract import check_contract
-from esrl.envs.checks.environment import check_env
+from esrl.envs.checks.environment import check_made
 from esrl.envs.objects import display_name, from_object, named, same_spaces
 from esrl.envs.references import attribute_of, import_module, is_file, is_module, reference_to
 from esrl.envs.references import load_attribute as load_attribute
@@ -103,7 +103,7 @@ def make(env: Any, **options: Any) -> Any:
         made = from_object(env, display_name(env), options)
         check_contract(made)
         if not on_device(made) and made is not env:  # a check takes milliseconds
-            check_env(made)
+            check_made(made)
         return _referred_to(made, reference_to(env), options)
     name, _, query = env.partition("?")
     options = {**options_in(query), **options}
@@ -113,7 +113,7 @@ def make(env: Any, **options: Any) -> Any:
             return make(f"gymnasium/{name}", **options)
     if is_file(name) or is_module(name):
         made = from_object(load_attribute(name), with_options(name, options), options)
-        check_env(made)
+        check_made(made)
         return made
     if name.endswith(".py"):
         raise EsrlError(f"{name} names a file; say which class as well: {name}:ClassName")
@@ -129,7 +129,7 @@ def make(env: Any, **options: Any) -> Any:
     else:
         raise EsrlError(f"unknown environment {name!r}{_near_names(name)}")
     if not on_device(made):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
-        check_env(made)
+        check_made(made)
     return made
 
 

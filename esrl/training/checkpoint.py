@@ -108,8 +108,7 @@ def restore(folder: Path, template: Any, generation: int | None = None) -> Any:
     reasons = {}
     for number in found[::-1] if generation is None else [generation]:
         try:
-            with _LOCK, _plain((folder / f"{number:08d}").resolve()) as path:
-                state = _read(path, template)
+            state = _read(folder / f"{number:08d}", template)
         except _Broken as error:
             reasons[number] = str(error)
             continue
@@ -117,11 +116,12 @@ def restore(folder: Path, template: Any, generation: int | None = None) -> Any:
             print(f"esrl: notice: checkpoint {broken} in {folder} is broken ({why}); {number} is used", file=sys.stderr)
         return state
     why = "; ".join(f"{number}: {reason}" for number, reason in reasons.items())
-    others = [number for number in found if number not in reasons]
+    whole = [number for number in found if number not in reasons and _is_whole(folder / f"{number:08d}", template)]
     raise EsrlError(
         f"no checkpoint in {folder} is whole ({why})"
         if generation is None
-        else f"the checkpoint of generation {generation} in {folder} is broken ({why}); the others there are {others}"
+        else f"the checkpoint of generation {generation} in {folder} is broken ({why});"
+        f" those that are whole: {whole or 'none'}"
     )
 
 
@@ -138,6 +138,28 @@ class _Broken(Exception):
     """A checkpoint that cannot be read, and why."""
 
 
+def _is_whole(path: Path, template: Any) -> bool:
+    try:
+        _read(path, template)
+    except _Broken:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what is logged of a damaged file, at length: one sentence says it instead."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 def _read(path: Path, template: Any) -> Any:
     """The state at a path.
 
@@ -145,7 +167,8 @@ def _read(path: Path, template: Any) -> Any:
       EsrlError: it is whole and does not fit the template.
     """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)
-    with _orbax().StandardCheckpointer() as checkpointer:
+    orbax = _orbax()  # sets a level of its own
+    with _LOCK, _quiet(), _plain(path.resolve()) as path, orbax.StandardCheckpointer() as checkpointer:
         try:
             held = checkpointer.metadata(path).item_metadata
             there = _shapes(getattr(held, "tree", held))

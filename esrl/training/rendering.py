@@ -16,6 +16,7 @@ from esrl.core.extras import import_extra
 from esrl.core.types import EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device
 from esrl.policies.spaces import row, to_device, to_environment
+from esrl.training.run_folder import at
 
 FPS = 30  # frames a second, where the environment's metadata has no render_fps
 _SHOWN = 0x5EE5  # folded into the key: the episode shown is held out as well
@@ -58,9 +59,9 @@ def render(agent: Agent, state: Any, out: str | Path, seed: int = 0, form: str =
     if is_brax and form in ("mp4", "gif"):
         raise EsrlError("Brax environments are shown as a page; use html")
     if is_brax:
-        return _page(agent, state, Path(out), seed)
+        return _page(agent, state, at(out), seed)
     episode = _drawn_episode(agent, state, seed) if on_device(agent.env) else _host_episode(agent, state, seed)
-    return _video(agent, episode, Path(out), form), episode
+    return _video(agent, episode, at(out), form), episode
 
 
 def _step(agent: Agent) -> Callable[..., Any]:

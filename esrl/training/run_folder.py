@@ -29,11 +29,13 @@ class RunFolder:
     With `esrl[logs]`, `curve.png` is the learning curve, and TensorBoard reads the folder as it is.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoints = path / "checkpoints"
-        self.metrics = path / "metrics.jsonl"
-        self.recipe = path / "recipe.toml"
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = at(path)
+        home = self.path.absolute()  # the program may go to another working folder while it trains
+        self.checkpoints = home / "checkpoints"
+        self.metrics = home / "metrics.jsonl"
+        self.recipe = home / "recipe.toml"
+        self._curve = home / "curve.png"
         self._lines: Any = None
         self._events: Any = None
 
@@ -44,7 +46,7 @@ class RunFolder:
         Raises:
           EsrlError: the path exists and is not an empty folder, or cannot be written.
         """
-        run = cls(_at(path))
+        run = cls(path)
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             kind = "holds files" if run.path.is_dir() else "is a file"
             go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
@@ -64,7 +66,7 @@ class RunFolder:
         Raises:
           EsrlError: there is none.
         """
-        run = cls(_at(path))
+        run = cls(path)
         if not run.recipe.is_file():
             why = "has no recipe.toml" if run.path.is_dir() else "does not exist"
             raise EsrlError(f"{run.path} is not the folder of a run: it {why}")
@@ -104,8 +106,11 @@ class RunFolder:
             new = dict(recipe)
             new.update({name: old[name] for name in ("env", "policy", "options") if name in old})
             part = self.recipe.with_name("recipe.part.toml")
-            part.write_text(tomli_w.dumps(new))
-            os.replace(part, self.recipe)
+            try:
+                part.write_text(tomli_w.dumps(new))
+                os.replace(part, self.recipe)
+            except OSError as error:
+                raise EsrlError(f"{self.recipe} cannot be written: {error.strerror or error}") from error
             print(f"esrl: notice: {self.path} goes on with {', '.join(changed)}", file=sys.stderr)
 
     def rows(self) -> list[Row]:
@@ -128,7 +133,7 @@ class RunFolder:
         with contextlib.suppress(ImportError):
             from tensorboardX import SummaryWriter
 
-            self._events = SummaryWriter(str(self.path), purge_step=generation + 1 if generation else None)
+            self._events = SummaryWriter(str(self.recipe.parent), purge_step=generation + 1 if generation else None)
         return rows
 
     def write(self, row: Row) -> None:
@@ -149,10 +154,10 @@ class RunFolder:
             self._events.close()
         self._lines = self._events = None
         with contextlib.suppress(ImportError):
-            draw_curve(self.rows(), self.path / "curve.png", self.path.name)
+            draw_curve(self.rows(), self._curve, self.path.name)
 
 
-def _at(path: str | os.PathLike[str]) -> Path:
+def at(path: str | os.PathLike[str]) -> Path:
     """A path with ~ as the home folder."""
     try:
         return Path(path).expanduser()
@@ -164,9 +169,13 @@ def _differs(name: str, old: dict[str, Any], new: dict[str, Any], optional: bool
     """What two tables say of a value, where they differ; a value that `optional` tables lack is not compared."""
     if optional and not (name in old and name in new):
         return ""
-    before, now = ("its default" if x is None else x for x in (old.get(name), new.get(name)))
+    before, now = old.get(name), new.get(name)
     same = before == now or (name == "env" and _same_env(str(before), str(now)))
-    return "" if same else f"{name} is {now!r} and was {before!r}"
+    return "" if same else f"{name}: the run has {_shown(before)}, you gave {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    return "its default" if value is None else repr(value)
 
 
 def _same_env(one: str, other: str) -> bool:

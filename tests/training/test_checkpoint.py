@@ -45,6 +45,23 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     trained("~/run", 1)
     assert (tmp_path / "run" / "recipe.toml").exists() and not (tmp_path / "~").exists()
     esrl.load("~/run", agent=agent())
+    assert trained("~/run", 1, resume=True).out == tmp_path / "run"
+
+
+def test_a_relative_folder_stays_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for _ in esrl.iterate(agent(), generations=2, num_evals=0, checkpoint_every=1, out="run"):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert int(esrl.load(tmp_path / "run", agent=agent()).state.generation) == 2
+
+
+def test_a_link_to_a_folder_keeps_its_run(tmp_path):
+    (tmp_path / "[there]").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "[there]", target_is_directory=True)
+    trained(tmp_path / "link" / "run", 1)
+    assert int(esrl.load(tmp_path / "[there]" / "run", agent=agent()).state.generation) == 1
 
 
 def emptied(path):
@@ -84,7 +101,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, break
     assert int(esrl.load(tmp_path / "run", agent=agent()).state.generation) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "checkpoint 2" in said and "is broken" in said and "1 is used" in said
-    with pytest.raises(EsrlError, match=r"the others there are \[1\]"):
+    with pytest.raises(EsrlError, match=r"those that are whole: \[1\]"):
         esrl.load(tmp_path / "run", agent=agent(), generation=2)
     rest = trained(tmp_path / "run", 3, resume=True)
     np.testing.assert_array_equal(params_of(rest.state), params_of(whole.state))
@@ -138,11 +155,15 @@ def test_a_checkpoint_that_does_not_fit_names_the_first_array(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("options", "given", "sentence"),
     [
-        ({"learning_rate": 0.5}, {}, "learning_rate is 0.5 and was 'its default'"),
-        ({"population": 8, "sigma": 0.3}, {}, "population is 8 and was 4; sigma is 0.3 and was 'its default'"),
-        ({}, {"seed": 3}, "seed is 3 and was 0"),
-        ({}, {"hyperparams": {"sigma": 0.3}}, "sigma is 0.3 and was 'its default'"),
-        ({"optimizer": "rmsprop"}, {}, "optimizer is 'rmsprop' and was 'its default'"),
+        ({"learning_rate": 0.5}, {}, "learning_rate: the run has its default, you gave 0.5"),
+        (
+            {"population": 8, "sigma": 0.3},
+            {},
+            "population: the run has 4, you gave 8; sigma: the run has its default, you gave 0.3",
+        ),
+        ({}, {"seed": 3}, "seed: the run has 0, you gave 3"),
+        ({}, {"hyperparams": {"sigma": 0.3}}, "sigma: the run has its default, you gave 0.3"),
+        ({"optimizer": "rmsprop"}, {}, "optimizer: the run has its default, you gave 'rmsprop'"),
     ],
 )
 def test_a_run_goes_on_as_it_began(tmp_path, options, given, sentence):

@@ -109,13 +109,15 @@ def _check_episode(name: str, space: spaces.Space, actions: spaces.Space, played
             raise EsrlError(f"{name}: something is not finite {after} of an episode; {advice}")
 
 
-def check_step(name: str, space: spaces.Space, actions: spaces.Space, observation: PyTree, reward: Any, t: int) -> None:
+def check_step(
+    name: str, space: spaces.Space, actions: spaces.Space, observation: PyTree, reward: Any, t: int, bounds: bool = True
+) -> None:
     """Looks at the observation before step t and the reward of the step.
 
     Raises:
       EsrlError: an observation outside its space, a mask that allows nothing, or a reward that is not a finite number.
     """
-    problem = outside(space, observation)
+    problem = outside(space, observation, bounds)
     if problem:
         raise EsrlError(f"{name}: the observation after {t} steps {problem}")
     if isinstance(space, spaces.Dict) and MASK in space.spaces:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,12 @@ from esrl.policies.spaces import outside, row, to_device, to_environment
 from esrl.policies.spaces import seen as visible_part
 
 
-def check_host(env: HostEnv, steps: int, seed: int) -> None:
+def check_host(env: HostEnv, steps: int, seed: int, bounds: bool = True) -> None:
     """Plays random actions in one environment that Python steps.
+
+    Args:
+      env, steps, seed: as in `check_env`.
+      bounds: whether an observation outside a Box's bounds is an error, or a notice: many a public package has such.
 
     Raises:
       EsrlError: the first thing that is wrong, in one sentence.
@@ -39,7 +44,9 @@ def check_host(env: HostEnv, steps: int, seed: int) -> None:
             action = env.action_space.sample() if problem or act is None else act(seen, t)
             observation, reward, terminated, truncated = outcome_of(env.name, one.step(action), call)
             observation = visible_part(env.observation_space, observation)
-            check_step(env.name, env.observation_space, env.action_space, seen, reward, t)
+            check_step(env.name, env.observation_space, env.action_space, seen, reward, t, bounds)
+            if problem:  # of its bounds alone
+                _tell(f"{env.name}: the observation after {t} steps {problem}; training takes it all the same")
             if terminated or truncated:
                 call = "reset"
                 observation = first(env, one.reset())
@@ -66,6 +73,17 @@ def _explain(env: HostEnv, bare: Any, seed: int) -> None:
         raise
     except Exception:  # it fails by itself, which is said already
         return
+
+
+_told: set[str] = set()
+
+
+def _tell(text: str) -> None:
+    """A notice on standard error, one for each environment."""
+    name = text.partition(": ")[0]
+    if name not in _told:
+        _told.add(name)
+        print(f"esrl: notice: {text}", file=sys.stderr)
 
 
 def _repeats(space: spaces.Space, a: PyTree, b: PyTree) -> bool:
