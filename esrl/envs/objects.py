@@ -160,11 +160,13 @@ def _limit_of(env: gymnasium.Env) -> int:
 def named(env: Any) -> tuple[str, dict[str, Any]] | None:
     """The name and options of an `EnvSpec`, or of an object that `gymnasium.make` made, where a name says it all."""
     spec = env.spec if isinstance(env, gymnasium.Env) else env
-    registered = gymnasium.registry.get(spec.id) if isinstance(spec, EnvSpec) else None
-    if registered is None or spec.id.startswith("ALE/"):
+    if not isinstance(spec, EnvSpec) or spec.id.startswith("ALE/"):
+        return None
+    registered = gymnasium.registry.get(spec.id)
+    if registered is None:
         return None
     spec = _drawn_by_esrl(spec)
-    own = {"kwargs": registered.kwargs, "max_episode_steps": registered.max_episode_steps}
+    own: dict[str, Any] = {"kwargs": registered.kwargs, "max_episode_steps": registered.max_episode_steps}
     own["disable_env_checker"] = registered.disable_env_checker
     if dataclasses.replace(spec, **own) != registered or registered.kwargs.keys() - spec.kwargs.keys():
         return None
