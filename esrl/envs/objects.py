@@ -160,8 +160,10 @@ def _limit_of(env: gymnasium.Env) -> int:
 def named(env: Any) -> tuple[str, dict[str, Any]] | None:
     """The name and options of an `EnvSpec`, or of an object that `gymnasium.make` made, where a name says it all."""
     spec = env.spec if isinstance(env, gymnasium.Env) else env
-    registered = gymnasium.registry.get(spec.id) if isinstance(spec, EnvSpec) else None
-    if registered is None or spec.id.startswith("ALE/"):
+    if not isinstance(spec, EnvSpec) or spec.id.startswith("ALE/"):
+        return None
+    registered = gymnasium.registry.get(spec.id)
+    if registered is None:
         return None
     spec = _drawn_by_esrl(spec)
     own: dict[str, Any] = {
