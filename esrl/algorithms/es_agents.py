@@ -280,7 +280,9 @@ def _check_together(options: SimpleNamespace) -> None:
     if options.shaping == "sign" and not options.antithetic:
         raise EsrlError("sign shaping compares the two members of a pair; it needs antithetic=true")
     if options.chunk_pairs is not None and options.memory_gib is not None:
-        raise EsrlError("chunk_pairs says how many pairs play at once, and memory_gib would choose it; give one of them")
+        raise EsrlError(
+            "chunk_pairs says how many pairs play at once, and memory_gib would choose it; give one of them"
+        )
 
 
 def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace) -> ES:

@@ -1,4 +1,4 @@
-"""Dict and Tuple actions under a nested mask, on every way that a run takes; this file is the environments' file too."""
+"""Dict and Tuple actions under a nested mask, on every way that a run takes; this is the environments' file too."""
 
 import gymnasium
 import jax

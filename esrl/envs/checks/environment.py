@@ -36,7 +36,9 @@ def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
       >>> esrl.check_env(esrl.make("gymnasium/phys2d/CartPole-v1"), steps=10)  # nothing is wrong
     """
     if isinstance(env, (str, type, gymnasium.Env)):
-        raise EsrlError(f"check_env needs an environment that was made, not {shown(env)}; use esrl.check_env(esrl.make(...))")
+        raise EsrlError(
+            f"check_env needs an environment that was made, not {shown(env)}; use esrl.check_env(esrl.make(...))"
+        )
     check_contract(env)
     if on_device(env):
         device.check_device(env, steps, seed)
