@@ -101,6 +101,17 @@ def test_not_finite_fitness_is_counted_and_never_reaches_the_parameters():
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.moments))
 
 
+def test_an_observation_that_is_not_finite_is_counted_and_never_summed():
+    class Blind(Walk):
+        def step(self, state, action, key):
+            state, observation, reward, terminated = super().step(state, action, key)
+            return state, jnp.where(observation > 0.3, jnp.nan, observation), reward, terminated
+
+    state, metrics = run(esrl.eggroll(Blind(), TINY, population=8), 2)
+    assert metrics["nonfinite"] > 0
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.opt_state, state.moments)))
+
+
 def test_a_users_shaping_that_lets_nan_through_moves_nothing():
     agent = esrl.eggroll(Broken(), TINY, population=32, shaping=lambda fitness: fitness - jnp.mean(fitness))
     state, metrics = run(agent, 2)
@@ -283,9 +294,13 @@ def test_bad_options_are_said_in_one_sentence(options, sentence):
 
 @pytest.mark.parametrize("given", [{"chunk_pairs": 1}, {"memory_gib": 1.0}], ids=str)
 def test_where_python_steps_nothing_says_how_many_play_at_once(given):
+<<<<<<< HEAD
     with pytest.raises(
         EsrlError, match="takes the whole population at once; leave out chunk_pairs, memory_gib and mesh"
     ):
+=======
+    with pytest.raises(EsrlError, match="whole population at once; leave out chunk_pairs, memory_gib and mesh"):
+>>>>>>> refs/heads/numbers3
         esrl.eggroll("gymnasium/CartPole-v1", TINY, population=4, **given)
 
 

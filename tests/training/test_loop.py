@@ -1,5 +1,6 @@
 """The training loop: budgets, evaluations, what is returned and shown, and what a run leaves behind."""
 
+import io
 import itertools
 
 import jax
@@ -10,6 +11,7 @@ from probes import Walk
 import esrl
 from esrl import EsrlError
 from esrl.training.budget import Budget, Grid
+from esrl.training.progress import Progress
 
 TINY = esrl.mlp((8,), "tanh")
 
@@ -34,6 +36,14 @@ def test_progress_is_shown_when_it_is_asked_for(capsys):
     esrl.train(agent(), generations=2, num_evals=1, progress=True)
     said = capsys.readouterr().out
     assert "16 episodes a generation" in said and "return at the start" in said and "done: return" in said
+
+
+def test_what_is_not_finite_is_warned_of_once():
+    shown, row = io.StringIO(), {"generation": 1, "env_steps": 8, "env_steps_per_second": 1.0, "return_mean": 0.0}
+    progress = Progress(shown)
+    for steps in ({"nonfinite": 3, "skipped_steps": 0.0}, {"nonfinite": 4, "skipped_steps": 0.5}):
+        progress.show({**row, **steps}, 0.5)
+    assert shown.getvalue().count("warning: 3 steps of generation 1") == shown.getvalue().count("warning") == 1
 
 
 def test_train_is_the_end_of_iterate():
