@@ -205,18 +205,8 @@ class SingleEnv(gymnasium.Env):
         observation, reward, terminated, truncated, info = self._lanes.step(
             map_space(lambda _, x: np.asarray(x)[None], self.action_space, action)
         )
-<<<<<<< HEAD
-        return (
-            row(self.observation_space, observation, 0),
-            float(reward[0]),
-            bool(terminated[0]),
-            bool(truncated[0]),
-            info,
-        )
-=======
         seen = row(self.observation_space, observation, 0)
         return seen, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
->>>>>>> refs/heads/numbers3
 
     def render(self) -> np.ndarray | None:
         """A frame [H, W, 3], where the environment draws itself."""

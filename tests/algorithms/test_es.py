@@ -294,13 +294,7 @@ def test_bad_options_are_said_in_one_sentence(options, sentence):
 
 @pytest.mark.parametrize("given", [{"chunk_pairs": 1}, {"memory_gib": 1.0}], ids=str)
 def test_where_python_steps_nothing_says_how_many_play_at_once(given):
-<<<<<<< HEAD
-    with pytest.raises(
-        EsrlError, match="takes the whole population at once; leave out chunk_pairs, memory_gib and mesh"
-    ):
-=======
     with pytest.raises(EsrlError, match="whole population at once; leave out chunk_pairs, memory_gib and mesh"):
->>>>>>> refs/heads/numbers3
         esrl.eggroll("gymnasium/CartPole-v1", TINY, population=4, **given)
 
 

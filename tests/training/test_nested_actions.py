@@ -1,8 +1,4 @@
 """Dict and Tuple actions under a nested mask, on every way that a run takes. This file has the environments, too."""
-"""Dict and Tuple actions under a nested mask, on every way that a run takes. This file has the environments, too."""
-=======
-"""Dict and Tuple actions under a nested mask, on every way that a run takes; this is the environments' file too."""
->>>>>>> refs/heads/numbers3
 
 import gymnasium
 import jax
