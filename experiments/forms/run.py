@@ -98,7 +98,7 @@ def train() -> dict[str, dict[str, str]]:
     """Trains every form, from Python and from the command line."""
     import functools
 
-    import form_worlds  # type: ignore[import-not-found]  # beside the runs
+    import form_worlds
     import gymnasium
 
     import esrl
