@@ -60,7 +60,7 @@ def from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
     if not on_device(env) and not options:
         return env
     if isinstance(env, VectorEnv) or (inspect.isclass(env) and issubclass(env, VectorEnv)):
-        raise EsrlError(f"{name} is a batch of environments, and esrl makes its lanes itself; {_GIVE}, one of a kind")
+        raise EsrlError(f"{name} is a batch of environments, and esrl makes its lanes itself; {_GIVE}")
     if isinstance(env, EnvSpec):
         return _from_spec(env, name, rename_horizon(name, options))
     if isinstance(env, gymnasium.Env):

@@ -35,7 +35,7 @@ class Own(gymnasium.Env):
     def step(self, action):
         return np.zeros(2, np.float32), self.gain, False, False, {}
 """
-REGISTER = '\ngymnasium.register("Brought-v0", "brought:Own", max_episode_steps=5)\n'
+REGISTER = '\ngymnasium.register("Brought-v0", "brought:Own", max_episode_steps=7)\n'
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["gymnasium/brought:Brought-v0", "brought:Brought-v0"])
 def test_a_module_before_an_id_is_imported_first(folder, name):
     env = esrl.make(name, gain=2)
-    assert env.name == "gymnasium/brought:Brought-v0?gain=2" and env.max_episode_steps == 5
+    assert env.name == "gymnasium/brought:Brought-v0?gain=2" and env.max_episode_steps == 7
     again = esrl.make(env.name)
     assert again.name == env.name and again.make_one().unwrapped.gain == 2
 
