@@ -92,8 +92,10 @@ class HostLanes:
             return call()
         except BaseException as error:  # Ctrl-C as well: nobody knows which lanes were stepped
             self.failed = True
-            if isinstance(error, EsrlError) or not isinstance(error, Exception):
+            if not isinstance(error, Exception) or (isinstance(error, EsrlError) and str(error).startswith(self._name)):
                 raise
+            if isinstance(error, EsrlError):
+                raise EsrlError(f"{self._name}: {error}") from error
             raise EsrlError(f"{self._name}: {what} of its lanes raised {reason_of(error)}") from error
 
 

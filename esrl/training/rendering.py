@@ -14,7 +14,8 @@ import numpy as np
 from esrl.algorithms.agent import Agent
 from esrl.core.extras import import_extra
 from esrl.core.types import EsrlError, Key, PyTree, seed_key
-from esrl.envs.base import max_episode_steps_of, name_of, on_device
+from esrl.envs.base import max_episode_steps_of, name_of, on_device, reason_of
+from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
 from esrl.policies.spaces import row, to_device, to_environment
 from esrl.training.run_folder import at
 
@@ -26,7 +27,9 @@ class Episode:
     """One episode of the unperturbed parameters: states (on the device), frames (on the host), rewards."""
 
     def __init__(self, env: Any = None) -> None:
-        self.fps = (getattr(env, "metadata", None) or {}).get("render_fps") or FPS
+        given = (getattr(env, "metadata", None) or {}).get("render_fps")
+        sound = isinstance(given, (int, float)) and 0 < given < 1000
+        self.fps: float = given if sound and given else FPS
         self.states: list[Any] = []
         self.frames: list[np.ndarray] = []
         self.rewards: list[float] = []
@@ -162,7 +165,8 @@ class _drawing:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, EsrlError):
-            raise EsrlError(f"{self.name} cannot be drawn: {type(error).__name__}: {error}") from error
+            why = "it has no method render" if isinstance(error, NotImplementedError) else reason_of(error)
+            raise EsrlError(f"{self.name} cannot be drawn ({why}), {_NEEDED}") from error
 
 
 def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
@@ -173,15 +177,17 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
         env = agent.env.make_one(render_mode="rgb_array")
         episode = Episode(env)
         try:
-            obs, _ = env.reset(seed=seed)
+            name = agent.env.name
+            obs = observation_of(name, env.reset(seed=seed))
             carry, space = agent.policy.carry, agent.env.action_space
             for t in range(agent.env.max_episode_steps):
                 episode.frames.append(_frame(agent, env.render()))
                 seen = to_device(agent.env.observation_space, obs)
                 action, carry = act(state, seen, carry, jax.random.fold_in(key, t + 1))
                 lane = to_environment(space, jax.tree.map(lambda x: x[None], action))
-                obs, reward, terminated, truncated, _ = env.step(row(space, lane, 0))
-                episode.rewards.append(float(reward))
+                called = f"step {t + 1}"
+                obs, reward, terminated, truncated = outcome_of(name, env.step(row(space, lane, 0)), called)
+                episode.rewards.append(reward)
                 if terminated or truncated:
                     break
             episode.frames.append(_frame(agent, env.render()))
@@ -230,3 +236,5 @@ def _write(path: Path, write: Callable[[], Any]) -> None:
         write()
     except OSError as error:
         raise EsrlError(f"{path} cannot be written: {error.strerror or error}") from error
+    if not path.exists():  # ffmpeg may fail without a word
+        raise EsrlError(f"{path} was not written; try --form gif")

@@ -24,6 +24,8 @@ def check_contract(env: Any) -> None:
       EsrlError: the first thing that is wrong, in one sentence that begins with the environment's name.
     """
     name = name_of(env)
+    if not hasattr(env, "reset") and not hasattr(env, "observation_space") and on_device(env):
+        raise EsrlError(f"{name} is no environment; give a name, a class, an object, or a function that makes one")
     for attribute in ("observation_space", "action_space"):
         if not isinstance(getattr(env, attribute, None), spaces.Space):
             raise EsrlError(f"{name}: {attribute} is missing; set it to a gymnasium.spaces space")

@@ -75,6 +75,9 @@ class SyncPool:
             raise
 
 
+_FIVE = "(observation, reward, terminated, truncated, info)"
+
+
 def observation_of(name: str, out: Any) -> Any:
     """The observation in what `reset` returned.
 
@@ -94,8 +97,7 @@ def outcome_of(name: str, out: Any, called: str) -> tuple[Any, float, bool, bool
     """
     if not isinstance(out, tuple) or len(out) != 5:
         old = "; truncated is new since Gymnasium 0.26" if isinstance(out, tuple) and len(out) == 4 else ""
-        needed = "(observation, reward, terminated, truncated, info)"
-        raise EsrlError(f"{name}: {called} returns {_many(out)}, but must return {needed}{old}")
+        raise EsrlError(f"{name}: {called} returns {_many(out)}, but must return {_FIVE}{old}")
     parts = dict(zip(("reward", "terminated", "truncated"), out[1:4], strict=True))
     plain = []
     for what, value in parts.items():
@@ -128,14 +130,18 @@ class VectorPool:
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         # One seed decides all lanes of an environment: its first lane's, which is the same for each sign.
         parts = zip(self._envs, self._by_sign(seeds), strict=True)
-        return self._lanes([self._seen(env, env.reset(seed=int(part[0]))[0]) for env, part in parts])
+        begun = (observation_of("a vector of lanes", env.reset(seed=int(part[0]))) for env, part in parts)
+        return self._lanes([self._seen(env, x) for env, x in zip(self._envs, begun, strict=True)])
 
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
         by_sign = jax.tree.map(self._by_sign, actions)
         stepped = []
         for i, env in enumerate(self._envs):
-            observations, *rest = env.step(jax.tree.map(lambda x, i=i: x[i], by_sign))[:4]
-            stepped.append((self._seen(env, observations), *rest))
+            out = env.step(jax.tree.map(lambda x, i=i: x[i], by_sign))
+            if not isinstance(out, tuple) or len(out) != 5:
+                raise EsrlError(f"step of a vector of lanes returns {_many(out)}, but must return {_FIVE}")
+            flat = [np.asarray(x).reshape(self._pairs * self._episodes) for x in out[1:4]]
+            stepped.append((self._seen(env, out[0]), *flat))
         return jax.tree.map(lambda x: x[ids], self._lanes(stepped))
 
     def close(self) -> None:
