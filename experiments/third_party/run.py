@@ -17,6 +17,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ IDS = (
     "gymnasium_robotics:FetchReach-v4", "gymnasium_robotics:FetchPush-v4", "gymnasium_robotics:PointMaze_UMaze-v3",
     "gymnasium_robotics:AntMaze_UMaze-v5", "gymnasium_robotics:AdroitHandDoor-v1", "gymnasium_robotics:HandReach-v3",
     "gymnasium_robotics:FrankaKitchen-v1",
+    "gymnasium_robotics:PointMaze_Open-v3",
     "flappy_bird_gymnasium:FlappyBird-v0",
     "gym_pusht:gym_pusht/PushT-v0",
     "miniworld:MiniWorld-Hallway-v0", "panda_gym:PandaReach-v3", "mo_gymnasium:mo-mountaincar-v0",
@@ -80,7 +82,8 @@ def measure(name: str) -> Row:
             text=True,
         )
         said = [line for line in done.stderr.splitlines() if line.startswith("esrl: error")]
-        row["trained"] = "yes" if done.returncode == 0 else (said or ["exit code " + str(done.returncode)])[0]
+        failed = (said or [f"exit code {done.returncode}"])[0].removeprefix("esrl: error: ")
+        row["trained"] = "yes" if done.returncode == 0 else failed.replace(f"{sysconfig.get_path('purelib')}/", "")
         if done.returncode == 0:
             row |= played(folder / "run")
     finally:
