@@ -315,8 +315,9 @@ RENAMED_VALUES = {
 
 
 def todays(table: dict[str, Any]) -> dict[str, Any]:
-    """A recipe, or a table of one, in today's names; tables inside as well."""
-    named = {RENAMED.get(k, k): todays(v) if isinstance(v, dict) else v for k, v in table.items()}
+    """A recipe with its tables, or one of these, in today's names."""
+    inside = ("policy", "options")
+    named = {RENAMED.get(k, k): todays(v) if k in inside and isinstance(v, dict) else v for k, v in table.items()}
     return {k: RENAMED_VALUES.get((k, v), v) if isinstance(v, str) else v for k, v in named.items()}
 
 

@@ -232,7 +232,10 @@ def _near_names(name: str) -> str:
     if slash and (close := close_to(suite, suites())):
         return f"; did you mean {close[0]}/{rest}?"
     there = [other for other in SUITES if other != "gymnasium" and f"{__package__}.suites.{other}" in sys.modules]
-    known = [*_gymnasium_names(), *plugins.announced(SUITES), *(n for other in there for n in names_of(other))]
+    known = [*_gymnasium_names(), *plugins.announced(SUITES)]
+    for other in there:
+        with contextlib.suppress(EsrlError):  # its package may be gone, or broken
+            known += names_of(other)
     return near_by_last_part(name, known)
 
 

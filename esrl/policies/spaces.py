@@ -34,19 +34,22 @@ def subspaces(space: spaces.Space) -> dict[Any, spaces.Space]:
 _ARRAYS = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)  # spaces whose values are arrays
 
 
-def visible(space: spaces.Space, path: str = "") -> tuple[spaces.Space, dict[str, str]]:
+def visible(space: spaces.Space) -> tuple[spaces.Space, dict[str, str]]:
     """A space without those entries of its Dicts that no network can take, and these: kind by path."""
-    if not isinstance(space, spaces.Dict):
-        return space, {}
-    kept: dict[str, spaces.Space] = {}
     hidden: dict[str, str] = {}
-    for name, part in space.spaces.items():
-        if not isinstance(part, (*_ARRAYS, spaces.Dict, spaces.Tuple)):  # Text, Graph, Sequence, and own ones
-            hidden[path + name] = type(part).__name__
-        else:
-            kept[name], more = visible(part, f"{path}{name}/")
-            hidden |= more
-    return (spaces.Dict(kept), hidden) if kept and hidden else (space, {})
+
+    def kept(space: spaces.Space, path: str) -> spaces.Space | None:
+        if isinstance(space, spaces.Dict):
+            parts = {name: kept(part, f"{path}/{name}" if path else name) for name, part in space.spaces.items()}
+            left = {name: part for name, part in parts.items() if part is not None}
+            return spaces.Dict(left) if left or not parts else None
+        if isinstance(space, (*_ARRAYS, spaces.Tuple)):  # not Text, Graph, Sequence, or a package's own kind
+            return space
+        hidden[path] = type(space).__name__
+        return None
+
+    made = kept(space, "") if isinstance(space, spaces.Dict) else None
+    return (made, hidden) if made is not None and hidden else (space, {})
 
 
 def seen(space: spaces.Space, observation: PyTree) -> PyTree:
@@ -204,17 +207,17 @@ def pictures_and_rest(space: spaces.Space, observation: PyTree) -> tuple[list[Ar
     return [], features(space, observation)
 
 
-def outside(space: spaces.Space, observation: Any, bounds: bool = True) -> str:
+def outside(space: spaces.Space, observation: Any, strict: bool = True) -> str:
     """What is wrong with an observation of a space, as the end of a sentence; empty when nothing is.
 
     Args:
-      bounds: whether a Box's bounds count, beside shapes and types.
+      strict: whether a Box's bounds and numbers that are not finite count, beside shapes and types.
     """
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         kind, keys = (dict, set(space.spaces)) if isinstance(space, spaces.Dict) else (tuple, len(space.spaces))
         if not isinstance(observation, kind) or (set(observation) if kind is dict else len(observation)) != keys:
             return f"is not a {kind.__name__} with the entries of its space {space}"
-        return next(filter(None, (outside(sub, observation[key], bounds) for key, sub in subspaces(space).items())), "")
+        return next(filter(None, (outside(sub, observation[key], strict) for key, sub in subspaces(space).items())), "")
     try:
         value = np.asarray(observation)
     except ValueError:
@@ -223,9 +226,9 @@ def outside(space: spaces.Space, observation: Any, bounds: bool = True) -> str:
         return f"has shape {value.shape}, but its space {space} needs {space.shape}"
     if not np.issubdtype(value.dtype, np.number) and value.dtype != np.bool_:
         return f"is of type {value.dtype}, but its space {space} needs numbers"
-    if np.issubdtype(value.dtype, np.floating) and not np.all(np.isfinite(value)):
+    if strict and np.issubdtype(value.dtype, np.floating) and not np.all(np.isfinite(value)):
         return "has an entry that is not finite"
-    if isinstance(space, spaces.Box) and not bounds:
+    if isinstance(space, spaces.Box) and not strict:
         return ""
     if isinstance(space, spaces.Box):
         slack = 1e-4 * (1 + np.abs(value.astype(np.float64)))

@@ -201,6 +201,8 @@ def test_what_is_nothing_but_text_is_said_with_its_place():
 
     with pytest.raises(EsrlError, match="observation entry 1: space Text"):
         esrl.make(Words)
+    space, hidden = visible(spaces.Dict(a=spaces.Dict(b=spaces.Text(3)), c=spaces.Discrete(2)))
+    assert list(space.spaces) == ["c"] and hidden == {"a/b": "Text"}
     space, hidden = visible(spaces.Dict(a=spaces.Text(3)))
     assert isinstance(space, spaces.Dict) and not hidden  # nothing would be left
 

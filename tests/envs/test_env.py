@@ -777,7 +777,7 @@ def test_files_are_loaded_by_path(tmp_path):
     path.write_text("class Rocket:\n    pass\n\n\nclass Snake:\n    pass\n")
     with pytest.raises(EsrlError, match="has no 'Roket'; did you mean Rocket"):
         load_attribute(f"{path}:Roket")
-    with pytest.raises(EsrlError, match="observation_space is missing"):
+    with pytest.raises(EsrlError, match="Rocket is no environment; give a name"):
         esrl.make(f"{path}:Rocket")
 
 

@@ -166,12 +166,12 @@ def test_rows_that_take_the_place_of_older_ones(tmp_path):
 
 def test_what_fails_is_noted_and_the_rest_goes_on(script, recipes, tmp_path):
     recipe = recipes / "eggroll.toml"
-    recipe.write_text(recipe.read_text() + "sigma = -1.0\n")
+    recipe.write_text(recipe.read_text() + 'antithetic = false\nshaping = "sign"\n')
     options = ("--recipes", recipes.parents[2], "--out", tmp_path, "--here", "--seeds", "1", *SMALL)
     with pytest.raises(SystemExit, match=f"{ENV}, eggroll, seed 0"):
         script("experiments.study.compare", *options)
     folder = tmp_path / ENV.replace("/", "-")
-    assert "sigma is -1.0" in json.loads((folder / "eggroll.json").read_text())["failed"]["0"]
+    assert "sign shaping" in json.loads((folder / "eggroll.json").read_text())["failed"]["0"]
     assert read(folder / "open_es.csv")
 
 

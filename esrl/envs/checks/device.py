@@ -110,14 +110,14 @@ def _check_episode(name: str, space: spaces.Space, actions: spaces.Space, played
 
 
 def check_step(
-    name: str, space: spaces.Space, actions: spaces.Space, observation: PyTree, reward: Any, t: int, bounds: bool = True
+    name: str, space: spaces.Space, actions: spaces.Space, observation: PyTree, reward: Any, t: int, strict: bool = True
 ) -> None:
     """Looks at the observation before step t and the reward of the step.
 
     Raises:
       EsrlError: an observation outside its space, a mask that allows nothing, or a reward that is not a finite number.
     """
-    problem = outside(space, observation, bounds)
+    problem = outside(space, observation, strict)
     if problem:
         raise EsrlError(f"{name}: the observation after {t} steps {problem}")
     if isinstance(space, spaces.Dict) and MASK in space.spaces:

@@ -47,7 +47,7 @@ def check_env(env: Any, steps: int = 100, seed: int = 0) -> None:
 
 
 def check_made(env: Any) -> None:
-    """What `esrl.make` checks: as `check_env`, but a host environment may leave the bounds of its Boxes, with a notice.
+    """What `esrl.make` checks: as `check_env`, but observations of a host environment may leave their bounds or be NaN.
 
     Raises:
       EsrlError: the first thing that is wrong, in one sentence.
@@ -56,4 +56,4 @@ def check_made(env: Any) -> None:
     if on_device(env):
         device.check_device(env, 100, 0)
     else:
-        host.check_host(env, 100, 0, bounds=False)
+        host.check_host(env, 100, 0, strict=False)

@@ -19,17 +19,21 @@ from esrl.policies.spaces import outside, row, to_device, to_environment
 from esrl.policies.spaces import seen as visible_part
 
 
-def check_host(env: HostEnv, steps: int, seed: int, bounds: bool = True) -> None:
+def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None:
     """Plays random actions in one environment that Python steps.
 
     Args:
       env, steps, seed: as in `check_env`.
-      bounds: whether an observation outside a Box's bounds is an error, or a notice: many a public package has such.
+      strict: whether an observation outside a Box's bounds, or not finite, is an error, or a notice: many a public
+        package has such.
 
     Raises:
       EsrlError: the first thing that is wrong, in one sentence.
     """
-    one = env.make_one()
+    try:
+        one = env.make_one()
+    except Exception as error:
+        raise EsrlError(f"{env.name} cannot be made a second time: {reason_of(error)}") from error
     call, act = "reset", _allowed_actions(env, seed)
     try:
         env.action_space.seed(seed)
@@ -44,8 +48,8 @@ def check_host(env: HostEnv, steps: int, seed: int, bounds: bool = True) -> None
             action = env.action_space.sample() if problem or act is None else act(seen, t)
             observation, reward, terminated, truncated = outcome_of(env.name, one.step(action), call)
             observation = visible_part(env.observation_space, observation)
-            check_step(env.name, env.observation_space, env.action_space, seen, reward, t, bounds)
-            if problem:  # of its bounds alone
+            check_step(env.name, env.observation_space, env.action_space, seen, reward, t, strict)
+            if problem:  # its bounds, or NaN
                 _tell(f"{env.name}: the observation after {t} steps {problem}; training takes it all the same")
             if terminated or truncated:
                 call = "reset"

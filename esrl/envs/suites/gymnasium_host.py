@@ -156,16 +156,17 @@ def _host_env(
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
         raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
     limit = max_episode_steps or _limit(name, one)
-    if not isinstance(getattr(one, "observation_space", None), gymnasium.spaces.Space):
-        raise EsrlError(f"{name}: observation_space is missing; set it to a gymnasium.spaces space")
-    space, hidden = visible(one.observation_space)
+    for space in ("observation_space", "action_space"):
+        if not isinstance(getattr(one, space, None), gymnasium.spaces.Space):
+            raise EsrlError(f"{name}: {space} is missing; set it to a gymnasium.spaces space")
+    seen, hidden = visible(one.observation_space)
     for path, kind in hidden.items():
         _tell_hidden(f"{name}: {path} is a {kind}, which no network here reads; the policy does not see it")
 
     def limited(**kwargs: Any) -> gymnasium.Env:
         return gymnasium.wrappers.TimeLimit(single(**kwargs), limit)
 
-    return HostEnv(name, space, one.action_space, limit, lanes_maker(name, make_pool, limit), limited)
+    return HostEnv(name, seen, one.action_space, limit, lanes_maker(name, make_pool, limit), limited)
 
 
 @cache  # once for each entry

@@ -124,8 +124,10 @@ class VectorPool:
 
     def __init__(self, make: Callable[[int], Any], shape: tuple[int, ...]) -> None:
         self._pairs, signs, self._episodes = shape
-        self._envs = [make(self._pairs * self._episodes) for _ in range(signs)]
-        self._close = weakref.finalize(self, _close_all, self._envs)
+        self._envs: list[Any] = []
+        self._close = weakref.finalize(self, _close_all, self._envs)  # also of those made before one that fails
+        for _ in range(signs):
+            self._envs.append(make(self._pairs * self._episodes))
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         # One seed decides all lanes of an environment: its first lane's, which is the same for each sign.
