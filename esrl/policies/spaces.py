@@ -128,6 +128,15 @@ def row(space: spaces.Space, actions: PyTree, i: int) -> PyTree:
     return map_space(one, space, actions)
 
 
+def rows_of(space: spaces.Space, actions: PyTree, ids: list[int]) -> list[PyTree]:
+    """`row` of many, faster where an action is one array or number."""
+    if isinstance(space, spaces.Discrete):
+        return [actions[i] for i in ids]
+    if isinstance(space, _ARRAYS):
+        return [actions[i, ...] for i in ids]
+    return [row(space, actions, i) for i in ids]
+
+
 def observation_zeros(space: spaces.Space) -> PyTree:
     """One observation of zeros, as arrays on the device; Dict gives a dict, Tuple a tuple.
 

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 
 from esrl.core.types import EsrlError, PyTree, reason_of
 from esrl.envs.host_lanes import Outcome
-from esrl.policies.spaces import outside, row, seen, visible
+from esrl.policies.spaces import outside, rows_of, seen, visible
 
 
 class SyncPool:
@@ -37,8 +37,9 @@ class SyncPool:
         return self._batch([self._begin(lane, int(seeds[lane])) for lane in ids.tolist()])
 
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
-        space = self._envs[0].action_space
-        rows = [self._step(lane, row(space, actions, lane)) for lane in ids.tolist()]
+        lanes = ids.tolist()
+        taken = rows_of(self._envs[0].action_space, actions, lanes)
+        rows = [self._step(lane, action) for lane, action in zip(lanes, taken, strict=True)]
         observations, rewards, terminated, truncated = zip(*rows, strict=True)
         return self._batch(observations), np.array(rewards), np.array(terminated), np.array(truncated)
 
@@ -55,12 +56,16 @@ class SyncPool:
 
     def _step(self, lane: int, action: Any) -> tuple[Any, float, bool, bool]:
         self._steps[lane] += 1
-        called = f"step {self._steps[lane]} of an episode"
         try:
             out = self._envs[lane].step(action)
         except Exception as error:
+            called = f"step {self._steps[lane]} of an episode"
             raise EsrlError(f"{self._name}: {called} raised {reason_of(error)}") from error
-        return outcome_of(self._name, out, called)
+        try:  # the usual case, at every step of every lane
+            observation, reward, terminated, truncated, _ = out
+            return observation, float(reward), bool(terminated), bool(truncated)
+        except (TypeError, ValueError):
+            return outcome_of(self._name, out, f"step {self._steps[lane]} of an episode")
 
     def _batch(self, observations: Any) -> PyTree:
         """Observations as arrays [K, ...] of their space's types, whatever the environment gave."""
@@ -98,9 +103,8 @@ def outcome_of(name: str, out: Any, called: str) -> tuple[Any, float, bool, bool
     if not isinstance(out, tuple) or len(out) != 5:
         old = "; truncated is new since Gymnasium 0.26" if isinstance(out, tuple) and len(out) == 4 else ""
         raise EsrlError(f"{name}: {called} returns {_many(out)}, but must return {_FIVE}{old}")
-    parts = dict(zip(("reward", "terminated", "truncated"), out[1:4], strict=True))
     plain = []
-    for what, value in parts.items():
+    for what, value in zip(("reward", "terminated", "truncated"), out[1:4], strict=True):
         kind = float if what == "reward" else bool
         try:
             plain.append(kind(np.asarray(value).item()))
