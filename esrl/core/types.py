@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,14 @@ def reason_of(error: Exception) -> str:
     """An error's type and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def notice(text: str) -> None:
+    """Says something on standard error that stops nothing."""
+    print(f"esrl: notice: {text}", file=sys.stderr)
+
+
+notice_once = cache(notice)  # of each text, in a process
 
 
 def seed_key(seed: int) -> Key:

@@ -104,7 +104,7 @@ def _constructed(cls: Callable[..., Any], name: str, options: dict[str, Any]) ->
 def _from_function(function: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
     """What a function makes: each lane of a Gymnasium environment has a call of its own."""
     limit = {}
-    if not _takes(function, "max_episode_steps"):
+    if not gymnasium_host.takes(function, "max_episode_steps"):
         limit = {key: value for key, value in options.items() if key == "max_episode_steps"}
     options = {key: value for key, value in options.items() if key not in limit}
     check_call(name, function, options)
@@ -120,7 +120,7 @@ def _from_function(function: Callable[..., Any], name: str, options: dict[str, A
         )
 
     def one(**kwargs: Any) -> gymnasium.Env:
-        if all(_takes(function, key) for key in kwargs):
+        if all(gymnasium_host.takes(function, key) for key in kwargs):
             return function(**{**options, **kwargs})
         env = function(**options)
         if env.render_mode == kwargs.get("render_mode") or env.spec is None:
@@ -131,16 +131,6 @@ def _from_function(function: Callable[..., Any], name: str, options: dict[str, A
     for env in (made, again):
         env.close()
     return gymnasium_host.from_class(one, name, **{"max_episode_steps": made_limit, **limit})
-
-
-def _takes(function: Callable[..., Any], key: str) -> bool:
-    """Whether a function takes a keyword."""
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):
-        return False
-    named = key in parameters and parameters[key].kind is not inspect.Parameter.POSITIONAL_ONLY
-    return named or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def _limit_of(env: gymnasium.Env) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from esrl.core.types import EsrlError
+from esrl.core.types import EsrlError, notice
 from esrl.envs.base import reason_of
 
 KEEP = 2  # whole states kept in a run folder: the last one, and one before it
@@ -113,7 +113,7 @@ def restore(folder: Path, template: Any, generation: int | None = None) -> Any:
             reasons[number] = str(error)
             continue
         for broken, why in reasons.items():
-            print(f"esrl: notice: checkpoint {broken} in {folder} is broken ({why}); {number} is used", file=sys.stderr)
+            notice(f"checkpoint {broken} in {folder} is broken ({why}); {number} is used")
         return state
     why = "; ".join(f"{number}: {reason}" for number, reason in reasons.items())
     whole = [number for number in found if number not in reasons and _is_whole(folder / f"{number:08d}", template)]

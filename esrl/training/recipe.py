@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +32,7 @@ from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
 from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of
-from esrl.core.types import EsrlError, nearest, seed_key
+from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
@@ -256,7 +255,7 @@ def todays_value(name: str, value: Any) -> Any:
 @cache  # one notice of each kind in a process
 def tell_renamed(text: str) -> None:
     """Says on standard error what something is called now."""
-    print(f"esrl: notice: {text}; the old name still works", file=sys.stderr)
+    notice(f"{text}; the old name still works")
 
 
 # ---- trained agents -------------------------------------------------------------------------------------------------

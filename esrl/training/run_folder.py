@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from esrl.core.options import todays
-from esrl.core.types import EsrlError
+from esrl.core.types import EsrlError, notice
 
 Row = dict[str, Any]
 
@@ -111,7 +110,7 @@ class RunFolder:
                 os.replace(part, self.recipe)
             except OSError as error:
                 raise EsrlError(f"{self.recipe} cannot be written: {error.strerror or error}") from error
-            print(f"esrl: notice: {self.path} goes on with {', '.join(changed)}", file=sys.stderr)
+            notice(f"{self.path} goes on with {', '.join(changed)}")
 
     def rows(self) -> list[Row]:
         """All rows written so far; a last line that a kill cut short is left out."""

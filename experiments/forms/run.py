@@ -9,6 +9,7 @@ Written to experiments/forms/results/forms.csv, and printed as a table.
 
 import contextlib
 import csv
+import importlib
 import io
 import json
 import os
@@ -19,6 +20,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import gymnasium
 
 from experiments import script
 from experiments.lab.store import ROOT, results, write_rows
@@ -54,27 +57,27 @@ def factory(render_mode=None):
 
 gymnasium.register("FormOwn-v0", "form_worlds:Own", max_episode_steps=5)
 """
-# label: the text, or how Python says it
-FORMS = {
-    "id": '"gymnasium/CartPole-v1"',
-    "module:id": '"form_worlds:FormOwn-v0"',
-    "module:class": '"form_worlds:Own"',
-    "module:function": '"form_worlds:factory"',
-    "file": '"form_worlds.py:Own"',
-    "file with a neighbor": '"form_split.py:Own"',
-    "class": "form_worlds.Own",
-    "function": "form_worlds.factory",
-    "class of the script": "type('Scripted', (form_worlds.Own,), {})",
-    "lambda": "lambda: form_worlds.Own()",
-    "partial": "functools.partial(form_worlds.factory)",
-    "spec": "gymnasium.spec('CartPole-v1')",
-    "object of gymnasium.make": "gymnasium.make('CartPole-v1')",
-    "the same, wrapped": "gymnasium.wrappers.FlattenObservation(gymnasium.make('CartPole-v1'))",
-    "object of a gymnasium.Env class": "form_worlds.Own()",
-    "gymnasium.make_vec": "gymnasium.make_vec('CartPole-v1', 2)",
-    "None": "None",
-    "object of gymnax": "__import__('gymnax').make('CartPole-v1')[0]",
-    "object of navix": "__import__('navix').make('Navix-Empty-5x5-v0')",
+# label: the text, or what makes the object, from the module of WORLDS
+FORMS: dict[str, str | Callable[[Any], Any]] = {
+    "id": "gymnasium/CartPole-v1",
+    "module:id": "form_worlds:FormOwn-v0",
+    "module:class": "form_worlds:Own",
+    "module:function": "form_worlds:factory",
+    "file": "form_worlds.py:Own",
+    "file with a neighbor": "form_split.py:Own",
+    "class": lambda worlds: worlds.Own,
+    "function": lambda worlds: worlds.factory,
+    "class of the script": lambda worlds: type("Scripted", (worlds.Own,), {"__module__": "__main__"}),
+    "lambda": lambda worlds: lambda: worlds.Own(),
+    "partial": lambda worlds: partial(worlds.factory),
+    "spec": lambda _: gymnasium.spec("CartPole-v1"),
+    "object of gymnasium.make": lambda _: gymnasium.make("CartPole-v1"),
+    "the same, wrapped": lambda _: gymnasium.wrappers.FlattenObservation(gymnasium.make("CartPole-v1")),
+    "object of a gymnasium.Env class": lambda worlds: worlds.Own(),
+    "gymnasium.make_vec": lambda _: gymnasium.make_vec("CartPole-v1", 2),
+    "None": lambda _: None,
+    "object of gymnax": lambda _: importlib.import_module("gymnax").make("CartPole-v1")[0],
+    "object of navix": lambda _: importlib.import_module("navix").make("Navix-Empty-5x5-v0"),
 }
 
 
@@ -96,26 +99,23 @@ def said(call: Callable[[], Any]) -> str:
 
 def train() -> dict[str, dict[str, str]]:
     """Trains every form, from Python and from the command line."""
-    import functools
-
     import form_worlds
-    import gymnasium
 
     import esrl
     from esrl.cli.main import main
 
-    known = {"functools": functools, "form_worlds": form_worlds, "gymnasium": gymnasium}
-
-    def python(text: str, out: str) -> None:
-        options = {} if "gymnax" in text else {"max_episode_steps": 20}
-        agent = esrl.eggroll(esrl.make(eval(text, known), **options), esrl.mlp(()), population=4)
+    def python(form: str, out: str) -> None:
+        given = FORMS[form]
+        options = {} if "gymnax" in form else {"max_episode_steps": 20}
+        env = esrl.make(given(form_worlds) if callable(given) else given, **options)
+        agent = esrl.eggroll(env, esrl.mlp(()), population=4)
         esrl.train(agent, generations=1, num_evals=0, out=out)
 
     found: dict[str, dict[str, str]] = {}
-    for number, (form, text) in enumerate(FORMS.items()):
+    for number, (form, given) in enumerate(FORMS.items()):
         flags = ["--generations", "1", "--population", "4", "--num-evals", "0", "--out", f"cli{number}"]
-        by_text = said(partial(main, ["train", text.strip('"'), *flags])) if text[0] == '"' else "–"
-        found[form] = {"Python train": said(partial(python, text, f"run{number}")), "command line train": by_text}
+        by_text = said(partial(main, ["train", given, *flags])) if isinstance(given, str) else "–"
+        found[form] = {"Python train": said(partial(python, form, f"run{number}")), "command line train": by_text}
     return found
 
 

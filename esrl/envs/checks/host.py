@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from gymnasium import spaces
 
-from esrl.core.types import EsrlError, PyTree, seed_key
+from esrl.core.types import EsrlError, PyTree, notice, seed_key
 from esrl.envs.base import HostEnv, reason_of
 from esrl.envs.checks.device import alike, check_step
 from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
@@ -34,7 +33,7 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
         one = env.make_one()
     except Exception as error:
         raise EsrlError(f"{env.name} cannot be made a second time: {reason_of(error)}") from error
-    call, act = "reset", _allowed_actions(env, seed)
+    call, act, told = "reset", _allowed_actions(env, seed), False
     try:
         env.action_space.seed(seed)
         # Twice: the first reset may make what the second finds.
@@ -49,8 +48,9 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
             observation, reward, terminated, truncated = outcome_of(env.name, one.step(action), call)
             observation = visible_part(env.observation_space, observation)
             check_step(env.name, env.observation_space, env.action_space, seen, reward, t, strict)
-            if problem:  # its bounds, or NaN
-                _tell(f"{env.name}: the observation after {t} steps {problem}; training takes it all the same")
+            if problem and not told:  # its bounds, or NaN
+                told = True
+                notice(f"{env.name}: the observation after {t} steps {problem}; training takes it all the same")
             if terminated or truncated:
                 call = "reset"
                 observation = first(env, one.reset())
@@ -77,17 +77,6 @@ def _explain(env: HostEnv, bare: Any, seed: int) -> None:
         raise
     except Exception:  # it fails by itself, which is said already
         return
-
-
-_told: set[str] = set()
-
-
-def _tell(text: str) -> None:
-    """A notice on standard error, one for each environment."""
-    name = text.partition(": ")[0]
-    if name not in _told:
-        _told.add(name)
-        print(f"esrl: notice: {text}", file=sys.stderr)
 
 
 def _repeats(space: spaces.Space, a: PyTree, b: PyTree) -> bool:

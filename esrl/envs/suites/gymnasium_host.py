@@ -8,14 +8,14 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from esrl.core.runtime import cores
-from esrl.core.types import EsrlError
+from esrl.core.types import EsrlError, notice_once
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of, reason_of
 from esrl.envs.host_lanes import Pool, lanes_maker
 from esrl.envs.suites._common import given, with_options
@@ -69,7 +69,7 @@ def make(
 
     def true_vector(lanes: int) -> Any:
         # Its own limit may be below ours, so it is told; one that takes none is cut off by the lanes alone.
-        own = limited if _takes(spec.vector_entry_point, "max_episode_steps") else options
+        own = limited if takes(spec.vector_entry_point, "max_episode_steps") else options
         with _silent():
             return gymnasium.make_vec(identifier, lanes, vectorization_mode="vector_entry_point", **own)
 
@@ -87,7 +87,7 @@ def make(
         return share(lanes)
 
     def one(**kwargs: Any) -> gymnasium.Env:
-        taken = {k: v for k, v in kwargs.items() if k in spec.kwargs or _takes(spec.entry_point, k)}
+        taken = {k: v for k, v in kwargs.items() if k in spec.kwargs or takes(spec.entry_point, k)}
         return gymnasium.make(identifier, **unchecked, **taken)
 
     return _host_env(name, one, pool, max_episode_steps)
@@ -106,7 +106,7 @@ def from_class(
     """
 
     def one(**kwargs: Any) -> gymnasium.Env:
-        return cls(**options, **{k: v for k, v in kwargs.items() if _takes(cls, k)})
+        return cls(**options, **{k: v for k, v in kwargs.items() if takes(cls, k)})
 
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
         return _sync_pool(name, one, math.prod(shape))
@@ -114,14 +114,15 @@ def from_class(
     return _host_env(name, one, pool, max_episode_steps)
 
 
-def _takes(entry_point: Any, argument: str) -> bool:
-    """Whether an entry point, or what its text names, has an argument of this name."""
+def takes(entry_point: Any, argument: str) -> bool:
+    """Whether an entry point, or what its text names, takes a keyword; one without a signature takes none."""
     creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
     try:
         parameters = inspect.signature(creator).parameters
-    except (TypeError, ValueError):  # a callable without a signature: who knows
-        return True
-    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    except (TypeError, ValueError):
+        return False
+    named = argument in parameters and parameters[argument].kind is not inspect.Parameter.POSITIONAL_ONLY
+    return named or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _limit(name: str, one: gymnasium.Env) -> int:
@@ -161,17 +162,12 @@ def _host_env(
             raise EsrlError(f"{name}: {space} is missing; set it to a gymnasium.spaces space")
     seen, hidden = visible(one.observation_space)
     for path, kind in hidden.items():
-        _tell_hidden(f"{name}: {path} is a {kind}, which no network here reads; the policy does not see it")
+        notice_once(f"{name}: {path} is a {kind}, which no network here reads; the policy does not see it")
 
     def limited(**kwargs: Any) -> gymnasium.Env:
         return gymnasium.wrappers.TimeLimit(single(**kwargs), limit)
 
     return HostEnv(name, seen, one.action_space, limit, lanes_maker(name, make_pool, limit), limited)
-
-
-@cache  # once for each entry
-def _tell_hidden(text: str) -> None:
-    print(f"esrl: notice: {text}", file=sys.stderr)
 
 
 def _sync_pool(name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> SyncPool:
