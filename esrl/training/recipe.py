@@ -55,6 +55,7 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
         Option("activation", str, help="layernorm_relu (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
         Option("output_scale", float, help="size of the network's outputs at the start"),
         Option("bias", bool, help="give layers biases"),
+        Option("skip", bool, help="add a linear map of the observation to the outputs"),
     )
 }
 CUSTOM = "custom"  # stands for what only Python code can make
