@@ -34,11 +34,15 @@ from esrl.perturbation import noise as noises
 from esrl.perturbation.classify import classify
 from esrl.perturbation.noise import Leaf, Noise
 from esrl.policies import running_statistics
+from esrl.policies.networks import mlp
 from esrl.policies.policy import Policy, bind
 from esrl.policies.precision import arithmetic
 from esrl.rollouts.runner import runner
 
-BASE_RATE = 0.02  # the learning rate unless given: better than 0.01 in experiments/ablation/README.md
+# The defaults below are those of experiments/defaults: one search over eight environments.
+RATES = {"clipup": 0.2, "sgd": 0.2}  # learning rates unless given; their steps have other units than the others' 0.02
+BASE_RATE = 0.02
+NETWORK = mlp((64, 64), output_scale=0.1, skip=True)  # the policy unless given
 _WIDE = 64  # inputs of a layer, from which on layer_sigma="fan_in" makes sigma and step smaller
 
 
@@ -48,23 +52,23 @@ def es(
     policy: Any = None,
     *,
     noise: Noise | None = None,
-    population: int = 512,
+    population: int = 8,
     sigma: float | Schedule = 0.05,
     learning_rate: float | Schedule | None = None,
-    optimizer: str | optax.GradientTransformation = "adam",
+    optimizer: str | optax.GradientTransformation = "clipup",
     momentum: float | None = None,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
     sigma_decay: float = 1.0,
     lr_decay: float = 1.0,
     shaping: str | Shaping = "centered_rank",
-    episodes_per_member: int = 1,
+    episodes_per_member: int = 2,
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
     reward_offset: float = 0.0,
     warm_statistics: int = 0,
-    averaging: float = 0.0,
+    averaging: float = 0.97,
     layer_sigma: str | dict[str, float] | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
@@ -84,14 +88,17 @@ def es(
 
     Args:
       env: an environment, or whatever `esrl.make` takes.
-      policy: a network (`esrl.mlp(...)`, `esrl.gru(...)`, a Flax module, `esrl.network(...)`); None is `esrl.mlp()`.
+      policy: a network (`esrl.mlp(...)`, `esrl.gru(...)`, a Flax module, `esrl.network(...)`); None is
+        `esrl.mlp((64, 64), output_scale=0.1, skip=True)`.
       noise: the noise space, `esrl.noise.low_rank(...)`, `esrl.noise.dense(...)`, or one of your own. None is
         `low_rank(1)`.
-      population: members of a generation, 2P with antithetic pairs.
+      population: members of a generation, 2P with antithetic pairs. Many small generations learn more from as many
+        environment steps than few large ones; an accelerator is filled by more, such as 512.
       sigma: standard deviation of each weight's perturbation, or a schedule of it over generations.
-      learning_rate: learning rate of the optimizer, or a schedule over generations. None is 0.02 (1 for an optax
-        transformation, which has its own).
-      optimizer: an optax optimizer's name, or an optax transformation.
+      learning_rate: learning rate of the optimizer, or a schedule over generations. None is 0.2 for
+        clipup and sgd, 0.02 for other optimizers by name, and 1 for an optax transformation, which has its own.
+      optimizer: "clipup" (arXiv 2008.02387: steps of one length, however large the gradient), an optax optimizer's
+        name, or an optax transformation.
       momentum: momentum of sgd and rmsprop; the first decay rate of adam and its relatives.
       weight_decay: decoupled weight decay, in units of the learning rate.
       max_grad_norm: bound on the global norm of the gradient estimate.
@@ -154,23 +161,23 @@ def eggroll(
     max_excess_variance: float | None = None,
     noise_distribution: str = "normal",
     noise_dtype: str = "float32",
-    population: int = 512,
+    population: int = 8,
     sigma: float | Schedule = 0.05,
     learning_rate: float | Schedule | None = None,
-    optimizer: str | optax.GradientTransformation = "adam",
+    optimizer: str | optax.GradientTransformation = "clipup",
     momentum: float | None = None,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
     sigma_decay: float = 1.0,
     lr_decay: float = 1.0,
     shaping: str | Shaping = "centered_rank",
-    episodes_per_member: int = 1,
+    episodes_per_member: int = 2,
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
     reward_offset: float = 0.0,
     warm_statistics: int = 0,
-    averaging: float = 0.0,
+    averaging: float = 0.97,
     layer_sigma: str | dict[str, float] | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
@@ -219,23 +226,23 @@ def open_es(
     *,
     noise_distribution: str = "normal",
     noise_dtype: str = "float32",
-    population: int = 512,
+    population: int = 8,
     sigma: float | Schedule = 0.05,
     learning_rate: float | Schedule | None = None,
-    optimizer: str | optax.GradientTransformation = "adam",
+    optimizer: str | optax.GradientTransformation = "clipup",
     momentum: float | None = None,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
     sigma_decay: float = 1.0,
     lr_decay: float = 1.0,
     shaping: str | Shaping = "centered_rank",
-    episodes_per_member: int = 1,
+    episodes_per_member: int = 2,
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
     reward_offset: float = 0.0,
     warm_statistics: int = 0,
-    averaging: float = 0.0,
+    averaging: float = 0.97,
     layer_sigma: str | dict[str, float] | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
@@ -282,11 +289,12 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
     _check_together(options)
     env = make(options.env)
     check_contract(env)
-    policy = bind(options.policy, env.observation_space, env.action_space, options.deterministic, options.squash)
+    network = NETWORK if options.policy is None else options.policy
+    policy = bind(network, env.observation_space, env.action_space, options.deterministic, options.squash)
     policy = policy._replace(apply=arithmetic(policy.apply, options.precision))
     config = _configure(env, policy, noise, options)
     normalized = options.normalize_observations and any(jax.tree.leaves(policy.normalizable))
-    rate = base_rate(options.learning_rate, options.optimizer, BASE_RATE)
+    rate = _rate(options)
 
     def init(key: Key) -> ESState:
         params = policy.init(jax.random.fold_in(key, 0))
@@ -324,6 +332,12 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
         options=changed_options(constructor, given),
         **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
     )
+
+
+def _rate(options: SimpleNamespace) -> Any:
+    """The learning rate or its schedule."""
+    known = RATES.get(options.optimizer, BASE_RATE) if isinstance(options.optimizer, str) else BASE_RATE
+    return base_rate(options.learning_rate, options.optimizer, known)
 
 
 def _check_together(options: SimpleNamespace) -> None:
@@ -391,7 +405,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         ),
         sigma=_decayed("sigma", options.sigma, options.sigma_decay),
         learning_rate=_decayed(
-            "learning_rate", base_rate(options.learning_rate, options.optimizer, BASE_RATE), options.lr_decay
+            "learning_rate", _rate(options), options.lr_decay
         ),
         averaging=options.averaging,
         sizing=_sizing(options),

@@ -45,7 +45,9 @@ from esrl.training.trained import Trained
 Constructor = Callable[..., Agent]
 AGENTS: dict[str, Constructor] = {"eggroll": eggroll, "open_es": open_es, "ppo": ppo, "es": es, "random": random}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
-_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}}  # keys of [policy] that have other defaults with an agent
+_ES_POLICY = {"hidden": (64, 64), "output_scale": 0.1, "skip": True}  # as `es_agents.NETWORK`
+_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}} | dict.fromkeys(("eggroll", "open_es", "es"), _ES_POLICY)
+_OF_MLP = ("hidden", "skip")  # the widths of the others are their own
 NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`
     option.name: option
     for option in (
@@ -123,7 +125,8 @@ class Recipe:
         for name in options:
             if name not in options_of(constructor):
                 raise EsrlError(f"unknown option {name!r} of {self.agent}{nearest(name, options_of(constructor))}")
-        chosen = network_from(policy_defaults(self.agent, self.network) | self.policy) if network is None else network
+        defaults = policy_defaults(self.agent, self.network, self.policy.get("hidden"))
+        chosen = network_from(defaults | self.policy) if network is None else network
         return constructor(make(self.env) if env is None else env, chosen, **options)
 
     def run(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Run:
@@ -138,11 +141,21 @@ def run_keys() -> dict[str, Option]:
     return {name: option for name, option in options_of(iterate).items() if name in ours}
 
 
-def policy_defaults(agent: str, network: str) -> dict[str, Any]:
-    """The keys that a ready-made network takes, with their defaults for an agent; nothing for other networks."""
+def policy_defaults(agent: str, network: str, hidden: Any = None) -> dict[str, Any]:
+    """The keys that a ready-made network takes, with their defaults for an agent; nothing for other networks.
+
+    Args:
+      agent, network: by their names.
+      hidden: the widths, if they are given: without a hidden layer there is none to skip.
+    """
     takes = inspect.signature(NETWORKS[network]).parameters if network in NETWORKS else {}
-    own = {name: value for name, value in _POLICY_DEFAULTS.get(agent, {}).items() if name in takes}
-    return {name: parameter.default for name, parameter in takes.items()} | own
+    own = {
+        name: value
+        for name, value in _POLICY_DEFAULTS.get(agent, {}).items()
+        if name in takes and (network == "mlp" or name not in _OF_MLP)
+    }
+    linear = {"skip": False} if "skip" in takes and hidden in ((), []) else {}
+    return {name: parameter.default for name, parameter in takes.items()} | own | linear
 
 
 def agent_named(name: str) -> Constructor:

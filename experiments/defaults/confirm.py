@@ -1,0 +1,183 @@
+"""The new defaults against the old ones and PPO's, also on environments that the search never saw.
+
+    python -m experiments.defaults.confirm --agents now before ppo open_es   # whatever is missing; several may run at once
+    python -m experiments.defaults.confirm --table                           # what was found, as Markdown
+
+Nothing is tuned for an environment: what a suite says of network and sampling stays, and the rest is a default. Each
+run is scored about ten times by 128 held-out episodes with the averaged parameters (`now`, `open_es`) or the unperturbed
+ones (`before`). Rows are one for each evaluation, in results/confirm.csv. `seconds` are those that one core was at work
+on training, without compiling and evaluating: the clock's, less the part that other processes had of the core.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+import esrl
+from esrl.training.suite_defaults import suite_defaults
+from experiments import script
+from experiments.defaults import worlds
+from experiments.lab import pool
+from experiments.lab.stats import interquartile_mean, interval
+from experiments.lab.store import Row, Store, results
+
+
+class Defaults(NamedTuple):
+    """Somebody's defaults: the agent's name and the keys of [policy] and [options] that are not today's."""
+
+    agent: str
+    policy: dict[str, Any] = {}  # noqa: RUF012
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+
+AGENTS = {
+    "now": Defaults("eggroll"),
+    "open_es": Defaults("open_es"),
+    "ppo": Defaults("ppo"),
+    "before": Defaults(  # EGGROLL's until version 0.2
+        "eggroll",
+        {"hidden": [256, 256, 256], "output_scale": 1.0, "skip": False},
+        {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "learning_rate": 0.02, "averaging": 0.0},
+    ),
+}
+OF_MLP = ("hidden", "skip")
+EVALUATIONS, EARLY = 8, 3
+LONGER = {"brax/hopper": 2e6, "brax/inverted_double_pendulum": 5e5, "gymnasium/phys2d/Pendulum-v0": 1e6}
+SEEN = tuple(world._replace(env_steps=LONGER.get(world.env, 1e6)) for world in worlds.SEEN)
+ALL = (*worlds.UNSEEN, *SEEN)
+
+
+@dataclass
+class Arguments:
+    """The command line."""
+
+    agents: tuple[str, ...] = tuple(AGENTS)
+    envs: tuple[str, ...] = ()  # only these
+    seeds: int = 5
+    table: bool = False  # only print what is there
+
+
+def store() -> Store:
+    """The table of all runs."""
+    return Store(results("defaults") / "confirm.csv", key=("agent", "env", "seed"))
+
+
+def recipe(env: str, agent: str) -> esrl.Recipe:
+    """Somebody's defaults on an environment."""
+    found = AGENTS[agent]
+    policy, options = suite_defaults(env, found.agent)
+    own = {k: v for k, v in found.policy.items() if policy.get("network", "mlp") == "mlp" or k not in OF_MLP}
+    return esrl.Recipe(env, found.agent, policy=policy | own, options=options | found.options)
+
+
+def measure(world: worlds.World, agent: str, seed: int) -> list[Row]:
+    """One run's evaluations."""
+    run = esrl.iterate(
+        recipe(world.env, agent).build(),
+        env_steps=world.env_steps,
+        seed=seed,
+        num_evals=EVALUATIONS,
+        early_evals=EARLY,
+    )
+    rows: list[Row] = []
+    whole, core = time.perf_counter(), time.process_time()
+    for _, _, row in run:
+        share = min(1.0, (time.process_time() - core) / (time.perf_counter() - whole))
+        own = {"agent": agent, "env": world.env, "seed": seed, "env_steps": 0, "seconds": 0.0}
+        if "start_return_mean" in row:
+            rows.append({**own, "return_mean": row["start_return_mean"]})
+        if "eval_return_mean" in row:
+            now = {"env_steps": row["env_steps"], "seconds": share * row["seconds_training"]}
+            rows.append({**own, **now, "return_mean": row["eval_return_mean"]})
+    return rows
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def at(rows: pd.DataFrame, column: str, value: float) -> np.ndarray:
+    """The return of each seed at a value of a column, linear between evaluations."""
+    return np.array([np.interp(value, run[column], run["return_mean"]) for _, run in rows.groupby("seed")])
+
+
+def better(first: np.ndarray, second: np.ndarray) -> float:
+    """The probability that a run of the first beats one of the second, half for a tie (Mann and Whitney)."""
+    return float(np.mean((first[:, None] > second) + 0.5 * (first[:, None] == second)))
+
+
+def cell(values: np.ndarray) -> str:
+    """Interquartile mean and interval."""
+    low, high = interval(values)
+    return f"{interquartile_mean(values):.4g} [{low:.4g}, {high:.4g}]"
+
+
+def show() -> None:
+    """Tables at equal steps and at equal seconds."""
+    frame = pd.DataFrame(store().read())
+    for column, title in (("env_steps", "environment steps"), ("seconds", "seconds of one core")):
+        print(f"\nAt equal {title}:\n")
+        print(script.table(["", f"{title}", *AGENTS, "now beats before", "now beats ppo"]))
+        beaten: dict[str, list[float]] = {"seen": [], "unseen": []}
+        for world in ALL:
+            here = frame[frame["env"] == world.env]
+            runs = {name: here[here["agent"] == name] for name in AGENTS}
+            runs = {name: rows for name, rows in runs.items() if len(rows)}
+            if not runs:
+                continue
+            # As far as each of them was trained.
+            end = min(rows.groupby("seed")[column].max().min() for rows in runs.values())
+            found = {name: at(rows, column, end) for name, rows in runs.items()}
+            chances = [
+                better(found["now"], found[other]) if {"now", other} <= found.keys() else None for other in ("before", "ppo")
+            ]
+            if chances[0] is not None:
+                beaten["seen" if world in SEEN else "unseen"].append(chances[0])
+            cells = [cell(found[name]) if name in found else "–" for name in AGENTS]
+            print(
+                script.line(
+                    [world.env, f"{end:.3g}", *cells, *("–" if p is None else f"{p:.2f}" for p in chances)]
+                )
+            )
+        for name, chances_of in beaten.items():
+            if chances_of:
+                print(f"\nP(now beats before) on the {name}: {np.mean(chances_of):.2f}")
+
+
+def main() -> None:
+    """The script."""
+    arguments = script.options(Arguments, __doc__)
+    for name in arguments.agents:
+        if name not in AGENTS:
+            script.wrong(f"--agents has {name!r}, but they are {', '.join(AGENTS)}")
+    if arguments.table:
+        return show()
+    wanted = [
+        (agent, world.env, seed)
+        for agent in arguments.agents
+        for world in ALL
+        if not arguments.envs or world.env in arguments.envs
+        for seed in range(arguments.seeds)
+    ]
+    steps = {world.env: world for world in ALL}
+    with pool.stoppable("what was measured is kept"):
+        for agent, env, seed in store().missing(wanted):
+            begun = time.perf_counter()
+            rows = measure(steps[env], agent, seed)
+            store().add(rows)
+            last = rows[-1]
+            print(
+                f"{agent} {env} {seed}: {last['return_mean']:.4g} after {last['seconds']:.0f} s"
+                f" ({time.perf_counter() - begun:.0f} s)",
+                flush=True,
+            )
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
