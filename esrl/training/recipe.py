@@ -31,7 +31,7 @@ from esrl.algorithms.agent import Agent
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
-from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of
+from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of, with_former_defaults
 from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
@@ -212,8 +212,11 @@ def _network_in_file(name: str) -> Network:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(path: str | Path) -> Recipe:
+def read(path: str | Path, run: bool = False) -> Recipe:
     """A recipe from a TOML file.
+
+    Args:
+      path: of the file. run: it is that of a run's folder, which keeps the defaults that the run had.
 
     Raises:
       EsrlError: no such file, not TOML, an unknown key (near ones are offered), or a value of the wrong type.
@@ -231,7 +234,7 @@ def read(path: str | Path) -> Recipe:
     options = options_of(agent_named(found.get("agent", "eggroll")))
     for table, keys in (("options", options), ("policy", NETWORK_KEYS)):
         found[table] = _checked(f"{path}: [{table}] ", found.get(table, {}), keys, custom=table == "options")
-    return Recipe(**found)
+    return Recipe(**(with_former_defaults(found) if run else found))
 
 
 def _checked(where: str, data: dict[str, Any], known: dict[str, Option], custom: bool = False) -> dict[str, Any]:
@@ -301,7 +304,7 @@ def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agen
       True
     """
     run = RunFolder.existing(folder)
-    recipe = read(run.recipe)
+    recipe = read(run.recipe, run=True)
     if agent is None and env is None:
         check_again(recipe.env)
     built = agent or recipe.build(env, policy)
