@@ -90,7 +90,7 @@ class Run:
             "checkpoint_every": self.checkpoint_every,
         }
         # By its very type: an optax transformation is a tuple as well.
-        plain = (bool, int, float, str)
+        plain = (bool, int, float, str, dict)
         options = {k: v if type(v) in plain else "custom" for k, v in self.agent.options.items()}
         # A schedule stays "custom": a value of the state only multiplies it.
         options |= {k: v for k, v in self.hyperparams.items() if options.get(k) != "custom"}

@@ -244,11 +244,11 @@ def test_fan_in_scales_wide_layers_alone():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"max_population": 64}, "max_population needs the signal between two halves"),
-        ({"signal_sigma": True}, "use episodes_per_member=2 or more"),
+        ({"max_population": 64, "episodes_per_member": 1}, "max_population needs the signal between two halves"),
+        ({"signal_sigma": True, "episodes_per_member": 1}, "use episodes_per_member=2 or more"),
         ({"max_population": 100, "episodes_per_member": 2}, "must be a multiple of population 8"),
         ({"generation_steps": 100, "episodes_per_member": 2}, "generation_steps needs max_population"),
-        ({"signal_sigma": True, "episodes_per_member": 2, "sigma_decay": 0.9}, "give one"),
+        ({"signal_sigma": True, "sigma_decay": 0.9}, "give one"),
         ({"horizon": 1000}, "leave it out"),
         ({"layer_sigma": {"nothing": 2.0}}, "but the parameters are"),
         ({"layer_sigma": {"*": 0.0}}, "must be above 0"),
