@@ -174,7 +174,7 @@ def test_a_skip_adds_a_linear_map_of_the_observation():
     straight = layers.pop("Skip")["kernel"]
     assert straight.shape == (3, 2)
     inside = {**params, "network": layers}
-    whole, rest = (p.apply(of, seen, p.carry)[0] for p, of in ((bound, params), (plain, inside)))
+    whole, rest = (p.apply(of, seen, p.carry)[0][0] for p, of in ((bound, params), (plain, inside)))
     np.testing.assert_allclose(whole, rest + seen @ straight, rtol=1e-5)
     with pytest.raises(EsrlError, match="skip"):
         esrl.mlp((), skip=True)
