@@ -49,6 +49,7 @@ AGENTS = {
 OF_MLP = ("hidden", "skip")
 EVALUATIONS, EARLY, EPISODES = 8, 3, 128
 BRAX_EVALUATIONS, BRAX_EARLY, BRAX_EPISODES = 4, 2, 64  # where scoring takes as long as training
+PPO_SECONDS = 60  # and then PPO stops: longer than EGGROLL takes in all but two environments
 LONGER = {"brax/hopper": 2e6, "brax/inverted_double_pendulum": 5e5, "gymnasium/phys2d/Pendulum-v0": 1e6}
 SEEN = tuple(world._replace(env_steps=LONGER.get(world.env, 1e6)) for world in worlds.SEEN)
 ALL = (*worlds.UNSEEN, *SEEN)
@@ -83,6 +84,7 @@ def measure(world: worlds.World, agent: str, seed: int) -> list[Row]:
     run = esrl.iterate(
         recipe(world.env, agent).build(),
         env_steps=world.env_steps,
+        seconds=PPO_SECONDS if agent == "ppo" else None,
         seed=seed,
         num_evals=BRAX_EVALUATIONS if dear else EVALUATIONS,
         early_evals=BRAX_EARLY if dear else EARLY,
