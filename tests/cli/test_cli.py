@@ -330,7 +330,7 @@ def test_help(command, capsys, monkeypatch):
     assert out.startswith("usage: esrl ") and "Traceback" not in out
     assert max((len(line) for line in out.splitlines() if line.startswith("│")), default=0) <= 100
     if command in ("train", "describe"):
-        assert "--rank N " in out and "[512]" in out and "--antithetic, --no-antithetic" in out
+        assert "--rank N " in out and "[clipup]" in out and "--antithetic, --no-antithetic" in out
     if command == "train":
         assert all(flag in out for flag in ("--resume", "--dry-run", "--seconds", "--early-evals"))
 
@@ -544,12 +544,13 @@ def test_train_evaluate_and_render_report(capsys):
 def test_a_recipe_runs_with_flags(capsys):
     scores = ["--num-evals", "1", "--early-evals", "2", "--eval-seed", "9"]
     out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", *scores, "--out", "run")
-    assert out.startswith("eggroll on w.py:Line: 6 episodes a generation") and "done: return" in out
+    assert out.startswith("eggroll on w.py:Line: 12 episodes a generation") and "done: return" in out
     kept = recipes.read("run/recipe.toml")
     assert (kept.seed, kept.generations, kept.env_steps) == (3, 2, None)
     assert (kept.num_evals, kept.early_evals, kept.eval_seed) == (1, 2, 9)  # a resumed run is scored as it was
     assert (kept.policy["hidden"], kept.policy["activation"]) == ([3], "tanh")
-    assert kept.options == {"population": 6, "sigma": 0.1}
+    always = {"optimizer": "clipup", "episodes_per_member": 2, "averaging": 0.97}  # once had other defaults
+    assert kept.options == {"population": 6, "sigma": 0.1, **always}
 
 
 @pytest.mark.parametrize("env", ["w.py:Line", "w.py:Host"])
