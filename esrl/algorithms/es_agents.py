@@ -404,9 +404,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
             options.optimizer, options.momentum, options.weight_decay, options.max_grad_norm, params
         ),
         sigma=_decayed("sigma", options.sigma, options.sigma_decay),
-        learning_rate=_decayed(
-            "learning_rate", _rate(options), options.lr_decay
-        ),
+        learning_rate=_decayed("learning_rate", _rate(options), options.lr_decay),
         averaging=options.averaging,
         sizing=_sizing(options),
         warm=options.warm_statistics,

@@ -16,7 +16,21 @@ from esrl.core.types import Array, EsrlError, PyTree, nearest
 from esrl.envs.base import reason_of
 
 Schedule = Callable[[Array], Array]
-NAMES = ("adabelief", "adagrad", "adam", "adamax", "adamw", "clipup", "lamb", "lion", "nadam", "radam", "rmsprop", "sgd", "yogi")
+NAMES = (
+    "adabelief",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "clipup",
+    "lamb",
+    "lion",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "sgd",
+    "yogi",
+)
 
 
 def make_optimizer(

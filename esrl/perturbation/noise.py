@@ -245,7 +245,7 @@ def weighted_sum(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequenc
 
 
 def perturb(params: PyTree, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf], scale: Any) -> PyTree:
-    """`params + scale * leaf.scale * E_p` for every pair, leaves [P, *shape]: the dense form, for oracles and inspection."""
+    """`params + scale * leaf.scale * E_p` for every pair, leaves [P, *shape]: the dense form, for oracles."""
 
     def one(w: Array, e: LowRank | Dense, leaf: Leaf) -> Array:
         if isinstance(e, Dense):

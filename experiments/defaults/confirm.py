@@ -1,17 +1,16 @@
 """The new defaults against the old ones and PPO's, also on environments that the search never saw.
 
-    python -m experiments.defaults.confirm --agents now before ppo open_es   # whatever is missing; several may run at once
-    python -m experiments.defaults.confirm --table                           # what was found, as Markdown
+    python -m experiments.defaults.confirm --agents now before   # whatever is missing; several may run at once
+    python -m experiments.defaults.confirm --table               # what was found, as Markdown
 
 Nothing is tuned for an environment: what a suite says of network and sampling stays, and the rest is a default. Each
-run is scored seven to twelve times by 64 or 128 held-out episodes, with the averaged parameters (`now`, `open_es`) or the
-unperturbed ones (`before`). Rows are one for each evaluation, in results/confirm.csv. `seconds` are those that one core was at work
-on training, without compiling and evaluating: the clock's, less the part that other processes had of the core.
+run is scored seven to twelve times by 64 or 128 held-out episodes, with the averaged parameters (`now`, `open_es`) or
+the unperturbed ones (`before`, `ppo`). Rows are one for each evaluation, in results/confirm.csv. `seconds` are those
+that one core was at work on training, without compiling and evaluating: the clock's, less what other processes had.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -123,35 +122,40 @@ def cell(values: np.ndarray) -> str:
 
 
 def show() -> None:
-    """Tables at equal steps and at equal seconds."""
+    """Tables at equal steps and at equal seconds: each agent as far as it was trained, two beside each other as both."""
     frame = pd.DataFrame(store().read())
     for column, title in (("env_steps", "environment steps"), ("seconds", "seconds of one core")):
         print(f"\nAt equal {title}:\n")
-        print(script.table(["", f"{title}", *AGENTS, "now beats before", "now beats ppo"]))
+        print(script.table(["", title, *AGENTS, "now beats before", "now beats ppo"]))
         beaten: dict[str, list[float]] = {"seen": [], "unseen": []}
         for world in ALL:
             here = frame[frame["env"] == world.env]
-            runs = {name: here[here["agent"] == name] for name in AGENTS}
-            runs = {name: rows for name, rows in runs.items() if len(rows)}
-            if not runs:
+            runs = {name: rows for name in AGENTS if len(rows := here[here["agent"] == name])}
+            if "now" not in runs:
                 continue
-            # As far as each of them was trained.
-            end = min(rows.groupby("seed")[column].max().min() for rows in runs.values())
-            found = {name: at(rows, column, end) for name, rows in runs.items()}
-            chances = [
-                better(found["now"], found[other]) if {"now", other} <= found.keys() else None for other in ("before", "ppo")
-            ]
-            if chances[0] is not None:
-                beaten["seen" if world in SEEN else "unseen"].append(chances[0])
-            cells = [cell(found[name]) if name in found else "–" for name in AGENTS]
-            print(
-                script.line(
-                    [world.env, f"{end:.3g}", *cells, *("–" if p is None else f"{p:.2f}" for p in chances)]
-                )
-            )
-        for name, chances_of in beaten.items():
-            if chances_of:
-                print(f"\nP(now beats before) on the {name}: {np.mean(chances_of):.2f}")
+            ends = {name: float(rows.groupby("seed")[column].max().min()) for name, rows in runs.items()}
+            common = ends["now"]
+            cells = []
+            for name in AGENTS:
+                if name not in runs:
+                    cells.append("–")
+                    continue
+                end = min(common, ends[name])
+                cells.append(cell(at(runs[name], column, end)) + (f" at {end:.2g}" if end < 0.97 * common else ""))
+            chances = []
+            for other in ("before", "ppo"):
+                if other not in runs:
+                    chances.append("–")
+                    continue
+                end = min(common, ends[other])
+                chance = better(at(runs["now"], column, end), at(runs[other], column, end))
+                chances.append(f"{chance:.2f}")
+                if other == "before":
+                    beaten["seen" if world in SEEN else "unseen"].append(chance)
+            print(script.line([world.env, f"{common:.3g}", *cells, *chances]))
+        for name, found in beaten.items():
+            if found:
+                print(f"\nP(now beats before), mean over the {len(found)} {name}: {np.mean(found):.2f}")
 
 
 def main() -> None:
@@ -161,7 +165,8 @@ def main() -> None:
         if name not in AGENTS:
             script.wrong(f"--agents has {name!r}, but they are {', '.join(AGENTS)}")
     if arguments.table:
-        return show()
+        show()
+        return
     wanted = [
         (agent, world.env, seed)
         for agent in arguments.agents
@@ -181,8 +186,7 @@ def main() -> None:
                 f" ({time.perf_counter() - begun:.0f} s)",
                 flush=True,
             )
-    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

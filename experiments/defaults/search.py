@@ -4,18 +4,18 @@
     python -m experiments.defaults.search --config '{"population": 16}'   # one configuration, the rest as today
     python -m experiments.defaults.search --table                         # what was found, as Markdown
 
-A configuration is trained on each environment of `worlds.SEEN`, once, and scored twice: by its held-out return after the
-world's environment steps, and by the last evaluation within `--seconds` of training on one core (compiling and
-evaluating not counted). Its score is the interquartile mean over environments and both budgets. The first configurations
-are random, later ones come from Optuna's TPE (Bergstra et al., 2011); one that does worse on the first environments than
-the median of those before is given up. Rows are one for each configuration and environment, in results/<agent>.csv.
+A configuration is trained on each environment of `worlds.SEEN`, once, and scored twice: by its held-out return after
+the world's environment steps, and by the last evaluation within `--seconds` of training on one core (compiling and
+evaluating not counted). Its score is the interquartile mean over environments and both budgets. The first
+configurations are random, later ones come from Optuna's TPE (Bergstra et al., 2011); one that does worse on the first
+environments than the median of those before is given up. Rows are one for each configuration and environment, in
+results/<agent>.csv.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -105,7 +105,8 @@ def measure(env: str, agent: str, config: dict[str, Any], seed: int, seconds: fl
     run = esrl.iterate(
         wanted.build(), env_steps=world.env_steps, seed=seed, num_evals=evaluations, eval_episodes=64, early_evals=2
     )
-    begun, training, within, last = time.perf_counter(), 0.0, float("nan"), {}
+    last: dict[str, Any] = {}
+    begun, training, within = time.perf_counter(), 0.0, float("nan")
     for _, _, last in run:
         training = last["seconds_training"]
         if "start_return_mean" in last:
@@ -124,7 +125,9 @@ def measure(env: str, agent: str, config: dict[str, Any], seed: int, seconds: fl
 
 def score(rows: list[Row]) -> float:
     """The interquartile mean over environments and budgets."""
-    found = [worlds.named(row["env"]).score(float(row[name])) for row in rows for name in ("return_steps", "return_seconds")]
+    found = [
+        worlds.named(row["env"]).score(float(row[name])) for row in rows for name in ("return_steps", "return_seconds")
+    ]
     return float(interquartile_mean(np.array(found))) if found else float("nan")
 
 
@@ -145,7 +148,7 @@ def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any
     """The next configuration: random at first, then by TPE over what was measured."""
     space = SPACES[agent]
     kinds: dict[str, optuna.distributions.BaseDistribution] = {
-        name: optuna.distributions.FloatDistribution(*values, log=True)
+        name: optuna.distributions.FloatDistribution(values[0], values[1], log=True)
         if isinstance(values, tuple)
         else optuna.distributions.CategoricalDistribution([json.dumps(value) for value in dict.fromkeys(values)])
         for name, values in space.items()
@@ -163,7 +166,9 @@ def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any
         if not all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in told.items()):
             continue  # set by hand, outside of the space
         study.add_trial(
-            optuna.trial.create_trial(params=told, distributions={name: kinds[name] for name in told}, value=score(rows))
+            optuna.trial.create_trial(
+                params=told, distributions={name: kinds[name] for name in told}, value=score(rows)
+            )
         )
     trial = study.ask(kinds)
     return {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
@@ -205,7 +210,8 @@ def main() -> None:
     """The script."""
     arguments = script.options(Arguments, __doc__)
     if arguments.table:
-        return show(arguments.agent)
+        show(arguments.agent)
+        return
     wanted = [json.loads(text) for text in arguments.config]
     end = time.monotonic() + arguments.hours * 3600
     with pool.stoppable("what was measured is kept"):
@@ -214,8 +220,7 @@ def main() -> None:
             config = wanted.pop(0) if wanted else suggest(arguments.agent, known, int(time.time_ns() % 2**31))
             print(json.dumps(config), flush=True)
             print(f"= {tried(arguments, config):.3f}", flush=True)
-    return None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,7 @@
 """The environments that the defaults are chosen and judged by, and the scale of each one's score.
 
-A score is (return - low) / (high - low) within 0 .. 1.2: `low` is a random policy's return, `high` one that a good agent
-reaches in a few million steps. It only serves to average over environments; tables show returns.
+A score is (return - low) / (high - low) within 0 .. 1.2: `low` is a random policy's return, `high` one that a good
+agent reaches in a few million steps. It only serves to average over environments; tables show returns.
 """
 
 from __future__ import annotations

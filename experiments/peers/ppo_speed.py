@@ -80,7 +80,11 @@ def sides(name: str, line: ppo.Line, env_steps: float) -> dict[str, Callable[[in
     """`run(seed) -> (seconds without compiling, environment steps)` of each side."""
     env, agent = esrl.make(line.env), agent_of(line)
     peer = (Rejax if name.startswith("rejax") else Brax)(env, line.config, int(env_steps))
-    makers = {"peer": lambda seed: peer.train(seed)[1], "scanned": scanned(agent, env_steps), "called": called(agent, env_steps)}
+    makers = {
+        "peer": lambda seed: peer.train(seed)[1],
+        "scanned": scanned(agent, env_steps),
+        "called": called(agent, env_steps),
+    }
 
     def timed(train: Callable[[int], int], seed: int) -> tuple[float, int]:
         watch = common.Stopwatch()
@@ -153,7 +157,14 @@ def main() -> None:
     rows = []
     for (name, side), found in common.grouped(store.read(), "line", "side").items():
         rates, ratios = (common.numbers(found, column) for column in ("env_steps_per_second", "ratio"))
-        rows.append([name, side, f"{np.median(rates):,.0f}", f"{np.median(ratios):.2f} [{ratios.min():.2f}, {ratios.max():.2f}]"])
+        rows.append(
+            [
+                name,
+                side,
+                f"{np.median(rates):,.0f}",
+                f"{np.median(ratios):.2f} [{ratios.min():.2f}, {ratios.max():.2f}]",
+            ]
+        )
     print("\n" + script.table(["line", "side", "env steps/s", "of the peer's"], rows))
 
 

@@ -177,7 +177,7 @@ def test_the_rate_unless_given_is_the_optimizers(optimizer):
 
 
 def test_clipup_is_its_equations():
-    """v = m v + g / |g|, shortened to 2; W = W - rate v (arXiv 2008.02387, algorithm 1), whatever the gradient's length."""
+    """v = m v + g / |g|, shortened to 2; W = W - rate v (arXiv 2008.02387, algorithm 1), for any |g|."""
     rng, rate, momentum = np.random.default_rng(0), 0.3, 0.9
     step, direction = clipup(rate, momentum), rng.normal(size=5)
     params = {"w": jnp.zeros(5)}

@@ -155,7 +155,9 @@ def test_sums_do_not_depend_on_devices_and_resume_exactly(tmp_path):
     whole = esrl.train(built, generations=7, out=tmp_path / "whole", **budget)
     esrl.train(built, generations=3, out=tmp_path / "parts", **budget)
     parts = esrl.train(built, generations=7, out=tmp_path / "parts", resume=True, **budget)
-    for a, b in zip(jax.tree.leaves(whole.state._replace(key=0)), jax.tree.leaves(parts.state._replace(key=0)), strict=True):
+    for a, b in zip(
+        jax.tree.leaves(whole.state._replace(key=0)), jax.tree.leaves(parts.state._replace(key=0)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -222,7 +224,7 @@ def test_the_horizon_caps_episodes_and_grows():
 
 @pytest.mark.parametrize("make", [esrl.eggroll, esrl.open_es])
 def test_a_layers_sigma_is_a_change_of_variables(make):
-    """A parameter with factor c moves as c times a parameter of its own: its noise and its step are c times as large."""
+    """A parameter with factor c moves as c times a parameter of its own: noise and step are c times as large."""
     options = {"population": 8, "optimizer": "sgd", "learning_rate": 1.0, "normalize_observations": False}
     plain, scaled = make(Walk(), TINY, **options), make(Walk(), TINY, layer_sigma={"*": 0.5}, **options)
     half = make(Walk(), TINY, **options | {"sigma": 0.025})

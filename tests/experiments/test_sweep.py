@@ -235,7 +235,7 @@ def test_a_default_written_out_is_the_same_setting():
     recipe = base()
     default = {
         "shaping": "centered_rank",
-        "learning_rate": 0.02,
+        "learning_rate": 0.2,
         "rank": "1",
         "activation": "layernorm_relu",
         "thin": None,
@@ -299,7 +299,7 @@ def test_a_sweep_is_extended(script, small, tmp_path):
     starts = [row for row in rows if not row["generation"]]
     assert sorted((row["rank"], row["sigma"], row["seed"]) for row in starts) == sorted(runs)
     for row in rows:
-        assert row["episodes"] == row["generation"] * 16 and row["runs_together"] in (2, 4)
+        assert row["episodes"] == row["generation"] * 32 and row["runs_together"] in (2, 4)
     script("experiments.sweep.figures", "--results", small[4], "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
 
@@ -330,7 +330,7 @@ def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
     for rows in found:
         assert list(rows[0]) == list(found[0][0])
         assert rows[0]["generation"] == 0 and rows[-1]["env_steps"] >= 100
-        assert rows[-1]["episodes"] == 4 * rows[-1]["generation"] and rows[0]["seed"] == 3
+        assert rows[-1]["episodes"] == 8 * rows[-1]["generation"] and rows[0]["seed"] == 3
 
 
 def start(small, *arguments):

@@ -184,7 +184,10 @@ def test_what_may_change_is_taken_said_and_written(tmp_path, capsys):
     recipe = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())
     assert (recipe["generations"], recipe["num_evals"], recipe["eval_episodes"]) == (2, 1, 2)
     always = {"optimizer": "clipup", "episodes_per_member": 2, "averaging": 0.97}
-    assert recipe["options"] == {"population": 4, **always} and Path(tmp_path / "run" / "recipe.part.toml").exists() is False
+    assert (
+        recipe["options"] == {"population": 4, **always}
+        and Path(tmp_path / "run" / "recipe.part.toml").exists() is False
+    )
 
 
 def test_an_old_recipe_goes_on(tmp_path):
@@ -211,7 +214,7 @@ def test_a_run_from_before_the_defaults_changed_goes_on_by_those_it_had(tmp_path
     assert found.agent.options == former.options and found.agent.policy.spec["skip"] is False
     gone_on = esrl.train(former, generations=2, out=tmp_path / "run", num_evals=0, resume=True)
     assert int(gone_on.state.generation) == 2
-    with pytest.raises(EsrlError, match="averaging: the run has 0.0, you gave 0.97"):
+    with pytest.raises(EsrlError, match=r"averaging: the run has 0\.0, you gave 0\.97"):
         esrl.train(agent(), generations=2, out=tmp_path / "run", resume=True)
 
 
