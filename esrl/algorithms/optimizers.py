@@ -66,7 +66,7 @@ def make_optimizer(
             raise EsrlError("optimizer clipup takes the direction of a gradient alone; leave out max_grad_norm")
         constructor = clipup if optimizer == "clipup" else getattr(optax, optimizer)
         takes = inspect.signature(constructor).parameters
-        given: dict[str, float | None] = {}
+        given: dict[str, Any] = {}
         if momentum is not None:
             name = "momentum" if "momentum" in takes else "b1"
             if name not in takes:

@@ -122,7 +122,7 @@ def cell(values: np.ndarray) -> str:
 
 
 def show() -> None:
-    """Tables at equal steps and at equal seconds: each agent as far as it was trained, two beside each other as both."""
+    """Tables at equal steps and at equal seconds: each agent as far as it was trained, two as both were."""
     frame = pd.DataFrame(store().read())
     for column, title in (("env_steps", "environment steps"), ("seconds", "seconds of one core")):
         print(f"\nAt equal {title}:\n")
