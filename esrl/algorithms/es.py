@@ -195,7 +195,8 @@ def rollout(es: ES, state: ESState) -> Experience:
 
     # No noise ever leaves the device that drew it: devices exchange results of episodes, and sums.
     rows, sums = sharding.map_devices(play, state, sharding.iota(es.pairs), es.mesh)
-    return Experience(*rows, sums=sums)
+    fitness, halves, returns, lengths, nonfinite, steps = rows
+    return Experience(fitness, halves, returns, lengths, nonfinite, steps, sums)
 
 
 def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Metrics]:
