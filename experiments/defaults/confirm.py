@@ -45,6 +45,24 @@ AGENTS = {
         {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "learning_rate": 0.02, "averaging": 0.0},
     ),
 }
+PARTS = {  # today's defaults with one thing changed
+    "Adam 0.02": Defaults("eggroll", options={"optimizer": "adam"}),
+    "RMSprop 0.02": Defaults("eggroll", options={"optimizer": "rmsprop"}),
+    "SGD, momentum 0.9, 0.2": Defaults("eggroll", options={"optimizer": "sgd", "momentum": 0.9}),
+    "ClipUp 0.1": Defaults("eggroll", options={"learning_rate": 0.1}),
+    "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
+    "rate follows": Defaults("eggroll", options={"signal_rate": True}),
+    "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
+    "population 32": Defaults("eggroll", options={"population": 32}),
+    "sized 8 to 128": Defaults("eggroll", options={"max_population": 128}),
+    "sized, rate follows": Defaults("eggroll", options={"max_population": 128, "signal_rate": True}),
+    "no skip": Defaults("eggroll", {"skip": False}),
+    "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),
+    "32x32 tanh": Defaults("eggroll", {"hidden": [32, 32], "activation": "tanh"}),
+    "linear": Defaults("eggroll", {"hidden": [], "skip": False}),
+    "warm statistics": Defaults("eggroll", options={"warm_statistics": 3}),
+    "fan-in sigma": Defaults("eggroll", options={"layer_sigma": "fan_in"}),
+}
 OF_MLP = ("hidden", "skip")
 EVALUATIONS, EARLY, EPISODES = 8, 3, 128
 BRAX_EVALUATIONS, BRAX_EARLY, BRAX_EPISODES = 4, 2, 64  # where scoring takes as long as training
@@ -61,6 +79,7 @@ class Arguments:
     agents: tuple[str, ...] = tuple(AGENTS)
     envs: tuple[str, ...] = ()  # only these
     seeds: int = 5
+    parts: bool = False  # today's defaults with one thing changed, in place of agents
     table: bool = False  # only print what is there
 
 
@@ -71,7 +90,7 @@ def store() -> Store:
 
 def recipe(env: str, agent: str) -> esrl.Recipe:
     """Somebody's defaults on an environment."""
-    found = AGENTS[agent]
+    found = (AGENTS | PARTS)[agent]
     policy, options = suite_defaults(env, found.agent)
     own = {k: v for k, v in found.policy.items() if policy.get("network", "mlp") == "mlp" or k not in OF_MLP}
     return esrl.Recipe(env, found.agent, policy=policy | own, options=options | found.options)
@@ -158,14 +177,38 @@ def show() -> None:
                 print(f"\nP(now beats before), mean over the {len(found)} {name}: {np.mean(found):.2f}")
 
 
+def show_parts() -> None:
+    """A table of today's defaults with one thing changed, at equal steps."""
+    frame = pd.DataFrame(store().read())
+    frame = frame[frame["agent"].isin(["now", *PARTS])]
+    envs = [w.env for w in ALL if frame[frame["agent"] != "now"]["env"].eq(w.env).any()]
+    print(script.table(["", *envs, "beats now"]))
+    for name in ("now", *PARTS):
+        cells, chances = [], []
+        for env in envs:
+            here = frame[frame["env"] == env]
+            own, now = (here[here["agent"] == who] for who in (name, "now"))
+            if own.empty:
+                cells.append("–")
+                continue
+            end = min(rows.groupby("seed")["env_steps"].max().min() for rows in (own, now))
+            found = at(own, "env_steps", end)
+            cells.append(cell(found))
+            chances.append(better(found, at(now, "env_steps", end)))
+        if chances:
+            print(script.line([name, *cells, "" if name == "now" else f"{np.mean(chances):.2f}"]))
+
+
 def main() -> None:
     """The script."""
     arguments = script.options(Arguments, __doc__)
     for name in arguments.agents:
-        if name not in AGENTS:
-            script.wrong(f"--agents has {name!r}, but they are {', '.join(AGENTS)}")
+        if name not in AGENTS | PARTS:
+            script.wrong(f"--agents has {name!r}, but they are {', '.join(AGENTS | PARTS)}")
+    if arguments.parts:
+        arguments.agents = tuple(PARTS)
     if arguments.table:
-        show()
+        show_parts() if arguments.parts else show()
         return
     wanted = [
         (agent, world.env, seed)
