@@ -237,7 +237,8 @@ def iterate(
         up ends the run.
       seed: seed of everything random.
       out: folder to create for the run; None keeps nothing.
-      num_evals: times that the unperturbed parameters are scored, spread evenly over the budget, and once at the start.
+      num_evals: times that the unperturbed parameters, or their average, are scored, spread evenly over the budget, and
+        once at the start.
       early_evals: further evaluations before the first of those, each at half the budget of the next.
       eval_episodes: held-out episodes of each evaluation.
       eval_seed: seed of the held-out worlds; None is `seed`.
