@@ -18,7 +18,8 @@ from esrl.training.evaluation import act_all
 
 
 class Trained:
-    """An agent with a state: `predict(observation) -> action`, by the unperturbed parameters or their average.
+    """An agent with a state: `predict(observation) -> action`, by the unperturbed parameters or their average; NumPy arrays
+    go in and come out.
 
     `esrl.load(folder)` gives one; `agent, state, recipe = esrl.load(folder)` takes it apart. A policy with memory keeps
     it between calls: call `reset()` when an episode begins, or `reset(mask)` for the lanes where one does. Policies
