@@ -50,6 +50,11 @@ PARTS = {  # today's defaults with one thing changed
     "RMSprop 0.02": Defaults("eggroll", options={"optimizer": "rmsprop"}),
     "SGD, momentum 0.9, 0.2": Defaults("eggroll", options={"optimizer": "sgd", "momentum": 0.9}),
     "ClipUp 0.1": Defaults("eggroll", options={"learning_rate": 0.1}),
+    "no suite defaults": Defaults(
+        "eggroll",
+        {"hidden": [64, 64], "output_scale": 0.1, "skip": True},
+        {"population": 8, "episodes_per_member": 2, "optimizer": "clipup", "averaging": 0.97},
+    ),
     "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),

@@ -637,8 +637,11 @@ def test_videos_of_the_examples(capsys):
 def test_suites_have_defaults_that_flags_and_recipes_overrule():
     game = recipe("atari/Breakout-v5", "--agent", "ppo")
     assert game.policy == {"network": "cnn"} and game.options == {}
-    grid = recipe("navix/Navix-Empty-5x5-v0", "--population", "64")
+    grid = recipe("jumanji/Game2048-v1", "--population", "64")
     assert grid.options == {"deterministic": False, "population": 64} and grid.policy == {}
-    assert recipe("navix/Navix-Empty-5x5-v0", "--deterministic").options == {"deterministic": True}
+    assert recipe("jumanji/Game2048-v1", "--deterministic").options == {"deterministic": True}
+    sparse = recipe("navix/Navix-Empty-5x5-v0", "--population", "64", "--hidden", "8")
+    assert (sparse.options["population"], sparse.options["optimizer"]) == (64, "adam")
+    assert (sparse.policy["hidden"], sparse.policy["skip"]) == ((8,), False)
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
     assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}
