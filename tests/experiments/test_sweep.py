@@ -25,6 +25,7 @@ hidden = [4]
 
 [options]
 population = 16
+episodes_per_member = 1
 """
 
 
@@ -299,7 +300,7 @@ def test_a_sweep_is_extended(script, small, tmp_path):
     starts = [row for row in rows if not row["generation"]]
     assert sorted((row["rank"], row["sigma"], row["seed"]) for row in starts) == sorted(runs)
     for row in rows:
-        assert row["episodes"] == row["generation"] * 32 and row["runs_together"] in (2, 4)
+        assert row["episodes"] == row["generation"] * 16 and row["runs_together"] in (2, 4)
     script("experiments.sweep.figures", "--results", small[4], "--out", tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size
 
@@ -373,7 +374,8 @@ def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
     assert runs == {(r, s, i) for r in ("1", "dense") for s in (0.1, 0.3) for i in (0, 1)}
     for run in runs:
         own = [row for row in rows if (row["rank"], row["sigma"], row["seed"]) == run]
-        assert own[0]["generation"] == 0 and own[-1]["env_steps"] >= 600 and len(own) == 3
+        assert own[0]["generation"] == 0 and own[-1]["env_steps"] >= 600
+        assert len(own) in (2, 3)  # one generation may pass both evaluations
     before = table_of(small).read_bytes()
     script("experiments.sweep.run", *small, *swept)
     assert table_of(small).read_bytes() == before
