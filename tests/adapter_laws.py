@@ -135,7 +135,7 @@ def seeds_of_generations(env: Any, population: int, episodes: int) -> list[set[i
             lanes.begin = lambda which, seeds: (given.append(seeds), begin(which, seeds))[1]
         return lanes
 
-    agent = esrl.eggroll(env._replace(make_lanes=watched), esrl.mlp((4,)), population=population)
+    agent = esrl.eggroll(env._replace(make_lanes=watched), esrl.mlp((4,)), population=population, episodes_per_member=1)
     state = agent.init(seed_key(0))
     for _ in range(2):
         state, _ = agent.step(state)

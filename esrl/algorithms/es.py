@@ -8,6 +8,9 @@ A generation is `rollout`, then `update`; they are the algorithm, in the order i
     g       = sum_i shaped(f)_i s E_p / (N sigma)      estimates the gradient of the expected fitness
     W       = optax step along g
 
+What the estimate is worth is measured beside it, and may decide how many generations make one step, how long it is and
+how large sigma is: `esrl.algorithms.signal`.
+
 Sources: OpenES, Salimans et al., arXiv 1703.03864; EGGROLL, arXiv 2511.16652, sections 3 and 4. Notation: P pairs, S
 signs (1 without antithetic pairs), E episodes of a member, N = P S members, R rank.
 """
@@ -24,8 +27,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from esrl.algorithms import signal as signals
 from esrl.algorithms.agent import Metrics
 from esrl.algorithms.shaping import Shaping
+from esrl.algorithms.signal import Signal, Sizing
 from esrl.core import sharding
 from esrl.core.types import Array, Count, Key, PyTree, count_add, count_sum
 from esrl.perturbation.noise import Leaf, Noise
@@ -41,7 +46,10 @@ class ESState(NamedTuple):
     Attributes:
       params: the unperturbed parameters, the mean of the search distribution.
       opt_state: the optimizer's.
+      average: the exponential moving average of params over steps of the optimizer, by which the agent acts; None
+        without averaging, where it acts by params.
       moments: observation statistics, or None without normalization.
+      signal: what is remembered of what the estimates were worth.
       key: the run key, which never changes: all randomness is folded from it and the generation.
       generation: uint32, generations done.
       sigma, learning_rate: float32 base values; decay and schedules multiply them.
@@ -50,7 +58,9 @@ class ESState(NamedTuple):
 
     params: PyTree
     opt_state: PyTree
+    average: PyTree | None
     moments: Moments | None
+    signal: Signal
     key: Key
     generation: Array
     sigma: Array
@@ -63,13 +73,15 @@ class Experience(NamedTuple):
     """A generation's episodes.
 
     Attributes:
-      fitness: [P, S], mean over a member's episodes of what is trained on.
+      fitness: [P, S], mean over a member's episodes of what is trained on. halves: [P, S, 2], the same over each half
+        of its episodes, or None for a single one.
       returns: [P, S, E] raw returns. lengths: [P, S, E] int32 live steps.
       nonfinite: [P, S, E] bool, whether an observation or reward was not finite. steps: [P] int32, steps that were run.
       sums: of live observations, or None.
     """
 
     fitness: Array
+    halves: Array | None
     returns: Array
     lengths: Array
     nonfinite: Array
@@ -89,9 +101,14 @@ class ES:
         member in all its lanes, perturbed by `scale` times its noise.
       shaping: `shaping(fitness [P, S]) -> weights [P, S]`.
       optimizer: an optax transformation with rate 1.
-      sigma, learning_rate: from a state to this generation's value.
+      sigma, learning_rate: from a state to this generation's value, before the signal's factors.
+      averaging: decay of the average of the parameters, 0 for none.
+      sizing: what the measured signal may change.
+      warm: generations at the start that gather observation statistics and leave the parameters alone.
+      horizon: from a state to the cap on the steps of an episode, or None for the environment's own.
       pairs: P. signs: of a pair's members, (1, -1) or (1,). episodes: E.
-      chunk: pairs that play at once on each device. update_chunk: pairs that the update sums at once.
+      chunk: pairs that play at once on each device. update_chunk: pairs that the update sums at once. even_chunks:
+        whether those parts all begin with an even pair and hold an even number.
       paper_scale: whether the gradient has the paper's scale.
       pair_bytes: memory of one pair, by what it is for.
       mesh: the devices.
@@ -107,11 +124,16 @@ class ES:
     optimizer: optax.GradientTransformation
     sigma: Callable[[ESState], Array]
     learning_rate: Callable[[ESState], Array]
+    averaging: float
+    sizing: Sizing
+    warm: int
+    horizon: Callable[[ESState], Array] | None
     pairs: int
     signs: tuple[float, ...]
     episodes: int
     chunk: int
     update_chunk: int
+    even_chunks: bool
     paper_scale: bool
     pair_bytes: dict[str, int]
     mesh: Mesh
@@ -159,58 +181,125 @@ def _generation_key(state: ESState) -> Key:
 def rollout(es: ES, state: ESState) -> Experience:
     """Plays one generation: every member of the population, on all devices, `chunk` pairs at once on each."""
 
-    def play(state: ESState, pairs: Array) -> tuple[tuple[Array, ...], Sums | None]:
+    def play(state: ESState, pairs: Array) -> tuple[tuple[Array | None, ...], Sums | None]:
         key = noise_key(state)
 
         def bring(pairs: Array) -> tuple[list[Any], Key]:  # what a pair brings along: its noise, and its worlds
             return es.draw(key, pairs), world_keys(world_key(state), pairs, len(es.signs), es.episodes)
 
-        shared = (state.params, es.sigma(state) * jnp.array(es.signs), state.moments)
-        played = es.runner.stream(es.act, shared, bring, pairs, es.chunk, es.policy.carry, state.moments)
-        fitness = jnp.mean(played.shaped, axis=2)
-        return (fitness, played.returns, played.lengths, played.nonfinite, played.steps), played.sums
+        shared = (state.params, sigma_of(es, state) * jnp.array(es.signs), state.moments)
+        most = es.horizon(state) if es.horizon else None
+        played = es.runner.stream(es.act, shared, bring, pairs, es.chunk, es.policy.carry, state.moments, most)
+        rows = (jnp.mean(played.shaped, axis=2), signals.halves_of(played.shaped))
+        return (*rows, played.returns, played.lengths, played.nonfinite, played.steps), played.sums
 
     # No noise ever leaves the device that drew it: devices exchange results of episodes, and sums.
     rows, sums = sharding.map_devices(play, state, sharding.iota(es.pairs), es.mesh)
-    fitness, returns, lengths, nonfinite, steps = rows
-    return Experience(fitness, returns, lengths, nonfinite, steps, sums)
+    fitness, halves, returns, lengths, nonfinite, steps = rows
+    return Experience(fitness, halves, returns, lengths, nonfinite, steps, sums)
 
 
 def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Metrics]:
     """Moves the parameters along the estimated gradient of the expected fitness."""
-    weights = es.shaping(experience.fitness) @ jnp.array(es.signs)  # f(+) - f(-) of a pair; f itself without pairs
+    halves = estimate(es, state, experience.fitness)
+    total = jax.tree.unflatten(jax.tree.structure(state.params), [a + b for a, b in zip(*halves, strict=True)])
+    live = count_sum(experience.lengths)
+    signal = signals.heard(state.signal, experience.halves)
+    signal = signals.grown(signal, total, jnp.sum(experience.lengths.astype(jnp.float32)))
+    gradient = jax.tree.map(lambda x: x / signal.groups.astype(x.dtype), signal.gradient)
+    rate = es.learning_rate(state)
+    if es.sizing.rate:
+        rate = rate * signals.rate_factor(es.sizing, signal, es.pairs)
 
-    def weigh(key: Key, part: tuple[Array, Array]) -> tuple[tuple[()], list[Array]]:
-        pairs, weight = part
-        return (), es.noise.weighted_sum(weight, es.draw(key, pairs), es.leaves)  # sum_p weight_p E_p
-
-    part = (sharding.iota(es.pairs), weights)
-    total = sharding.map_chunks(weigh, noise_key(state), part, es.update_chunk, es.mesh)[1]
-
-    members, sigma, rate = es.pairs * len(es.signs), es.sigma(state), es.learning_rate(state)
-    factor = sigma / math.sqrt(members) if es.paper_scale else 1 / (members * sigma)
-    # Minus: optax descends, and fitness is to rise.
-    gradient = jax.tree.unflatten(jax.tree.structure(state.params), [-factor * x for x in total])
-    direction, opt_state = es.optimizer.update(gradient, state.opt_state, state.params)
-    change = jax.tree.map(lambda u: rate * u, direction)
-    params = optax.apply_updates(state.params, change)
-
+    if es.sizing.waits or es.warm:
+        worth = signals.ready(es.sizing, signal, es.pairs) & (state.generation >= es.warm)
+        moved = jax.lax.cond(worth, lambda: _step(es, state, signal, gradient, rate), lambda: _wait(es, state, signal))
+    else:
+        moved = _step(es, state, signal, gradient, rate)
+    params, opt_state, average, signal = moved
     after = state._replace(
         params=params,
         opt_state=opt_state,
+        average=average,
         moments=running_statistics.merge(state.moments, experience.sums),
+        signal=signal,
         generation=state.generation + 1,
-        env_steps=count_add(state.env_steps, count_sum(experience.lengths)),
+        env_steps=count_add(state.env_steps, live),
         padded_steps=count_add(state.padded_steps, count_sum(experience.steps[:, None, None] - experience.lengths)),
     )
+    heard = {} if experience.halves is None else {"agreement": signals.agreement(signal)}
     return after, {
         **summary(experience),
         "grad_norm": optax.tree.norm(gradient),
-        "update_norm": optax.tree.norm(change),
+        "update_norm": optax.tree.norm(jax.tree.map(jnp.subtract, params, state.params)),
         "param_norm": optax.tree.norm(params),
-        "sigma": sigma,
+        "sigma": sigma_of(es, state),
         "learning_rate": rate,
+        "updates": signal.updates,
+        **heard,
+        **signals.measured(halves, tuple(leaf.path for leaf in es.leaves), experience.fitness),
     }
+
+
+def estimate(es: ES, state: ESState, fitness: Array) -> tuple[list[Array], list[Array]]:
+    """Minus the gradient of the expected fitness [P, S], as two halves that add up to it: of even and of odd pairs.
+
+    Two halves cost what the whole does, and say what it is worth.
+    """
+    weights = es.shaping(fitness) @ jnp.array(es.signs)  # f(+) - f(-) of a pair; f itself without pairs
+
+    def weigh(key: Key, part: tuple[Array, Array]) -> tuple[tuple[()], tuple[list[Array], list[Array]]]:
+        pairs, weight = part
+
+        def of(half: int) -> list[Array]:
+            if es.even_chunks:  # every other pair of the part, which begins with an even one
+                own, its = pairs[half::2], weight[half::2]
+            else:
+                own, its = pairs, jnp.where(pairs % 2 == half, weight, 0.0)
+            return es.noise.weighted_sum(its, es.draw(key, own), es.leaves)  # sum_p weight_p E_p
+
+        return (), (of(0), of(1))
+
+    part = (sharding.iota(es.pairs), weights)
+    sums = sharding.map_chunks(weigh, noise_key(state), part, es.update_chunk, es.mesh)[1]
+    members, sigma = es.pairs * len(es.signs), sigma_of(es, state)
+    factor = sigma / math.sqrt(members) if es.paper_scale else 1 / (members * sigma)
+    # Minus: optax descends, and fitness is to rise.
+    first, second = ([-factor * x for x in half] for half in sums)
+    return first, second
+
+
+_Moved = tuple[PyTree, PyTree, PyTree, Signal]  # parameters, optimizer, average, signal
+
+
+def _step(es: ES, state: ESState, signal: Signal, gradient: PyTree, rate: Array) -> _Moved:
+    """A step of the optimizer along a gradient."""
+    tree, scales = jax.tree.structure(state.params), [leaf.scale for leaf in es.leaves]
+    # A parameter is `scale` times the variable that is searched, and the gradient is that variable's: what was summed
+    # is E, not scale E.
+    seen = tree.unflatten([w / s if s != 1 else w for w, s in zip(jax.tree.leaves(state.params), scales, strict=True)])
+    direction, opt_state = es.optimizer.update(gradient, state.opt_state, seen)
+    change = tree.unflatten([rate * s * u for u, s in zip(jax.tree.leaves(direction), scales, strict=True)])
+    params = optax.apply_updates(state.params, change)
+    average = state.average
+    if average is not None:
+        average = jax.tree.map(lambda a, w: a + (1 - es.averaging) * (w - a), average, params)
+    return params, opt_state, average, signals.emptied(es.sizing, signals.followed(es.sizing, signal))
+
+
+def _wait(es: ES, state: ESState, signal: Signal) -> _Moved:
+    """No step: the estimate goes on growing. What was estimated before observations were known is thrown away."""
+    if es.warm:
+        early = state.generation < es.warm
+        fresh = signals.emptied(es.sizing, signal)._replace(updates=signal.updates)
+        old = signal if es.sizing.waits else fresh  # which without waiting has no sum either
+        signal = jax.tree.map(lambda a, b: jnp.where(early, a, b), fresh, old)
+    return state.params, state.opt_state, state.average, signal
+
+
+def sigma_of(es: ES, state: ESState) -> Array:
+    """This generation's sigma."""
+    return es.sigma(state) * state.signal.sigma if es.sizing.sigma else es.sigma(state)
 
 
 def summary(experience: Experience) -> Metrics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Callable
 from functools import partial
@@ -15,26 +16,34 @@ from jax.sharding import Mesh
 
 from esrl.algorithms import memory_plan
 from esrl.algorithms import shaping as shapings
+from esrl.algorithms import signal as signals
 from esrl.algorithms.agent import Agent, Plan, stepping
 from esrl.algorithms.es import ES, ESState, rollout, update
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.algorithms.shaping import Shaping
+from esrl.algorithms.signal import Sizing
 from esrl.core import sharding
-from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
-from esrl.envs.base import on_device
+from esrl.core.options import Option
+from esrl.core.types import Array, EsrlError, Key, PyTree, count, count_float, seed_key
+from esrl.envs.base import max_episode_steps_of, on_device
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
 from esrl.perturbation import forward
 from esrl.perturbation import noise as noises
 from esrl.perturbation.classify import classify
-from esrl.perturbation.noise import Noise
+from esrl.perturbation.noise import Leaf, Noise
 from esrl.policies import running_statistics
+from esrl.policies.networks import mlp
 from esrl.policies.policy import Policy, bind
 from esrl.policies.precision import arithmetic
 from esrl.rollouts.runner import runner
 
-BASE_RATE = 0.02  # the learning rate unless given: better than 0.01 in experiments/ablation/README.md
+# The defaults below are those of experiments/defaults: one search over eight environments.
+RATES = {"clipup": 0.2, "sgd": 0.2}  # learning rates unless given; their steps have other units than the others' 0.02
+BASE_RATE = 0.02
+NETWORK = mlp((64, 64), output_scale=0.1, skip=True)  # the policy unless given
+_WIDE = 64  # inputs of a layer, from which on layer_sigma="fan_in" makes sigma and step smaller
 
 
 @agent_constructor()
@@ -43,21 +52,31 @@ def es(
     policy: Any = None,
     *,
     noise: Noise | None = None,
-    population: int = 512,
+    population: int = 8,
     sigma: float | Schedule = 0.05,
     learning_rate: float | Schedule | None = None,
-    optimizer: str | optax.GradientTransformation = "adam",
+    optimizer: str | optax.GradientTransformation = "clipup",
     momentum: float | None = None,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
     sigma_decay: float = 1.0,
     lr_decay: float = 1.0,
     shaping: str | Shaping = "centered_rank",
-    episodes_per_member: int = 1,
+    episodes_per_member: int = 2,
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
     reward_offset: float = 0.0,
+    warm_statistics: int = 0,
+    averaging: float = 0.97,
+    layer_sigma: str | dict[str, float] | None = None,
+    signal_sigma: bool | None = None,
+    signal_rate: bool = False,
+    signal_pairs: float = 4.0,
+    max_population: int | None = None,
+    generation_steps: int | None = None,
+    horizon: int | None = None,
+    horizon_steps: float = 1e6,
     deterministic: bool = True,
     squash: str = "tanh",
     precision: str = "float32",
@@ -69,14 +88,17 @@ def es(
 
     Args:
       env: an environment, or whatever `esrl.make` takes.
-      policy: a network (`esrl.mlp(...)`, `esrl.gru(...)`, a Flax module, `esrl.network(...)`); None is `esrl.mlp()`.
+      policy: a network (`esrl.mlp(...)`, `esrl.gru(...)`, a Flax module, `esrl.network(...)`); None is
+        `esrl.mlp((64, 64), output_scale=0.1, skip=True)`.
       noise: the noise space, `esrl.noise.low_rank(...)`, `esrl.noise.dense(...)`, or one of your own. None is
         `low_rank(1)`.
-      population: members of a generation, 2P with antithetic pairs.
+      population: members of a generation, 2P with antithetic pairs. Many small generations learn more from as many
+        environment steps than few large ones; an accelerator is filled by more, such as 512.
       sigma: standard deviation of each weight's perturbation, or a schedule of it over generations.
-      learning_rate: learning rate of the optimizer, or a schedule over generations. None is 0.02 (1 for an optax
-        transformation, which has its own).
-      optimizer: an optax optimizer's name, or an optax transformation.
+      learning_rate: learning rate of the optimizer, or a schedule over generations. None is 0.2 for
+        clipup and sgd, 0.02 for other optimizers by name, and 1 for an optax transformation, which has its own.
+      optimizer: "clipup" (arXiv 2008.02387: steps of one length, however large the gradient), an optax optimizer's
+        name, or an optax transformation.
       momentum: momentum of sgd and rmsprop; the first decay rate of adam and its relatives.
       weight_decay: decoupled weight decay, in units of the learning rate.
       max_grad_norm: bound on the global norm of the gradient estimate.
@@ -90,6 +112,25 @@ def es(
         mean(f sigma E), which is sqrt(N) sigma^2 times as long.
       normalize_observations: normalize observations by their running mean and variance, frozen within a generation.
       reward_offset: added to each step's reward for training only, as -1 against a bonus for being alive.
+      warm_statistics: generations at the start that only gather the statistics of observations; the parameters stay.
+      averaging: decay of the exponential moving average of the parameters, by which the trained agent acts and is
+        evaluated; 0 is none.
+      layer_sigma: factors on sigma and on the step for each parameter. "fan_in" is sqrt(64 / inputs) for the matrix of
+        a layer with more than 64 inputs, so that a wide layer's outputs are perturbed as much as others'. A table from
+        patterns of names to factors, as {"*Dense_0*": 0.5}, says them one by one. None is 1 for all.
+      signal_sigma: let sigma follow the measured signal: it grows, up to 4 times, while chance decides which member of
+        a pair is better, and shrinks, down to a quarter, while it does not. It needs episodes_per_member of at least 2.
+        None is true where that is so and sigma is a number without decay.
+      signal_rate: let the learning rate follow the measured signal: it is multiplied by the square root of the pairs
+        without chance that an estimate is worth, over signal_pairs, within 0.1 .. 3. It needs two episodes as well.
+      signal_pairs: pairs without chance that an estimate is worth before a step is taken; see max_population.
+      max_population: members of which one step may be made. Generations of `population` members are added up until
+        their estimate is worth signal_pairs, or until they have so many members together. None is `population`: every
+        generation makes a step. It needs episodes_per_member of at least 2.
+      generation_steps: live environment steps that a step waits for as well, within max_population.
+      horizon: cap on the steps of a training episode at the start; it grows evenly to the environment's own over
+        horizon_steps environment steps. None is no cap.
+      horizon_steps: environment steps after which horizon no longer matters.
       deterministic: act by the mode of the policy rather than by sampling.
       squash: how outputs meet the bounds of a Box action space, "tanh" or "clip".
       precision: type of the operands of the network's products, "float32" or "bfloat16"; all else is float32.
@@ -120,21 +161,31 @@ def eggroll(
     max_excess_variance: float | None = None,
     noise_distribution: str = "normal",
     noise_dtype: str = "float32",
-    population: int = 512,
+    population: int = 8,
     sigma: float | Schedule = 0.05,
     learning_rate: float | Schedule | None = None,
-    optimizer: str | optax.GradientTransformation = "adam",
+    optimizer: str | optax.GradientTransformation = "clipup",
     momentum: float | None = None,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
     sigma_decay: float = 1.0,
     lr_decay: float = 1.0,
     shaping: str | Shaping = "centered_rank",
-    episodes_per_member: int = 1,
+    episodes_per_member: int = 2,
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
     reward_offset: float = 0.0,
+    warm_statistics: int = 0,
+    averaging: float = 0.97,
+    layer_sigma: str | dict[str, float] | None = None,
+    signal_sigma: bool | None = None,
+    signal_rate: bool = False,
+    signal_pairs: float = 4.0,
+    max_population: int | None = None,
+    generation_steps: int | None = None,
+    horizon: int | None = None,
+    horizon_steps: float = 1e6,
     deterministic: bool = True,
     squash: str = "tanh",
     precision: str = "float32",
@@ -175,21 +226,31 @@ def open_es(
     *,
     noise_distribution: str = "normal",
     noise_dtype: str = "float32",
-    population: int = 512,
+    population: int = 8,
     sigma: float | Schedule = 0.05,
     learning_rate: float | Schedule | None = None,
-    optimizer: str | optax.GradientTransformation = "adam",
+    optimizer: str | optax.GradientTransformation = "clipup",
     momentum: float | None = None,
     weight_decay: float | None = None,
     max_grad_norm: float | None = None,
     sigma_decay: float = 1.0,
     lr_decay: float = 1.0,
     shaping: str | Shaping = "centered_rank",
-    episodes_per_member: int = 1,
+    episodes_per_member: int = 2,
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
     reward_offset: float = 0.0,
+    warm_statistics: int = 0,
+    averaging: float = 0.97,
+    layer_sigma: str | dict[str, float] | None = None,
+    signal_sigma: bool | None = None,
+    signal_rate: bool = False,
+    signal_pairs: float = 4.0,
+    max_population: int | None = None,
+    generation_steps: int | None = None,
+    horizon: int | None = None,
+    horizon_steps: float = 1e6,
     deterministic: bool = True,
     squash: str = "tanh",
     precision: str = "float32",
@@ -228,11 +289,12 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
     _check_together(options)
     env = make(options.env)
     check_contract(env)
-    policy = bind(options.policy, env.observation_space, env.action_space, options.deterministic, options.squash)
+    network = NETWORK if options.policy is None else options.policy
+    policy = bind(network, env.observation_space, env.action_space, options.deterministic, options.squash)
     policy = policy._replace(apply=arithmetic(policy.apply, options.precision))
     config = _configure(env, policy, noise, options)
     normalized = options.normalize_observations and any(jax.tree.leaves(policy.normalizable))
-    rate = base_rate(options.learning_rate, options.optimizer, BASE_RATE)
+    rate = _rate(options)
 
     def init(key: Key) -> ESState:
         params = policy.init(jax.random.fold_in(key, 0))
@@ -240,7 +302,9 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
         return ESState(
             params=params,
             opt_state=config.optimizer.init(params),
+            average=params if config.averaging else None,
             moments=moments,
+            signal=signals.init(config.sizing, params),
             key=key,
             generation=jnp.uint32(0),
             # A schedule is a function of the generation; the value of the state multiplies it.
@@ -252,7 +316,7 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
 
     def act(state: ESState, observation: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         seen = running_statistics.normalize(state.moments, observation)
-        output, carry = policy.apply(state.params, seen, carry)
+        output, carry = policy.apply(state.params if state.average is None else state.average, seen, carry)
         return policy.action(output, key), carry
 
     return Agent(
@@ -270,6 +334,12 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
     )
 
 
+def _rate(options: SimpleNamespace) -> Any:
+    """The learning rate or its schedule."""
+    known = RATES.get(options.optimizer, BASE_RATE) if isinstance(options.optimizer, str) else BASE_RATE
+    return base_rate(options.learning_rate, options.optimizer, known)
+
+
 def _check_together(options: SimpleNamespace) -> None:
     """Raises `EsrlError` for options that do not fit each other."""
     members = options.population
@@ -279,6 +349,21 @@ def _check_together(options: SimpleNamespace) -> None:
         )
     if options.shaping == "sign" and not options.antithetic:
         raise EsrlError("sign shaping compares the two members of a pair; it needs antithetic=true")
+    halves = {
+        "signal_sigma": options.signal_sigma,
+        "signal_rate": options.signal_rate,
+        "max_population": options.max_population,
+    }
+    for name in [name for name, value in halves.items() if value and options.episodes_per_member < 2]:
+        raise EsrlError(
+            f"{name} needs the signal between two halves of a member's episodes; use episodes_per_member=2 or more"
+        )
+    if options.signal_sigma and (callable(options.sigma) or options.sigma_decay != 1):
+        raise EsrlError("signal_sigma changes sigma by the signal, and a schedule or sigma_decay by time; give one")
+    if options.max_population is not None and options.max_population % members:
+        raise EsrlError(f"max_population is {options.max_population}, but must be a multiple of population {members}")
+    if options.generation_steps is not None and options.max_population is None:
+        raise EsrlError("generation_steps needs max_population, the members that a step may wait for at most")
     if options.chunk_pairs is not None and options.memory_gib is not None:
         raise EsrlError(
             "chunk_pairs says how many pairs play at once, and memory_gib would choose it; give one of them"
@@ -293,6 +378,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
     mesh = options.mesh or (sharding.one_device() if host else sharding.default_mesh(pairs))
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
     leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
+    leaves = tuple(leaf._replace(scale=scale) for leaf, scale in zip(leaves, _scales(leaves, options), strict=True))
     noise_bytes = noise.bytes_each * sum(leaf.num_random for leaf in leaves)
     each = memory_plan.pair_bytes(env, policy, per_pair, noise_bytes)
     # Python steps all lanes in one vector call, so the whole population plays at once there.
@@ -305,6 +391,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
             "an environment that Python steps takes the whole population at once; leave out chunk_pairs, memory_gib"
             " and mesh"
         )
+    update_chunk = memory_plan.default_update_chunk(pairs, noise_bytes, mesh)
     return ES(
         policy=policy,
         runner=runner(env, (lambda r: r + options.reward_offset) if options.reward_offset else None),
@@ -317,18 +404,70 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
             options.optimizer, options.momentum, options.weight_decay, options.max_grad_norm, params
         ),
         sigma=_decayed("sigma", options.sigma, options.sigma_decay),
-        learning_rate=_decayed(
-            "learning_rate", base_rate(options.learning_rate, options.optimizer, BASE_RATE), options.lr_decay
-        ),
+        learning_rate=_decayed("learning_rate", _rate(options), options.lr_decay),
+        averaging=options.averaging,
+        sizing=_sizing(options),
+        warm=options.warm_statistics,
+        horizon=_horizon(env, options),
         pairs=pairs,
         signs=signs,
         episodes=options.episodes_per_member,
         chunk=chunk,
-        update_chunk=memory_plan.default_update_chunk(pairs, noise_bytes, mesh),
+        update_chunk=update_chunk,
+        even_chunks=not (update_chunk % 2 or pairs // mesh.size % 2),
         paper_scale=options.gradient_scale == "paper",
         pair_bytes=each,
         mesh=mesh,
     )
+
+
+def _sizing(options: SimpleNamespace) -> Sizing:
+    """What the measured signal may change."""
+    plain = not callable(options.sigma) and options.sigma_decay == 1
+    return Sizing(
+        groups=-(-(options.max_population or options.population) // options.population),
+        steps=options.generation_steps or 0,
+        pairs=options.signal_pairs,
+        sigma=plain and options.episodes_per_member > 1 if options.signal_sigma is None else options.signal_sigma,
+        rate=options.signal_rate,
+    )
+
+
+def _scales(leaves: tuple[Leaf, ...], options: SimpleNamespace) -> list[float]:
+    """The factor on sigma and on the step of each parameter."""
+    wanted = options.layer_sigma
+    if wanted is None:
+        return [1.0] * len(leaves)
+    if wanted == "fan_in":
+        return [min(1.0, math.sqrt(_WIDE / leaf.matrix_shape[0])) if leaf.row_axes else 1.0 for leaf in leaves]
+    names = [leaf.path for leaf in leaves]
+    if not isinstance(wanted, dict):
+        raise EsrlError(f'layer_sigma is {wanted!r}, but must be "fan_in", or a table from names to factors')
+    found = dict.fromkeys(names, 1.0)
+    for pattern, factor in wanted.items():
+        matches = fnmatch.filter(names, str(pattern))
+        if not matches:
+            raise EsrlError(f"layer_sigma names {pattern!r}, but the parameters are {', '.join(names)}")
+        number = Option("layer_sigma", float).check(factor, f"layer_sigma of {pattern!r}")
+        if number <= 0:
+            raise EsrlError(f"layer_sigma of {pattern!r} is {number}, but must be above 0")
+        found.update(dict.fromkeys(matches, number))
+    return [found[name] for name in names]
+
+
+def _horizon(env: Any, options: SimpleNamespace) -> Callable[[ESState], Array] | None:
+    """The cap on an episode's steps, from a state; None without one."""
+    if options.horizon is None:
+        return None
+    whole = max_episode_steps_of(env)
+    if options.horizon >= whole:
+        raise EsrlError(f"horizon is {options.horizon}, but episodes have at most {whole} steps; leave it out")
+
+    def now(state: ESState) -> Array:
+        done = jnp.minimum(1.0, count_float(state.env_steps) / options.horizon_steps)
+        return jnp.round(options.horizon + done * (whole - options.horizon)).astype(jnp.int32)
+
+    return now
 
 
 def _decayed(name: str, value: Any, decay: float) -> Callable[[ESState], Array]:

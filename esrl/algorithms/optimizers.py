@@ -16,7 +16,21 @@ from esrl.core.types import Array, EsrlError, PyTree, nearest
 from esrl.envs.base import reason_of
 
 Schedule = Callable[[Array], Array]
-NAMES = ("adabelief", "adagrad", "adam", "adamax", "adamw", "lamb", "lion", "nadam", "radam", "rmsprop", "sgd", "yogi")
+NAMES = (
+    "adabelief",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamw",
+    "clipup",
+    "lamb",
+    "lion",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "sgd",
+    "yogi",
+)
 
 
 def make_optimizer(
@@ -48,9 +62,11 @@ def make_optimizer(
     if isinstance(optimizer, str):
         if optimizer not in NAMES:
             raise EsrlError(f"unknown optimizer {optimizer!r}{nearest(optimizer, NAMES)}")
-        constructor = getattr(optax, optimizer)
+        if optimizer == "clipup" and max_grad_norm is not None:
+            raise EsrlError("optimizer clipup takes the direction of a gradient alone; leave out max_grad_norm")
+        constructor = clipup if optimizer == "clipup" else getattr(optax, optimizer)
         takes = inspect.signature(constructor).parameters
-        given: dict[str, float | None] = {}
+        given: dict[str, Any] = {}
         if momentum is not None:
             name = "momentum" if "momentum" in takes else "b1"
             if name not in takes:
@@ -71,6 +87,39 @@ def make_optimizer(
     whole = optax.chain(*parts)
     # Adam and its kin raise a float to an integer count, which the user's strict promotion would refuse.
     return optax.GradientTransformationExtraArgs(whole.init, lenient(whole.update))
+
+
+def clipup(learning_rate: float = 1.0, momentum: float = 0.9) -> optax.GradientTransformation:
+    """ClipUp: momentum over gradients of unit length, its velocity bounded (Toklu et al., arXiv 2008.02387).
+
+        v = momentum v + rate g / |g|,   v = v min(1, 2 rate / |v|),   W = W - v
+
+    The bound is twice the rate, as the source advises. Where the rate changes over time the velocity keeps its units of
+    the rate. A gradient of zero leaves the velocity to its momentum.
+
+    Args:
+      learning_rate: length of a step along a gradient.
+      momentum: the part of the velocity that is kept.
+
+    Example:
+      >>> step, _ = clipup().update({"w": jnp.array([3.0, 4.0])}, clipup().init({"w": jnp.zeros(2)}))
+      >>> np.allclose(step["w"], [-0.6, -0.8])
+      True
+    """
+
+    def init(params: PyTree) -> PyTree:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(gradient: PyTree, velocity: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        del params
+        length = optax.tree.norm(gradient)
+        unit = jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1.0), 0.0)
+        velocity = jax.tree.map(lambda v, g: momentum * v + unit * g, velocity, gradient)
+        bound = jnp.minimum(1.0, 2 / jnp.maximum(optax.tree.norm(velocity), 1e-30))
+        velocity = jax.tree.map(lambda v: bound * v, velocity)
+        return jax.tree.map(lambda v: -learning_rate * v, velocity), velocity
+
+    return optax.GradientTransformation(init, update)
 
 
 def _try(optimizer: optax.GradientTransformation, params: PyTree) -> None:

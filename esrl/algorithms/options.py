@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from esrl.core.options import arguments_of, checked, options_of
+from esrl.core.options import FORMER_DEFAULTS, arguments_of, checked, options_of
 from esrl.core.runtime import check_jax, configure
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
@@ -46,13 +46,15 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
 
 
 def changed_options(constructor: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
-    """The options among what was given that differ from their defaults, in order."""
+    """The options among what was given that differ from their defaults, or once had others, in order."""
+    known = options_of(constructor)
+    always = FORMER_DEFAULTS if "averaging" in known else {}
 
     def same(value: Any, default: Any) -> bool:
         return value is default or (type(value) is type(default) and value == default)
 
     return {
         name: given[name]
-        for name, option in options_of(constructor).items()
-        if name in given and not same(given[name], option.default)
+        for name, option in known.items()
+        if name in given and (name in always or not same(given[name], option.default))
     }

@@ -325,8 +325,10 @@ def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array
 def evaluate_sequences(ppo: PPO, params: PyTree, part: Sample) -> Output:
     """The networks' outputs along sequences, [B, S, ...]; the carry starts again with each episode."""
     if not ppo.nets.recurrent:
-        each = jax.vmap(jax.vmap(lambda obs: ppo.nets.apply(params, obs, ppo.nets.carry)[0]))
-        return each(part.observations)
+        # One batch axis: with a second one of length 1, XLA transposes what it multiplies in the backward pass.
+        each = jax.vmap(lambda obs: ppo.nets.apply(params, obs, ppo.nets.carry)[0])
+        out = each(jax.tree.map(lambda x: x[:, 0], part.observations))
+        return jax.tree.map(lambda x: x[:, None], out)
     forward = jax.vmap(partial(ppo.nets.apply, params))
 
     def step(carry: PyTree, now: tuple[PyTree, Array]) -> tuple[PyTree, Output]:

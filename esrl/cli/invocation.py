@@ -107,7 +107,7 @@ def _base(given: dict[str, Any]) -> Recipe:
         fixed = [target or dashed(name) for name in given if name not in _RESUMABLE]
         if fixed:
             raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
-        recipe = read(RunFolder.existing(resume).recipe)
+        recipe = read(RunFolder.existing(resume).recipe, run=True)
         check_again(recipe.env)
         return recipe
     agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
@@ -125,7 +125,8 @@ def _plain_options(agent: str) -> dict[str, Option]:
 
 def _groups(recipe: Recipe) -> Groups:
     """The flags that apply to a recipe, its values as their defaults."""
-    policy = {"network": recipe.network} | policy_defaults(recipe.agent, recipe.network) | recipe.policy
+    own = policy_defaults(recipe.agent, recipe.network, recipe.policy.get("hidden"))
+    policy = {"network": recipe.network} | own | recipe.policy
     options = {name: option.default for name, option in _plain_options(recipe.agent).items()} | recipe.options
 
     def shown(known: dict[str, Option], values: dict[str, Any]) -> list[Option]:

@@ -59,20 +59,22 @@ LIMITS = {
     **dict.fromkeys(
         ("population", "episodes_per_member", "chunk_pairs", "num_envs", "num_steps", "num_epochs", "num_minibatches",
          "rank", "hidden", "channels", "env_steps", "generations", "episodes", "eval_episodes", "checkpoint_every",
-         "batch_size", "size", "cpu_devices", "max_episode_steps", "steps"),
+         "batch_size", "size", "cpu_devices", "max_episode_steps", "steps", "max_population", "generation_steps",
+         "horizon"),
         Limit(1),
     ),
     **dict.fromkeys(
         ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory_gib", "clip_eps", "reward_scale", "anneal_steps",
-         "seconds", "max_excess_variance", "max_grad_norm"),
+         "seconds", "max_excess_variance", "max_grad_norm", "signal_pairs", "horizon_steps"),
         Limit(0, open=True),
     ),
     **dict.fromkeys(
         ("entropy_coef", "value_coef", "momentum", "weight_decay", "num_evals", "early_evals",
-         "output_scale"),
+         "output_scale", "warm_statistics"),
         Limit(0),
     ),
     **dict.fromkeys(("gamma", "gae_lambda"), Limit(0, 1)),
+    "averaging": Limit(0, 0.9999),
     **dict.fromkeys(("seed", "seeds", "eval_seed"), SEED),
 }  # fmt: skip
 CHOICES = {
@@ -312,6 +314,24 @@ RENAMED_VALUES = {
     ("shaping", "centred_rank"): "centered_rank",
     ("activation", "pqn"): "layernorm_relu",
 }
+
+
+# Options of the evolution strategies whose defaults changed, as they were. A run's folder always says them, so one that
+# does not is older and has these.
+FORMER_DEFAULTS = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
+
+
+def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe in a run's folder; that of an older run with the defaults which it had then."""
+    options = recipe.get("options", {})
+    if recipe.get("agent", "eggroll") not in ("eggroll", "open_es", "es") or "averaging" in options:
+        return recipe
+    own = dict(FORMER_DEFAULTS)
+    if options.get("optimizer") == "sgd":  # whose rate was that of the others
+        own["learning_rate"] = 0.02
+    policy = recipe.get("policy", {})
+    linear = {"skip": False} if policy.get("network", "mlp") == "mlp" else {}
+    return recipe | {"policy": linear | policy, "options": own | options}
 
 
 def todays(table: dict[str, Any]) -> dict[str, Any]:

@@ -119,11 +119,15 @@ class Compiled:
         self._inside = jax.jit(function)  # jax.vmap alone would else run it operation by operation
 
     def __call__(self, *args: Any) -> Any:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(args)):
+        leaves = jax.tree.leaves(args)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self._inside(*args)
         check_fork()
         # Placed first: an array that the user put into a state lies on one device, and would compile the program again.
-        return self._jitted(*jax.device_put(args, self._everywhere))
+        # Not where all lie there: to place what needs none takes longer than a small program.
+        if not all(getattr(leaf, "sharding", None) == self._everywhere for leaf in leaves):
+            args = jax.device_put(args, self._everywhere)
+        return self._jitted(*args)
 
     def lower(self, *shapes: Any) -> Any:
         """The same program lowered for arguments of these shapes, as `jax.jit(...).lower` gives it."""

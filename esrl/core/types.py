@@ -100,6 +100,11 @@ def count(value: int = 0) -> Count:
     return Count(jnp.uint32(value >> 32), jnp.uint32(value & 0xFFFFFFFF))
 
 
+def count_float(value: Count) -> Array:
+    """A count as float32, rounded."""
+    return value.hi.astype(jnp.float32) * 2.0**32 + value.lo.astype(jnp.float32)
+
+
 def count_add(a: Count, b: Count) -> Count:
     """Exact sum of two counts."""
     return Count(*_add(a, b))

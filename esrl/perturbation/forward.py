@@ -57,8 +57,8 @@ def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., 
 
 def _weight(value: Array, eps: LowRank | Dense, leaf: Leaf) -> Weight:
     if isinstance(eps, Dense):
-        return Weight(value, eps.e, None, (), (), value.dtype)
-    return Weight(value, eps.a, eps.b, leaf.row_axes or (), leaf.column_axes, value.dtype)
+        return Weight(value, eps.e, None, (), (), value.dtype, leaf.scale)
+    return Weight(value, eps.a, eps.b, leaf.row_axes or (), leaf.column_axes, value.dtype, leaf.scale)
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], layout: Layout) -> list[Any]:
@@ -110,7 +110,7 @@ def _transpose(weight: Weight, permutation: Sequence[int]) -> Weight:
         return weight._replace(value=value, a=weight.a.transpose(0, *(d + 1 for d in permutation)))
     where = list(permutation).index
     a_dims, b_dims = (tuple(where(d) for d in dims) for dims in (weight.a_dims, weight.b_dims))
-    return Weight(value, weight.a, weight.b, a_dims, b_dims, weight.dtype)
+    return weight._replace(value=value, a_dims=a_dims, b_dims=b_dims)
 
 
 def _scan(eqn: Any, values: Sequence[Any], layout: Layout) -> list[Any]:

@@ -34,7 +34,8 @@ class Leaf(NamedTuple):
 
     `row_axes` are the dimensions that form the m side of the matrix that the network uses the parameter as (those that
     are contracted with the input); the others form the n side. `row_axes` is None for dense noise. `rank` is the rank R
-    of a low-rank leaf and 0 for a dense one. `reason` says in words how this was decided.
+    of a low-rank leaf and 0 for a dense one. `reason` says in words how this was decided. `scale` multiplies sigma and
+    the optimizer's steps for this leaf: the search sees the parameter as `scale` times a variable of its own.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Leaf(NamedTuple):
     row_axes: tuple[int, ...] | None
     reason: str
     rank: int = 0
+    scale: float = 1.0
 
     @property
     def column_axes(self) -> tuple[int, ...]:
@@ -84,8 +86,8 @@ class Noise(NamedTuple):
       plan: `plan(leaves) -> leaves` chooses low rank or dense for every leaf, given what the network allows.
       sample: `sample(key, leaves, pairs) -> [LowRank | Dense, ...]` draws the noise of the pairs with these ids [P].
       weighted_sum: `weighted_sum(weights, eps, leaves) -> [array, ...]`, `sum_p weights[p] E_p` for every leaf.
-      perturb: `perturb(params, eps, leaves, scale) -> params + scale * E_p`, stacked over P: the dense form, for
-        oracles and for taking one member out of a population; training never calls it.
+      perturb: `perturb(params, eps, leaves, scale) -> params + scale * leaf.scale * E_p`, stacked over P: the dense
+        form, for oracles and for taking one member out of a population; training never calls it.
       bytes_each: bytes that one stored number takes.
     """
 
@@ -243,7 +245,7 @@ def weighted_sum(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequenc
 
 
 def perturb(params: PyTree, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf], scale: Any) -> PyTree:
-    """`params + scale * E_p` for every pair, leaves [P, *shape]: the dense form, for oracles and inspection."""
+    """`params + scale * leaf.scale * E_p` for every pair, leaves [P, *shape]: the dense form, for oracles."""
 
     def one(w: Array, e: LowRank | Dense, leaf: Leaf) -> Array:
         if isinstance(e, Dense):
@@ -251,7 +253,7 @@ def perturb(params: PyTree, eps: Sequence[LowRank | Dense], leaves: Sequence[Lea
         else:
             matrices = jnp.einsum("prm,prn->pmn", *_factors(e, leaf)) / math.sqrt(leaf.rank)
             full = jax.vmap(lambda matrix: _from_matrix(matrix, leaf))(matrices)
-        return w[None] + scale * full
+        return w[None] + scale * leaf.scale * full
 
     flat, tree = jax.tree.flatten(params)
     return tree.unflatten([one(w, e, leaf) for w, e, leaf in zip(flat, eps, leaves, strict=True)])

@@ -43,7 +43,7 @@ class Weight(NamedTuple):
     For low rank, `a` [P, R, *dims a_dims of value] and `b` [P, R, *dims b_dims]; for dense noise `a` has the shape
     [P, *value.shape] and `b` is None. Noise is in the type that it is stored in. `dtype` is the type that the network
     uses the parameter in: value and noise are rounded to it where they are used, so that a perturbation smaller than
-    its resolution of the value is not lost.
+    its resolution of the value is not lost. `factor` multiplies the noise (`Leaf.scale`).
     """
 
     value: Array
@@ -52,6 +52,7 @@ class Weight(NamedTuple):
     a_dims: tuple[int, ...]
     b_dims: tuple[int, ...]
     dtype: Any
+    factor: float = 1.0
 
 
 def perturbed_product(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Batched:
@@ -113,7 +114,7 @@ def per_lane(value: Any, layout: Layout) -> Array:
 def densify(weight: Weight, layout: Layout) -> Batched:
     """A densely perturbed parameter for every lane (biases and the like: XLA fuses this into their use)."""
     ones = (1,) * weight.value.ndim
-    scale = layout.scale.astype(weight.value.dtype).reshape(1, layout.signs, 1, *ones)
+    scale = (weight.factor * layout.scale).astype(weight.value.dtype).reshape(1, layout.signs, 1, *ones)
     noise = weight.a.astype(weight.value.dtype).reshape(layout.pairs, 1, 1, *weight.value.shape)
     full = weight.value[None, None, None] + scale * noise
     full = jnp.broadcast_to(
@@ -171,7 +172,7 @@ def _factored_product(x: Array, into: Array, out_of: Array, scale: Array) -> Arr
 
 def _scale(weight: Weight, layout: Layout, dtype: Any) -> Array:
     """What multiplies a perturbation's product of a type, for each sign [S]: sigma, over sqrt(R) for factors."""
-    scale = layout.scale.astype(_wide(dtype))
+    scale = weight.factor * layout.scale.astype(_wide(dtype))
     return scale if weight.b is None else scale / math.sqrt(weight.a.shape[1])
 
 

@@ -30,14 +30,16 @@ class _MLP(nn.Module):
     activation: str
     output_scale: float
     bias: bool = True
+    skip: bool = False
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Array:
-        x = features(self.space, observation)
+        x = seen = features(self.space, observation)
         for width in self.hidden:
             x = ACTIVATIONS[self.activation](nn.Dense(width, use_bias=self.bias)(x))
         scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
-        return nn.Dense(self.size, use_bias=self.bias, kernel_init=scale)(x)
+        out = nn.Dense(self.size, use_bias=self.bias, kernel_init=scale)(x)
+        return out + nn.Dense(self.size, use_bias=False, kernel_init=scale, name="Skip")(seen) if self.skip else out
 
 
 class _GRU(nn.Module):
@@ -97,6 +99,7 @@ def mlp(
     activation: str = "layernorm_relu",
     output_scale: float = 1.0,
     bias: bool = True,
+    skip: bool = False,
 ) -> Network:
     """A multi-layer perceptron; the default is the paper's, three layers of 256 with relu(LayerNorm(x)).
 
@@ -105,9 +108,11 @@ def mlp(
       activation: "layernorm_relu" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu", "elu".
       output_scale: standard deviation of the outputs at the start, relative to the usual initialization.
       bias: whether layers have biases.
+      skip: whether a linear map of the observation is added to the outputs, so that a linear policy is found as soon as
+        without hidden layers.
 
     Raises:
-      EsrlError: a width below 1, or an unknown activation.
+      EsrlError: a width below 1, an unknown activation, or a skip where there is no hidden layer to skip.
 
     Example:
       >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((32, 32), "tanh"), population=32)
@@ -116,9 +121,11 @@ def mlp(
     """
     hidden = tuple(hidden)
     activation = _check_activation(activation)
+    if skip and not hidden:
+        raise EsrlError("skip is true, but hidden is (), which is a linear map already; leave one of them out")
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
-        module = _MLP(observation_space, size, hidden, activation, output_scale, bias)
+        module = _MLP(observation_space, size, hidden, activation, output_scale, bias, skip)
         return linen(module, observation, ())
 
     spec = {
@@ -127,6 +134,7 @@ def mlp(
         "activation": activation,
         "output_scale": output_scale,
         "bias": bias,
+        "skip": skip,
     }
     return Network(bind, spec, flat=True)
 

@@ -54,7 +54,7 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
         carries, live = broadcast_lanes(carry, lanes), jnp.ones(lanes, bool)
         return _Lanes(flat, none, state, observation, carries, live, (zeros, zeros, none, ~live))
 
-    def step(act: Act, context: PyTree, c: _Lanes) -> _Lanes:
+    def step(act: Act, context: PyTree, c: _Lanes, most: Array | None) -> _Lanes:
         # From the episode's key and its own time: a pair plays the same episodes in any slot, begun at any step.
         both = jax.vmap(lambda key, time: jax.random.split(jax.random.fold_in(key, time + 1)))(c.keys, c.time)
         with jax.named_scope("network"):
@@ -65,28 +65,38 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
         reward = reward.astype(jnp.float32)
         sound = running_statistics.finite_rows((c.observation, reward))
         totals = _tally(c.live, reward, sound, c.totals, transform)
-        live = c.live & ~terminated & (c.time + 1 < limit)
+        last = limit if most is None else jnp.minimum(limit, most)
+        live = c.live & ~terminated & (c.time + 1 < last)
         return _Lanes(c.keys, c.time + 1, state, observation, carry, live, totals)
 
-    def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
+    def episodes(
+        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None, most: Array | None = None
+    ) -> Episodes:
         first = (begin(keys, carry), running_statistics.zero_sums(moments), jnp.int32(0))
-        once = _counted(lambda lanes: step(act, context, lanes), moments)
+        once = _counted(lambda lanes: step(act, context, lanes, most), moments)
         lanes, sums, clock = jax.lax.while_loop(lambda now: jnp.any(now[0].live), once, first)
         returns, shaped, lengths, nonfinite = (x.reshape(keys.shape) for x in lanes.totals)
         return Episodes(returns, shaped, lengths, nonfinite, sums, jnp.full(keys.shape[0], clock))
 
     def stream(
-        act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
+        act: Act,
+        shared: PyTree,
+        draw: Draw,
+        ids: Array,
+        slots: int,
+        carry: PyTree,
+        moments: Moments | None,
+        most: Array | None = None,
     ) -> Episodes:
         if slots >= ids.shape[0]:  # empty waits: one loop without refills
             drawn, keys = draw(ids)
-            return episodes(act, (shared, drawn), keys, carry, moments)
+            return episodes(act, (shared, drawn), keys, carry, moments, most)
 
         def fresh(ids: Array) -> tuple[PyTree, _Lanes]:
             drawn, keys = draw(ids)
             return drawn, begin(keys, carry)
 
-        played = _stream(fresh, lambda drawn, lanes: step(act, (shared, drawn), lanes), ids, slots, moments)
+        played = _stream(fresh, lambda drawn, lanes: step(act, (shared, drawn), lanes, most), ids, slots, moments)
         shape = jax.eval_shape(draw, ids)[1].shape
         return played._replace(**{name: getattr(played, name).reshape(shape) for name in Episodes._fields[:4]})
 

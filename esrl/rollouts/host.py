@@ -69,7 +69,10 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
     Python steps all pairs at once, however many slots there are.
     """
 
-    def episodes(act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None) -> Episodes:
+    def episodes(
+        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None, most: Array | None = None
+    ) -> Episodes:
+        limit = env.max_episode_steps if most is None else min(env.max_episode_steps, int(most))
         flat = keys.reshape(-1)
         seeds = np.asarray(_seeds(flat))
         lanes = env.make_lanes(keys.shape, together=True)
@@ -83,7 +86,7 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
         carries = broadcast_lanes(carry, flat.shape[0])
         sums = running_statistics.zero_sums(moments)
         time = 0
-        while time < env.max_episode_steps and live.any():
+        while time < limit and live.any():
             observation = to_device(env.observation_space, observation)
             decided = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
             actions, carries, sums, sound = decided
@@ -102,10 +105,17 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
         return Episodes(raw, trained, live_steps, bad, sums, jnp.full(keys.shape[0], time, jnp.int32))
 
     def stream(
-        act: Act, shared: PyTree, draw: Draw, ids: Array, slots: int, carry: PyTree, moments: Moments | None
+        act: Act,
+        shared: PyTree,
+        draw: Draw,
+        ids: Array,
+        slots: int,
+        carry: PyTree,
+        moments: Moments | None,
+        most: Array | None = None,
     ) -> Episodes:
         drawn, keys = draw(ids)
-        return episodes(act, (shared, drawn), keys, carry, moments)
+        return episodes(act, (shared, drawn), keys, carry, moments, most)
 
     return episodes, stream
 

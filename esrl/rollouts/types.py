@@ -77,9 +77,19 @@ class PlayEpisodes(Protocol):
       keys: [P, S, E]; lanes with equal keys see the same world and the same action noise.
       carry: one lane's at the start of an episode.
       moments: says which observations to sum, or is None.
+      most: int32, a cap on an episode's steps below the environment's own, which may be traced; None is no further cap.
     """
 
-    def __call__(self, act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None, /) -> Episodes: ...
+    def __call__(
+        self,
+        act: Act,
+        context: PyTree,
+        keys: Key,
+        carry: PyTree,
+        moments: Moments | None,
+        most: Array | None = None,
+        /,
+    ) -> Episodes: ...
 
 
 @runtime_checkable
@@ -89,7 +99,7 @@ class StreamEpisodes(Protocol):
     Args:
       shared: what every pair needs. draw: `draw(ids [C]) -> (drawn [C, ...], keys [C, S, E])` is what each pair brings
         along; `act`'s context is `(shared, drawn)`. A pair's episodes do not depend on the slots.
-      act, carry, moments: as in `PlayEpisodes`.
+      act, carry, moments, most: as in `PlayEpisodes`.
     """
 
     def __call__(
@@ -101,6 +111,7 @@ class StreamEpisodes(Protocol):
         slots: int,
         carry: PyTree,
         moments: Moments | None,
+        most: Array | None = None,
         /,
     ) -> Episodes: ...
 

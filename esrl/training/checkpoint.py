@@ -20,6 +20,7 @@ import jax
 from esrl.core.types import EsrlError, notice
 from esrl.envs.base import reason_of
 
+NEWER = ("average", "signal")  # fields of a state that older checkpoints do not have
 KEEP = 2  # whole states kept in a run folder: the last one, and one before it
 _LOCK = threading.RLock()  # Orbax's savers of one process share a counter, so threads take turns
 
@@ -171,11 +172,17 @@ def _read(path: Path, template: Any) -> Any:
     with _LOCK, _quiet(), _plain(path.resolve()) as path, orbax.StandardCheckpointer() as checkpointer:
         try:
             held = checkpointer.metadata(path).item_metadata
-            there = _shapes(getattr(held, "tree", held))
+            tree = getattr(held, "tree", held)
+            there = _shapes(tree)
         except Exception as error:  # Orbax raises whatever a damaged file makes it raise
             raise _Broken(reason_of(error)) from error
         if not there:
             raise _Broken("it holds no arrays")
+        # A field that is newer than the checkpoint keeps what a fresh state has there: what was never measured.
+        fields = abstract._asdict() if hasattr(abstract, "_asdict") else {}
+        newer = [name for name in NEWER if name in fields and name not in tree]
+        if newer and fields["average"] is None:
+            abstract = {name: value for name, value in fields.items() if name not in newer}
         here = _shapes(abstract)
         # Compared before they are read: Orbax says a misfit in hundreds of lines.
         for name in [*here, *there]:
@@ -186,7 +193,8 @@ def _read(path: Path, template: Any) -> Any:
                     " trained with"
                 )
         try:
-            return checkpointer.restore(path, abstract)
+            found = checkpointer.restore(path, abstract)
+            return template._replace(**found) if isinstance(abstract, dict) else found
         except Exception as error:
             raise _Broken(reason_of(error)) from error
 

@@ -31,7 +31,7 @@ class Evaluation(NamedTuple):
 
 @checked
 def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Evaluation:
-    """Plays episodes with the unperturbed parameters, in worlds that training never sees.
+    """Plays episodes with the unperturbed parameters, or their average, in worlds that training never sees.
 
     Args:
       agent: what was trained.

@@ -90,7 +90,7 @@ class Run:
             "checkpoint_every": self.checkpoint_every,
         }
         # By its very type: an optax transformation is a tuple as well.
-        plain = (bool, int, float, str)
+        plain = (bool, int, float, str, dict)
         options = {k: v if type(v) in plain else "custom" for k, v in self.agent.options.items()}
         # A schedule stays "custom": a value of the state only multiplies it.
         options |= {k: v for k, v in self.hyperparams.items() if options.get(k) != "custom"}
@@ -237,7 +237,8 @@ def iterate(
         up ends the run.
       seed: seed of everything random.
       out: folder to create for the run; None keeps nothing.
-      num_evals: times that the unperturbed parameters are scored, spread evenly over the budget, and once at the start.
+      num_evals: times that the unperturbed parameters, or their average, are scored, spread evenly over the budget, and
+        once at the start.
       early_evals: further evaluations before the first of those, each at half the budget of the next.
       eval_episodes: held-out episodes of each evaluation.
       eval_seed: seed of the held-out worlds; None is `seed`.

@@ -31,7 +31,7 @@ from esrl.algorithms.agent import Agent
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
-from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of
+from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of, with_former_defaults
 from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
@@ -45,7 +45,9 @@ from esrl.training.trained import Trained
 Constructor = Callable[..., Agent]
 AGENTS: dict[str, Constructor] = {"eggroll": eggroll, "open_es": open_es, "ppo": ppo, "es": es, "random": random}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
-_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}}  # keys of [policy] that have other defaults with an agent
+_ES_POLICY = {"hidden": (64, 64), "output_scale": 0.1, "skip": True}  # as `es_agents.NETWORK`
+_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}} | dict.fromkeys(("eggroll", "open_es", "es"), _ES_POLICY)
+_OF_MLP = ("hidden", "skip")  # the widths of the others are their own
 NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`
     option.name: option
     for option in (
@@ -55,6 +57,7 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
         Option("activation", str, help="layernorm_relu (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
         Option("output_scale", float, help="size of the network's outputs at the start"),
         Option("bias", bool, help="give layers biases"),
+        Option("skip", bool, help="add a linear map of the observation to the outputs"),
     )
 }
 CUSTOM = "custom"  # stands for what only Python code can make
@@ -122,7 +125,8 @@ class Recipe:
         for name in options:
             if name not in options_of(constructor):
                 raise EsrlError(f"unknown option {name!r} of {self.agent}{nearest(name, options_of(constructor))}")
-        chosen = network_from(policy_defaults(self.agent, self.network) | self.policy) if network is None else network
+        defaults = policy_defaults(self.agent, self.network, self.policy.get("hidden"))
+        chosen = network_from(defaults | self.policy) if network is None else network
         return constructor(make(self.env) if env is None else env, chosen, **options)
 
     def run(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Run:
@@ -137,11 +141,21 @@ def run_keys() -> dict[str, Option]:
     return {name: option for name, option in options_of(iterate).items() if name in ours}
 
 
-def policy_defaults(agent: str, network: str) -> dict[str, Any]:
-    """The keys that a ready-made network takes, with their defaults for an agent; nothing for other networks."""
+def policy_defaults(agent: str, network: str, hidden: Any = None) -> dict[str, Any]:
+    """The keys that a ready-made network takes, with their defaults for an agent; nothing for other networks.
+
+    Args:
+      agent, network: by their names.
+      hidden: the widths, if they are given: without a hidden layer there is none to skip.
+    """
     takes = inspect.signature(NETWORKS[network]).parameters if network in NETWORKS else {}
-    own = {name: value for name, value in _POLICY_DEFAULTS.get(agent, {}).items() if name in takes}
-    return {name: parameter.default for name, parameter in takes.items()} | own
+    own = {
+        name: value
+        for name, value in _POLICY_DEFAULTS.get(agent, {}).items()
+        if name in takes and (network == "mlp" or name not in _OF_MLP)
+    }
+    linear = {"skip": False} if "skip" in takes and hidden in ((), []) else {}
+    return {name: parameter.default for name, parameter in takes.items()} | own | linear
 
 
 def agent_named(name: str) -> Constructor:
@@ -198,8 +212,11 @@ def _network_in_file(name: str) -> Network:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def read(path: str | Path) -> Recipe:
+def read(path: str | Path, run: bool = False) -> Recipe:
     """A recipe from a TOML file.
+
+    Args:
+      path: of the file. run: it is that of a run's folder, which keeps the defaults that the run had.
 
     Raises:
       EsrlError: no such file, not TOML, an unknown key (near ones are offered), or a value of the wrong type.
@@ -217,7 +234,7 @@ def read(path: str | Path) -> Recipe:
     options = options_of(agent_named(found.get("agent", "eggroll")))
     for table, keys in (("options", options), ("policy", NETWORK_KEYS)):
         found[table] = _checked(f"{path}: [{table}] ", found.get(table, {}), keys, custom=table == "options")
-    return Recipe(**found)
+    return Recipe(**(with_former_defaults(found) if run else found))
 
 
 def _checked(where: str, data: dict[str, Any], known: dict[str, Option], custom: bool = False) -> dict[str, Any]:
@@ -287,7 +304,7 @@ def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agen
       True
     """
     run = RunFolder.existing(folder)
-    recipe = read(run.recipe)
+    recipe = read(run.recipe, run=True)
     if agent is None and env is None:
         check_again(recipe.env)
     built = agent or recipe.build(env, policy)

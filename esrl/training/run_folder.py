@@ -15,7 +15,7 @@ from typing import Any
 
 import tomli_w
 
-from esrl.core.options import todays
+from esrl.core.options import todays, with_former_defaults
 from esrl.core.types import EsrlError, notice
 
 Row = dict[str, Any]
@@ -83,7 +83,7 @@ class RunFolder:
             old = tomllib.loads(self.recipe.read_text())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise EsrlError(f"{self.recipe} cannot be read as a recipe: {error}") from error
-        old = todays(old)
+        old = with_former_defaults(todays(old))
         fixed = [text for name in ("env", "agent", "seed") if (text := _differs(name, old, recipe))]
         fixed += [
             text

@@ -24,11 +24,15 @@ class Defaults(NamedTuple):
 EVERY = (*ES, "ppo")
 _PICTURES = {"network": "cnn"}
 _GRIDS: dict[str, Any] = {"deterministic": False}  # memoryless and partially observed: needs stochastic actions
+# Worlds with a reward at the end alone: many members, each once, and a wide network. On Navix-Empty-Random-8x8 the
+# defaults reach 0.26 [0.19, 0.29] in a million steps, and these 0.53 [0.53, 0.54]: experiments/defaults/README.md.
+_SPARSE_POLICY: dict[str, Any] = {"hidden": [256, 256, 256], "output_scale": 1.0, "skip": False}
+_SPARSE: dict[str, Any] = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
 DEFAULTS = (
     Defaults("gymnax/*-MinAtar", EVERY, policy={"network": "cnn", "channels": [16]}),
     Defaults("craftax/*-Pixels-*", EVERY, policy=_PICTURES),
     Defaults("atari/*", EVERY, policy=_PICTURES),
-    Defaults("navix/*", ES, options=_GRIDS),
+    Defaults("navix/*", ES, policy=_SPARSE_POLICY, options=_GRIDS | _SPARSE),
     Defaults("craftax/*", ES, options=_GRIDS),
     Defaults("jumanji/*", ES, options=_GRIDS),
 )

@@ -18,7 +18,9 @@ from esrl.training.evaluation import act_all
 
 
 class Trained:
-    """An agent with a state: `predict(observation) -> action`, by the unperturbed parameters, NumPy in and out.
+    """An agent with a state: `predict(observation) -> action`, NumPy in and out.
+
+    It acts by the unperturbed parameters, or by their average where the agent keeps one.
 
     `esrl.load(folder)` gives one; `agent, state, recipe = esrl.load(folder)` takes it apart. A policy with memory keeps
     it between calls: call `reset()` when an episode begins, or `reset(mask)` for the lanes where one does. Policies

@@ -32,6 +32,7 @@ from experiments.claims.estimator import (
     row,
     slope,
 )
+from experiments.lab.recipes import FORMER
 from experiments.lab.store import Row
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -274,7 +275,8 @@ def play(env: str, pairs: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
     """
     made = esrl.make(env, max_episode_steps=HORIZON)
     network = esrl.mlp(hidden=(16, 16))
-    setup: ES = esrl.eggroll(made, network, population=4 * pairs, sigma=SIGMA, normalize_observations=False).config
+    options = FORMER | {"sigma": SIGMA, "normalize_observations": False}
+    setup: ES = esrl.eggroll(made, network, population=4 * pairs, **options).config
     params = setup.policy.init(seed_key(3))
 
     @jax.jit

@@ -9,7 +9,7 @@ from typing import Any
 import esrl
 from esrl.algorithms import es_agents, ppo_agent, shaping
 from esrl.algorithms.optimizers import make_optimizer
-from esrl.core.options import near_option, options_of
+from esrl.core.options import FORMER_DEFAULTS, near_option, options_of
 from esrl.core.types import nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import suite_defaults
@@ -17,6 +17,8 @@ from experiments.lab.store import ROOT
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"  # the paper's configurations and its search space
 TYPE_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", tuple: "a list"}
+# What the speeds here were measured with: options whose defaults changed since.
+FORMER: dict[str, Any] = {name: value for name, value in FORMER_DEFAULTS.items() if name != "population"}
 # Options that OpenES does not have, and the chunk, whose size another noise and population has no use for.
 ONLY_EGGROLL = ("rank", "max_excess_variance", "chunk_pairs")
 
@@ -55,19 +57,23 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
     """
     options = checked(recipe.agent, recipe.options)
     if options["learning_rate"] is None:
-        options["learning_rate"] = base_rate(recipe.agent)
+        options["learning_rate"] = base_rate(recipe.agent, options.get("optimizer"))
     make_optimizer(*(options.get(k) for k in ("optimizer", "momentum", "weight_decay", "max_grad_norm")))
     if "shaping" in options:
         shaping.by_name(options["shaping"])
     recipes.network_from(recipe.policy)
-    policy = {"network": recipe.network} | recipes.policy_defaults(recipe.agent, recipe.network) | recipe.policy
+    own = recipes.policy_defaults(recipe.agent, recipe.network, recipe.policy.get("hidden"))
+    policy = {"network": recipe.network} | own | recipe.policy
     policy = {name: list(v) if isinstance(v, tuple) else v for name, v in policy.items()}
     return dataclasses.replace(recipe, options={k: v for k, v in options.items() if v is not None}, policy=policy)
 
 
-def base_rate(agent: str) -> float:
-    """The learning rate that an agent has unless it is given one."""
-    return (ppo_agent if agent == "ppo" else es_agents).BASE_RATE
+def base_rate(agent: str, optimizer: str | None = None) -> float:
+    """The learning rate that an agent has with an optimizer, or with its own, unless it is given one."""
+    if agent == "ppo":
+        return ppo_agent.BASE_RATE
+    own = recipes.agent_named(agent)
+    return es_agents.RATES.get(optimizer or options_of(own)["optimizer"].default, es_agents.BASE_RATE)
 
 
 def varied(recipe: esrl.Recipe, values: dict[str, Any]) -> esrl.Recipe:
@@ -158,7 +164,7 @@ def paper_options(agent: str, given: dict[str, Any]) -> dict[str, Any]:
     own = {k: v for k, v in given.items() if k not in ("deterministic_policy", "rank_transform")}
     own["deterministic"] = given["deterministic_policy"]
     own["shaping"] = "centered_rank" if given["rank_transform"] else "z_score"
-    return {**own, "gradient_scale": "paper", "normalize_observations": False}
+    return {**own, "averaging": 0.0, "gradient_scale": "paper", "normalize_observations": False}
 
 
 def own_recipe(env: str, agent: str) -> Path | None:

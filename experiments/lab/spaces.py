@@ -72,7 +72,7 @@ def paper(agent: str) -> Space:
         for choice in choices:
             found = paper_options(agent, {"rank_transform": True, "deterministic_policy": True, name: choice})
             each.setdefault(own, []).append(found.pop(own))
-            fixed |= {k: v for k, v in found.items() if k in ("gradient_scale", "normalize_observations")}
+            fixed |= {k: v for k, v in found.items() if k in ("averaging", "gradient_scale", "normalize_observations")}
             fixed |= {"normalize_rewards": found["normalize_rewards"]} if agent == "ppo" else {}
     protocol = data["protocol"]
     policy = {"network": "mlp", "hidden": [protocol["hidden"]], "activation": protocol["activation"]}
@@ -163,7 +163,8 @@ def default(space: Space, env: str, agent: str) -> dict[str, Any]:
     """The parameters, as Optuna names and stores them, that are nearest to what `esrl train` takes by default."""
     suite_policy, suite_options = suite_defaults(env, agent)
     own = {name: option.default for name, option in options_of(recipes.agent_named(agent)).items()}
-    own |= {"learning_rate": base_rate(agent)}
+    optimizer = space["options"].get("optimizer")
+    own |= {"learning_rate": base_rate(agent, optimizer if isinstance(optimizer, str) else None)}
     network = space["policy"].get("network", suite_policy.get("network", "mlp"))
     policy = recipes.policy_defaults(agent, network if isinstance(network, str) else network[0])
     start = {"policy": policy | suite_policy, "options": own | suite_options}

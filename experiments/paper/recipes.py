@@ -69,6 +69,8 @@ def recipe(env: str, agent: str, data: dict[str, Any]) -> str:
     protocol = data["protocol"]
     run = {"env": env, "agent": agent, "env_steps": protocol["env_steps"]}
     policy = {"network": "mlp", "hidden": protocol["hidden"], "activation": ACTIVATION[protocol["activation"]]}
+    if agent != "ppo":
+        policy |= {"output_scale": 1.0, "skip": False}
     tables = {"policy": policy, "options": options(agent, data[env][agent])}
     blocks = [header(env, agent, data[env]) + "\n" + _lines(run)]
     return "\n\n".join([*blocks, *(f"[{name}]\n{_lines(table)}" for name, table in tables.items())]) + "\n"

@@ -35,6 +35,7 @@ from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
 from esrl.policies.networks import ACTIVATIONS
 from experiments import script
+from experiments.lab.recipes import FORMER
 from experiments.peers import common
 from experiments.peers.common import Results, Row, Stopwatch, blocked, numbers, rate_text, score_text
 
@@ -134,7 +135,7 @@ SIDES: dict[str, Callable[..., Any]] = {"esrl": Esrl, "evosax": Evosax}
 
 
 def agent_of(env: Any, line: Line, hidden: tuple[int, ...], mesh: Any) -> esrl.Agent:
-    options: dict[str, Any] = {k: getattr(line, k) for k in ("population", "sigma", "learning_rate")}
+    options: dict[str, Any] = FORMER | {k: getattr(line, k) for k in ("population", "sigma", "learning_rate")}
     return esrl.open_es(env, esrl.mlp(hidden, line.activation), mesh=mesh, **options)
 
 

@@ -42,6 +42,7 @@ from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
 from esrl.envs.registry import installed, missing
 from experiments import script
+from experiments.lab.recipes import FORMER
 from experiments.lab.store import ROOT, Row, Store, results
 from experiments.paper.run import suite_versions
 from experiments.throughput.generation import shortened
@@ -98,7 +99,7 @@ def of_random(env: Any, given: Options) -> Play:
 
 def of_eggroll(env: Any, given: Options) -> Play:
     """EGGROLL at rank 1: whole generations."""
-    agent = esrl.eggroll(env, esrl.mlp(given.hidden), population=given.lanes, rank=1, deterministic=False)
+    agent = esrl.eggroll(env, esrl.mlp(given.hidden), population=given.lanes, rank=1, deterministic=False, **FORMER)
 
     def count(out: Any) -> tuple[int, int]:
         after = out[0]

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 
 import esrl
 from experiments import script
+from experiments.lab.recipes import FORMER
 from experiments.lab.store import Row, Store, results
 
 START = """
 import time; begun = time.perf_counter()
 import jax, esrl
 from esrl.core.types import seed_key
-agent = esrl.eggroll({env!r}, esrl.mlp(), population={population})
+agent = esrl.eggroll({env!r}, esrl.mlp(), population={population}, **{former})
 state, metrics = jax.block_until_ready(agent.step(agent.init(seed_key(0))))
 print(time.perf_counter() - begun)
 """
@@ -30,7 +31,7 @@ print(time.perf_counter() - begun)
 MEMORY = """
 import json, jax, esrl
 from esrl.core.types import seed_key
-agent = esrl.eggroll({env!r}, esrl.mlp(), population={population}, chunk_pairs={chunk})
+agent = esrl.eggroll({env!r}, esrl.mlp(), population={population}, chunk_pairs={chunk}, **{former})
 state = jax.eval_shape(agent.init, seed_key(0))
 batch = jax.eval_shape(agent.rollout, state)
 programs = dict(rollout=jax.jit(agent.rollout).lower(state), update=jax.jit(agent.update).lower(state, batch))
@@ -57,7 +58,7 @@ class Options:
 
 def main() -> None:
     given = script.options(Options, __doc__)
-    start = START.format(env=given.env, population=given.population)
+    start = START.format(env=given.env, population=given.population, former=FORMER)
     cold, warm = [], []
     for _ in range(given.repeats):
         with tempfile.TemporaryDirectory() as cache:
@@ -70,7 +71,9 @@ def main() -> None:
 
     for label, chunk, devices in (("as chosen", None, None), ("one device, all at once", 512, "1")):
         flags = {} if devices is None else {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        sizes = json.loads(python(MEMORY.format(env="brax/ant", population=1024, chunk=chunk), "", **flags))
+        sizes = json.loads(
+            python(MEMORY.format(env="brax/ant", population=1024, chunk=chunk, former=FORMER), "", **flags)
+        )
         rows.append({"env": "brax/ant", "population": 1024, "what": label, **sizes})
         print(
             f"brax/ant, 3x256, population 1024, T=1000, {label}: temporary memory of each device"

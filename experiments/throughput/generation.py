@@ -27,6 +27,7 @@ from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
 from esrl.training.evaluation import act_all
+from experiments.lab.recipes import FORMER
 from experiments.lab.store import Row
 from experiments.throughput.machine_limits import held
 from experiments.throughput.part import Bench, Part
@@ -144,7 +145,7 @@ def trained_state(env: Any, generations: int = 100) -> Any:
     Raises:
       RuntimeError: there are none after so many generations.
     """
-    agent = esrl.eggroll(env, esrl.mlp(HIDDEN), population=128, learning_rate=0.02)
+    agent = esrl.eggroll(env, esrl.mlp(HIDDEN), population=128, learning_rate=0.02, **FORMER)
     state = agent.init(seed_key(0))
     for generation in range(1, generations + 1):
         state, _ = agent.step(state)
@@ -181,7 +182,7 @@ def sides(env: Any, population: int, start: str, peers: bool) -> dict[str, Calla
         return jax.device_put(taken, state.generation.sharding)
 
     def eggroll(rank: int) -> esrl.Agent:
-        return esrl.eggroll(env, esrl.mlp(HIDDEN), population=population, rank=rank)
+        return esrl.eggroll(env, esrl.mlp(HIDDEN), population=population, rank=rank, **FORMER)
 
     def of(agent: esrl.Agent) -> Side:
         return trained_by(agent, begun(agent))
@@ -194,7 +195,7 @@ def sides(env: Any, population: int, start: str, peers: bool) -> dict[str, Calla
         "no noise": plain,
         "EGGROLL, rank 1": lambda: of(eggroll(1)),
         "EGGROLL, rank 4": lambda: of(eggroll(4)),
-        "OpenES": lambda: of(esrl.open_es(env, esrl.mlp(HIDDEN), population=population)),
+        "OpenES": lambda: of(esrl.open_es(env, esrl.mlp(HIDDEN), population=population, **FORMER)),
     }
     if peers and start == "fresh":
         from experiments.peers.es_generation import peer_sides

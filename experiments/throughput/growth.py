@@ -22,6 +22,7 @@ import esrl
 from esrl.core import sharding
 from esrl.core.types import seed_key
 from esrl.perturbation import noise as noises
+from experiments.lab.recipes import FORMER
 from experiments.lab.store import Row
 from experiments.throughput.forward import chunk_of
 from experiments.throughput.generation import trained_by
@@ -89,7 +90,11 @@ def _forward(point: Row, bench: Bench) -> Row:
 
 
 def _generation(point: Row, bench: Bench) -> Row:
-    options = {"population": point["population"], "rank": point["rank"], "episodes_per_member": point["episodes"]}
+    options = FORMER | {
+        "population": point["population"],
+        "rank": point["rank"],
+        "episodes_per_member": point["episodes"],
+    }
     agent = esrl.eggroll(ENV, esrl.mlp((point["width"],) * 3), **options)
     side = trained_by(agent, agent.init(seed_key(0)))
     least = (

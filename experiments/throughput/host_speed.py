@@ -18,6 +18,7 @@ from tyro.conf import Positional
 import esrl
 from esrl.core.types import seed_key
 from experiments import script
+from experiments.lab.recipes import FORMER
 from experiments.lab.store import Row, Store, results
 from experiments.throughput.timing import spread
 
@@ -39,7 +40,7 @@ def bare(identifier: str, lanes: int, steps: int) -> float:
 def measure(identifier: str, lanes: int, hidden: tuple[int, ...], repeats: int) -> Row:
     """Training and bare loop in turn."""
     network = esrl.mlp(hidden, "tanh")
-    agent = esrl.eggroll(f"gymnasium/{identifier}", network, population=lanes, sigma=0.1, learning_rate=0.05)
+    agent = esrl.eggroll(f"gymnasium/{identifier}", network, population=lanes, sigma=0.1, learning_rate=0.05, **FORMER)
     state = agent.init(seed_key(0))
     state, _ = agent.step(state)  # compiles
     rows = []

@@ -22,8 +22,8 @@ from probes import (
 
 import esrl
 from esrl import EsrlError
-from esrl.algorithms.es_agents import BASE_RATE
-from esrl.algorithms.optimizers import make_optimizer
+from esrl.algorithms.es_agents import BASE_RATE, RATES
+from esrl.algorithms.optimizers import clipup, make_optimizer
 from esrl.core import sharding
 from esrl.core.types import seed_key
 
@@ -162,12 +162,35 @@ def test_sigma_and_learning_rate_are_values_of_the_state_with_decay_and_schedule
     agent = esrl.eggroll(Target(), TINY, population=8, sigma=0.2, sigma_decay=0.5, lr_decay=0.1)
     state, metrics = run(agent, 3)
     np.testing.assert_allclose(metrics["sigma"], 0.2 * 0.25, rtol=1e-6)
-    np.testing.assert_allclose(metrics["learning_rate"], BASE_RATE * 0.01, rtol=1e-6)
+    np.testing.assert_allclose(metrics["learning_rate"], RATES["clipup"] * 0.01, rtol=1e-6)
     _, metrics = agent.step(state._replace(sigma=jnp.float32(2.0)))
     np.testing.assert_allclose(metrics["sigma"], 2.0 * 0.125, rtol=1e-6)
     ramp = optax.linear_schedule(1.0, 0.0, 4)
     _, metrics = run(esrl.eggroll(Target(), TINY, population=8, learning_rate=ramp), 3)
     np.testing.assert_allclose(metrics["learning_rate"], 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["clipup", "sgd", "adam", "rmsprop"])
+def test_the_rate_unless_given_is_the_optimizers(optimizer):
+    agent = esrl.open_es(Target(), TINY, population=4, optimizer=optimizer)
+    assert agent.init(seed_key(0)).learning_rate == jnp.float32(RATES.get(optimizer, BASE_RATE))
+
+
+def test_clipup_is_its_equations():
+    """v = m v + g / |g|, shortened to 2; W = W - rate v (arXiv 2008.02387, algorithm 1), for any |g|."""
+    rng, rate, momentum = np.random.default_rng(0), 0.3, 0.9
+    step, direction = clipup(rate, momentum), rng.normal(size=5)
+    params = {"w": jnp.zeros(5)}
+    state, velocity, weights = step.init(params), np.zeros(5), np.zeros(5)
+    for length in (1e-6, 1.0, 1e6, 0.0, 3.0, 1.0):
+        gradient = length * direction
+        velocity = momentum * velocity + (gradient / np.linalg.norm(gradient) if length else 0.0)
+        velocity *= min(1.0, 2 / np.linalg.norm(velocity))
+        weights -= rate * velocity
+        updates, state = step.update({"w": jnp.asarray(gradient, jnp.float32)}, state)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["w"], weights, rtol=1e-4, atol=1e-6)
+    assert np.linalg.norm(weights) > 5 * rate, "it reached the bound on its velocity"
 
 
 def test_weight_decay_shrinks_parameters_by_rate_times_decay():
@@ -203,7 +226,7 @@ def test_live_and_padded_steps_are_counted():
     state, _ = run(agent, 1)
     batch = agent.rollout(agent.init(seed_key(0)))
     assert int(state.env_steps) == int(np.sum(batch.lengths))
-    assert int(state.padded_steps) == 16 * int(np.max(batch.lengths)) - int(np.sum(batch.lengths))
+    assert int(state.padded_steps) == agent.plan.lanes * int(np.max(batch.lengths)) - int(np.sum(batch.lengths))
 
 
 def test_reward_offset_changes_fitness_and_not_the_return():

@@ -330,7 +330,7 @@ def test_help(command, capsys, monkeypatch):
     assert out.startswith("usage: esrl ") and "Traceback" not in out
     assert max((len(line) for line in out.splitlines() if line.startswith("│")), default=0) <= 100
     if command in ("train", "describe"):
-        assert "--rank N " in out and "[512]" in out and "--antithetic, --no-antithetic" in out
+        assert "--rank N " in out and "[clipup]" in out and "--antithetic, --no-antithetic" in out
     if command == "train":
         assert all(flag in out for flag in ("--resume", "--dry-run", "--seconds", "--early-evals"))
 
@@ -544,12 +544,13 @@ def test_train_evaluate_and_render_report(capsys):
 def test_a_recipe_runs_with_flags(capsys):
     scores = ["--num-evals", "1", "--early-evals", "2", "--eval-seed", "9"]
     out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", *scores, "--out", "run")
-    assert out.startswith("eggroll on w.py:Line: 6 episodes a generation") and "done: return" in out
+    assert out.startswith("eggroll on w.py:Line: 12 episodes a generation") and "done: return" in out
     kept = recipes.read("run/recipe.toml")
     assert (kept.seed, kept.generations, kept.env_steps) == (3, 2, None)
     assert (kept.num_evals, kept.early_evals, kept.eval_seed) == (1, 2, 9)  # a resumed run is scored as it was
     assert (kept.policy["hidden"], kept.policy["activation"]) == ([3], "tanh")
-    assert kept.options == {"population": 6, "sigma": 0.1}
+    always = {"optimizer": "clipup", "episodes_per_member": 2, "averaging": 0.97}  # once had other defaults
+    assert kept.options == {"population": 6, "sigma": 0.1, **always}
 
 
 @pytest.mark.parametrize("env", ["w.py:Line", "w.py:Host"])
@@ -636,8 +637,11 @@ def test_videos_of_the_examples(capsys):
 def test_suites_have_defaults_that_flags_and_recipes_overrule():
     game = recipe("atari/Breakout-v5", "--agent", "ppo")
     assert game.policy == {"network": "cnn"} and game.options == {}
-    grid = recipe("navix/Navix-Empty-5x5-v0", "--population", "64")
+    grid = recipe("jumanji/Game2048-v1", "--population", "64")
     assert grid.options == {"deterministic": False, "population": 64} and grid.policy == {}
-    assert recipe("navix/Navix-Empty-5x5-v0", "--deterministic").options == {"deterministic": True}
+    assert recipe("jumanji/Game2048-v1", "--deterministic").options == {"deterministic": True}
+    sparse = recipe("navix/Navix-Empty-5x5-v0", "--population", "64", "--hidden", "8")
+    assert (sparse.options["population"], sparse.options["optimizer"]) == (64, "adam")
+    assert (sparse.policy["hidden"], sparse.policy["skip"]) == ((8,), False)
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
     assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}

@@ -89,7 +89,8 @@ def test_an_argument_of_a_run_is_plain_or_said(agent, data):
 def test_the_obvious_meaning_is_taken():
     assert esrl.mlp(64).spec == esrl.mlp((64,)).spec == esrl.mlp(np.array([64])).spec
     made = esrl.eggroll(Walk(), TINY, population=np.int64(4), sigma=jnp.float32(0.5), antithetic=np.bool_(True))
-    assert made.options == {"population": 4, "sigma": 0.5} and type(made.options["sigma"]) is float
+    always = {"optimizer": "clipup", "episodes_per_member": 2, "averaging": 0.97}
+    assert made.options == {"population": 4, "sigma": 0.5, **always} and type(made.options["sigma"]) is float
 
 
 @pytest.mark.parametrize("make", [esrl.eggroll, esrl.ppo])

@@ -56,7 +56,7 @@ def test_comparison(script, recipes, tmp_path):
     assert [(row["seed"], row["generation"]) for row in rows] == [(s, g) for s in "01" for g in "0123"]
     about = json.loads((out / ENV.replace("/", "-") / "eggroll.json").read_text())
     assert [entry["runs"] for entry in about["measured"]] == [[0], [1]] and not about["failed"]
-    assert [int(row["episodes"]) for row in rows[:4]] == [0, 16, 32, 48]
+    assert [int(row["episodes"]) for row in rows[:4]] == [0, 32, 64, 96]
     random = read(out / ENV.replace("/", "-") / "random.csv")
     assert [(row["seed"], row["env_steps"]) for row in random] == [("0", "0"), ("1", "0")]
     assert all(8 < float(row["return_mean"]) < 60 for row in random)

@@ -25,6 +25,7 @@ hidden = [4]
 
 [options]
 population = 16
+episodes_per_member = 1
 """
 
 
@@ -235,7 +236,7 @@ def test_a_default_written_out_is_the_same_setting():
     recipe = base()
     default = {
         "shaping": "centered_rank",
-        "learning_rate": 0.02,
+        "learning_rate": 0.2,
         "rank": "1",
         "activation": "layernorm_relu",
         "thin": None,
@@ -330,7 +331,7 @@ def test_what_python_steps_has_the_same_columns(lenient, monkeypatch):
     for rows in found:
         assert list(rows[0]) == list(found[0][0])
         assert rows[0]["generation"] == 0 and rows[-1]["env_steps"] >= 100
-        assert rows[-1]["episodes"] == 4 * rows[-1]["generation"] and rows[0]["seed"] == 3
+        assert rows[-1]["episodes"] == 8 * rows[-1]["generation"] and rows[0]["seed"] == 3
 
 
 def start(small, *arguments):
@@ -373,7 +374,8 @@ def test_a_killed_sweep_goes_on_with_no_run_lost_or_twice(script, small):
     assert runs == {(r, s, i) for r in ("1", "dense") for s in (0.1, 0.3) for i in (0, 1)}
     for run in runs:
         own = [row for row in rows if (row["rank"], row["sigma"], row["seed"]) == run]
-        assert own[0]["generation"] == 0 and own[-1]["env_steps"] >= 600 and len(own) == 3
+        assert own[0]["generation"] == 0 and own[-1]["env_steps"] >= 600
+        assert len(own) in (2, 3)  # one generation may pass both evaluations
     before = table_of(small).read_bytes()
     script("experiments.sweep.run", *small, *swept)
     assert table_of(small).read_bytes() == before

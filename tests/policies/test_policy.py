@@ -166,6 +166,20 @@ NETWORKS = {
 }
 
 
+def test_a_skip_adds_a_linear_map_of_the_observation():
+    space, actions = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-1.0, 1.0, (2,))
+    bound, plain = (bind(esrl.mlp((8,), "tanh", skip=skip), space, actions) for skip in (True, False))
+    params, seen = bound.init(seed_key(0)), jnp.array([0.3, -0.2, 0.9])
+    layers = dict(params["network"])
+    straight = layers.pop("Skip")["kernel"]
+    assert straight.shape == (3, 2)
+    inside = {**params, "network": layers}
+    whole, rest = (p.apply(of, seen, p.carry)[0][0] for p, of in ((bound, params), (plain, inside)))
+    np.testing.assert_allclose(whole, rest + seen @ straight, rtol=1e-5)
+    with pytest.raises(EsrlError, match="skip"):
+        esrl.mlp((), skip=True)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_network_runs_a_generation(name):
     env = World(Memory.observation_space, Memory.action_space)

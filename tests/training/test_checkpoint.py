@@ -5,14 +5,17 @@ import shutil
 import threading
 import tomllib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
+import tomli_w
 from probes import Walk
 
 import esrl
 from esrl import EsrlError
+from esrl.training import checkpoint
 
 NAMES = ["[lr=0.1]", "a*b?c", "{x} %20", "quote\" and ' space", "größe-行", "[", "**", "~tilde", "-dash", "new\nline"]
 
@@ -163,7 +166,7 @@ def test_a_checkpoint_that_does_not_fit_names_the_first_array(tmp_path, capfd):
         ),
         ({}, {"seed": 3}, "seed: the run has 0, you gave 3"),
         ({}, {"hyperparams": {"sigma": 0.3}}, "sigma: the run has its default, you gave 0.3"),
-        ({"optimizer": "rmsprop"}, {}, "optimizer: the run has its default, you gave 'rmsprop'"),
+        ({"optimizer": "rmsprop"}, {}, "optimizer: the run has 'clipup', you gave 'rmsprop'"),
     ],
 )
 def test_a_run_goes_on_as_it_began(tmp_path, options, given, sentence):
@@ -180,7 +183,11 @@ def test_what_may_change_is_taken_said_and_written(tmp_path, capsys):
     assert "goes on with generations 2 (was 1), num_evals 1 (was 0), eval_episodes 2 (was 128)" in said
     recipe = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())
     assert (recipe["generations"], recipe["num_evals"], recipe["eval_episodes"]) == (2, 1, 2)
-    assert recipe["options"] == {"population": 4} and Path(tmp_path / "run" / "recipe.part.toml").exists() is False
+    always = {"optimizer": "clipup", "episodes_per_member": 2, "averaging": 0.97}
+    assert (
+        recipe["options"] == {"population": 4, **always}
+        and Path(tmp_path / "run" / "recipe.part.toml").exists() is False
+    )
 
 
 def test_an_old_recipe_goes_on(tmp_path):
@@ -188,3 +195,40 @@ def test_an_old_recipe_goes_on(tmp_path):
     path = tmp_path / "run" / "recipe.toml"
     path.write_text(path.read_text().replace("num_evals", "evaluations").replace("eval_episodes", "evaluate_episodes"))
     assert int(trained(tmp_path / "run", resume=True).state.generation) == 2
+
+
+def test_a_run_from_before_the_defaults_changed_goes_on_by_those_it_had(tmp_path, monkeypatch):
+    """Its recipe leaves out what was a default then, and its checkpoints have no memory of the signal."""
+    monkeypatch.setattr(checkpoint, "save", functools.partial(_saved_then, checkpoint.save))
+    former = agent(episodes_per_member=1, optimizer="adam", averaging=0.0)
+    esrl.train(former, generations=1, out=tmp_path / "run", num_evals=0)
+    recipe = tmp_path / "run" / "recipe.toml"
+    table = tomllib.loads(recipe.read_text())
+    table["options"] = {"population": 4}
+    del table["policy"]["skip"]
+    recipe.write_text(tomli_w.dumps(table))
+    monkeypatch.undo()
+
+    found = esrl.load(tmp_path / "run", env=Walk())
+    assert int(found.state.generation) == 1 and found.state.average is None
+    assert found.agent.options == former.options and found.agent.policy.spec["skip"] is False
+    gone_on = esrl.train(former, generations=2, out=tmp_path / "run", num_evals=0, resume=True)
+    assert int(gone_on.state.generation) == 2
+    with pytest.raises(EsrlError, match=r"averaging: the run has 0\.0, you gave 0\.97"):
+        esrl.train(agent(), generations=2, out=tmp_path / "run", resume=True)
+
+
+class _StateThen(NamedTuple):
+    params: Any
+    opt_state: Any
+    moments: Any
+    key: Any
+    generation: Any
+    sigma: Any
+    learning_rate: Any
+    env_steps: Any
+    padded_steps: Any
+
+
+def _saved_then(save, folder, state):
+    save(folder, _StateThen(**{name: getattr(state, name) for name in _StateThen._fields}))

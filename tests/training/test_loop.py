@@ -35,7 +35,7 @@ def test_train_trains_and_returns_where_it_ended(capsys):
 def test_progress_is_shown_when_it_is_asked_for(capsys):
     esrl.train(agent(), generations=2, num_evals=1, progress=True)
     said = capsys.readouterr().out
-    assert "16 episodes a generation" in said and "return at the start" in said and "done: return" in said
+    assert "32 episodes a generation" in said and "return at the start" in said and "done: return" in said
 
 
 def test_what_is_not_finite_is_warned_of_once():
@@ -56,8 +56,8 @@ def test_train_is_the_end_of_iterate():
 
 def test_the_first_budget_that_is_used_up_ends_a_run():
     assert int(esrl.train(agent(), generations=9, seconds=1e-9, num_evals=0).state.generation) == 1
-    result = esrl.train(agent(), generations=9, env_steps=200, num_evals=0)
-    assert 1 < int(result.state.generation) < 9 and int(result.state.env_steps) >= 200
+    result = esrl.train(agent(), generations=9, env_steps=400, num_evals=0)
+    assert 1 < int(result.state.generation) < 9 and int(result.state.env_steps) >= 400
     budget = Budget(env_steps=100, seconds=4.0)
     assert budget.used(50, 1, 1.0) == 0.5 and budget.used(10, 1, 3.0) == 0.75 and budget.used(10, 1, 9.0) == 1.0
 

@@ -117,13 +117,15 @@ def test_paper_recipes_are_the_papers_numbers():
         if recipe.agent == "ppo":
             own["normalize_rewards"] = False
         else:
-            own["gradient_scale"] = "paper"
+            own |= {"gradient_scale": "paper", "averaging": 0.0}
             own["deterministic"] = given.pop("deterministic_policy")
             own["shaping"] = "centered_rank" if given.pop("rank_transform") else "z_score"
         assert recipe.options == given | own, path
         assert recipe.env_steps == protocol["env_steps"] == 5e8
         assert protocol["activation"] == "pqn"  # the paper's name of it
-        assert recipe.policy == {"network": "mlp", "hidden": protocol["hidden"], "activation": "layernorm_relu"}
+        plain = {} if recipe.agent == "ppo" else {"output_scale": 1.0, "skip": False}
+        network = {"network": "mlp", "hidden": protocol["hidden"], "activation": "layernorm_relu"}
+        assert recipe.policy == network | plain
         text = path.read_text()
         assert text.startswith(
             "# The configuration of arXiv 2511.16652 (final tables of its appendix: best of 20 random"

@@ -1,0 +1,226 @@
+"""One configuration for all environments: which defaults EGGROLL (or PPO) should have.
+
+    python -m experiments.defaults.search --agent eggroll --hours 1       # go on searching; several may run at once
+    python -m experiments.defaults.search --config '{"population": 16}'   # one configuration, the rest as today
+    python -m experiments.defaults.search --table                         # what was found, as Markdown
+
+A configuration is trained on each environment of `worlds.SEEN`, once, and scored twice: by its held-out return after
+the world's environment steps, and by the last evaluation within `--seconds` of training on one core (compiling and
+evaluating not counted). Its score is the interquartile mean over environments and both budgets. The first
+configurations are random, later ones come from Optuna's TPE (Bergstra et al., 2011); one that does worse on the first
+environments than the median of those before is given up. Rows are one for each configuration and environment, in
+results/<agent>.csv.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+
+import esrl
+from esrl.core.options import options_of
+from esrl.training.recipe import NETWORK_KEYS, NETWORKS, agent_named
+from esrl.training.suite_defaults import suite_defaults
+from experiments import script
+from experiments.defaults import worlds
+from experiments.lab import pool
+from experiments.lab.stats import interquartile_mean
+from experiments.lab.store import Row, Store, digest, results
+
+RANDOM = 16  # configurations before TPE begins
+WARM = 4  # environments before a configuration may be given up
+SPACES: dict[str, dict[str, Any]] = {
+    "eggroll": {
+        "population": [8, 16, 32],
+        "episodes_per_member": [1, 2],
+        "learning_rate": (0.003, 0.03),  # ten times that for clipup and sgd
+        "sigma": (0.03, 0.1),
+        "optimizer": ["adam", "rmsprop", "clipup", "sgd"],
+        "shaping": ["centered_rank", "z_score"],
+        "averaging": [0.9, 0.97],
+        "layer_sigma": [None, "fan_in"],
+        "hidden": [(32, 32), (64, 64)],
+        "activation": ["layernorm_relu", "tanh"],
+        "skip": [False, True],
+        "output_scale": [0.1, 1.0],
+    },
+    "ppo": {
+        "num_envs": [16, 32, 64, 128],
+        "num_steps": [32, 64, 128, 256],
+        "num_epochs": [2, 4, 8],
+        "num_minibatches": [4, 8, 16],
+        "learning_rate": (1e-4, 2e-3),
+        "entropy_coef": [0.0, 0.001, 0.01],
+        "gamma": [0.98, 0.99, 0.995],
+        "gae_lambda": [0.9, 0.95],
+        "hidden": [(64, 64), (128, 128), (256, 256)],
+        "activation": ["tanh", "layernorm_relu", "silu"],
+    },
+}
+
+
+@dataclass
+class Arguments:
+    """The command line."""
+
+    agent: Literal["eggroll", "ppo"] = "eggroll"
+    hours: float = 1.0  # of searching; the configuration under way is finished
+    seconds: float = 5.0  # the budget of training seconds
+    seed: int = 0
+    config: tuple[str, ...] = ()  # configurations as JSON, measured in place of a search
+    envs: tuple[str, ...] = ()  # of these environments only (with --config)
+    table: bool = False  # only print what is there
+
+
+def store(agent: str) -> Store:
+    """The table of an agent's configurations."""
+    return Store(results("defaults") / f"{agent}.csv", key=("config", "env", "seed"))
+
+
+def recipe(env: str, agent: str, config: dict[str, Any]) -> esrl.Recipe:
+    """A configuration on an environment; what a suite says of the network and of sampling stays."""
+    policy, options = suite_defaults(env, agent)
+    scale = {"clipup": 10, "sgd": 10}.get(config.get("optimizer", ""), 1)  # their steps have other units than Adam's
+    config = config | {"learning_rate": scale * config["learning_rate"]} if "learning_rate" in config else config
+    takes = inspect.signature(NETWORKS[policy.get("network", "mlp")]).parameters
+    wanted = {k: v for k, v in config.items() if k in NETWORK_KEYS and k in takes}
+    if "network" in policy:  # a suite's network keeps its widths
+        wanted.pop("hidden", None)
+    known = options_of(agent_named(agent))
+    return esrl.Recipe(
+        env, agent, policy=policy | wanted, options=options | {k: v for k, v in config.items() if k in known}
+    )
+
+
+def measure(env: str, agent: str, config: dict[str, Any], seed: int, seconds: float, evaluations: int = 5) -> Row:
+    """One run: its held-out returns at both budgets."""
+    world = worlds.named(env)
+    wanted = recipe(env, agent, {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+    run = esrl.iterate(
+        wanted.build(), env_steps=world.env_steps, seed=seed, num_evals=evaluations, eval_episodes=64, early_evals=2
+    )
+    last: dict[str, Any] = {}
+    begun, training, within = time.perf_counter(), 0.0, float("nan")
+    for _, _, last in run:
+        training = last["seconds_training"]
+        if "start_return_mean" in last:
+            within = last["start_return_mean"]
+        if "eval_return_mean" in last and training <= seconds:
+            within = last["eval_return_mean"]
+    return {
+        "return_steps": last["eval_return_mean"],
+        "return_seconds": within,
+        "env_steps": last["env_steps"],
+        "generations": last["generation"],
+        "seconds": training,
+        "seconds_all": time.perf_counter() - begun,
+    }
+
+
+def score(rows: list[Row]) -> float:
+    """The interquartile mean over environments and budgets."""
+    found = [
+        worlds.named(row["env"]).score(float(row[name])) for row in rows for name in ("return_steps", "return_seconds")
+    ]
+    return float(interquartile_mean(np.array(found))) if found else float("nan")
+
+
+def by_config(table: Store, seed: int = 0) -> dict[str, list[Row]]:
+    """The rows of each configuration of the search, in the order of the environments."""
+    order = [world.env for world in worlds.SEEN]
+    found: dict[str, list[Row]] = {}
+    for row in table.read():
+        if row["env"] in order and int(row["seed"]) == seed:
+            found.setdefault(row["config"], []).append(row)
+    return {config: sorted(rows, key=lambda row: order.index(row["env"])) for config, rows in found.items()}
+
+
+# ---- searching ------------------------------------------------------------------------------------------------------
+
+
+def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any]:
+    """The next configuration: random at first, then by TPE over what was measured."""
+    space = SPACES[agent]
+    kinds: dict[str, optuna.distributions.BaseDistribution] = {
+        name: optuna.distributions.FloatDistribution(values[0], values[1], log=True)
+        if isinstance(values, tuple)
+        else optuna.distributions.CategoricalDistribution([json.dumps(value) for value in dict.fromkeys(values)])
+        for name, values in space.items()
+    }
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=RANDOM, multivariate=True, constant_liar=True)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for rows in known.values():
+        values = json.loads(rows[0]["values"])
+        told = {
+            name: values[name] if isinstance(kind, optuna.distributions.FloatDistribution) else json.dumps(values[name])
+            for name, kind in kinds.items()
+            if name in values
+        }
+        if not all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in told.items()):
+            continue  # set by hand, outside of the space
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=told, distributions={name: kinds[name] for name in told}, value=score(rows)
+            )
+        )
+    trial = study.ask(kinds)
+    return {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
+
+
+def tried(arguments: Arguments, config: dict[str, Any]) -> float:
+    """Measures a configuration on every environment that is missing, or until it is given up; its score."""
+    table, name = store(arguments.agent), digest(config)
+    known = by_config(table, arguments.seed)
+    done = known.get(name, [])
+    given = bool(arguments.config)
+    for place, world in enumerate(worlds.SEEN):
+        if any(row["env"] == world.env for row in done) or (arguments.envs and world.env not in arguments.envs):
+            continue
+        others = [score(rows[:place]) for rows in known.values() if len(rows) >= place]
+        if not given and place >= WARM and len(others) >= WARM and score(done) < np.median(others):
+            print(f"  given up after {place} environments", flush=True)
+            break
+        row = measure(world.env, arguments.agent, config, arguments.seed, arguments.seconds)
+        row = {"config": name, "env": world.env, "seed": arguments.seed, "values": json.dumps(config), **row}
+        table.add([row])
+        done = sorted([*done, row], key=lambda row: [w.env for w in worlds.SEEN].index(row["env"]))
+        print(f"  {world.env} {row['return_steps']:.4g} in {row['seconds_all']:.0f} s", flush=True)
+    return score(done)
+
+
+def show(agent: str) -> None:
+    """The configurations, best first, as Markdown."""
+    found = sorted(by_config(store(agent)).values(), key=lambda rows: (len(rows), score(rows)), reverse=True)
+    names = [world.env.rpartition("/")[2] for world in worlds.SEEN]
+    print(f"| score | {' | '.join(names)} | configuration |\n|{'---|' * (len(names) + 2)}")
+    for rows in found:
+        at = {row["env"]: f"{float(row['return_steps']):.4g} / {float(row['return_seconds']):.4g}" for row in rows}
+        cells = [at.get(world.env, "–") for world in worlds.SEEN]
+        print(f"| {score(rows):.3f} | {' | '.join(cells)} | {rows[0]['values']} |")
+
+
+def main() -> None:
+    """The script."""
+    arguments = script.options(Arguments, __doc__)
+    if arguments.table:
+        show(arguments.agent)
+        return
+    wanted = [json.loads(text) for text in arguments.config]
+    end = time.monotonic() + arguments.hours * 3600
+    with pool.stoppable("what was measured is kept"):
+        while time.monotonic() < end if not arguments.config else wanted:
+            known = by_config(store(arguments.agent), arguments.seed)
+            config = wanted.pop(0) if wanted else suggest(arguments.agent, known, int(time.time_ns() % 2**31))
+            print(json.dumps(config), flush=True)
+            print(f"= {tried(arguments, config):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The environments that the defaults are chosen and judged by, and the scale of each one's score.
+
+A score is (return - low) / (high - low) within 0 .. 1.2: `low` is a random policy's return, `high` one that a good
+agent reaches in a few million steps. It only serves to average over environments; tables show returns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class World(NamedTuple):
+    """An environment: its name, the ends of its score, and the steps of a run of the search."""
+
+    env: str
+    low: float
+    high: float
+    env_steps: float = 2.5e5
+
+    def score(self, value: float) -> float:
+        """A return on the scale of scores."""
+        return min(max((value - self.low) / (self.high - self.low), 0.0), 1.2)
+
+
+# The search sees these, the cheap ones first, so that a bad configuration is given up early.
+SEEN = (
+    World("gymnasium/phys2d/Pendulum-v0", -1250, -150),
+    World("jumanji/Game2048-v1", 1000, 3000),
+    World("jumanji/Snake-v1", 0, 10),
+    World("navix/Navix-Empty-Random-8x8-v0", 0, 1),
+    World("navix/Navix-Dynamic-Obstacles-8x8-v0", -0.5, 0.6),
+    World("brax/inverted_double_pendulum", 60, 9340),
+    World("brax/reacher", -450, -40),
+    World("brax/hopper", 60, 1500),
+)
+
+# And these only the final comparison.
+UNSEEN = (
+    World("gymnax/CartPole-v1", 20, 500, 1e6),
+    World("gymnax/Acrobot-v1", -500, -80, 1e6),
+    World("gymnax/MountainCarContinuous-v0", -50, 95, 1e6),
+    World("gymnax/SpaceInvaders-MinAtar", 3, 60, 1e6),
+    World("jumanji/Knapsack-v1", 11, 16, 1e6),
+    World("navix/Navix-FourRooms-v0", 0, 1, 1e6),
+    World("brax/halfcheetah", -300, 3000, 1e6),
+    World("brax/walker2d", 0, 2000, 1e6),
+    World("gymnasium/LunarLander-v3", -200, 200, 5e5),
+)
+
+
+def named(env: str) -> World:
+    """The world of an environment's name.
+
+    Raises:
+      KeyError: it is none of these.
+    """
+    return {world.env: world for world in (*SEEN, *UNSEEN)}[env]
