@@ -107,8 +107,7 @@ class ES:
       warm: generations at the start that gather observation statistics and leave the parameters alone.
       horizon: from a state to the cap on the steps of an episode, or None for the environment's own.
       pairs: P. signs: of a pair's members, (1, -1) or (1,). episodes: E.
-      chunk: pairs that play at once on each device. update_chunk: pairs that the update sums at once. even_chunks:
-        whether those parts all begin with an even pair and hold an even number.
+      chunk: pairs that play at once on each device. update_chunk: pairs that the update sums at once.
       paper_scale: whether the gradient has the paper's scale.
       pair_bytes: memory of one pair, by what it is for.
       mesh: the devices.
@@ -133,7 +132,6 @@ class ES:
     episodes: int
     chunk: int
     update_chunk: int
-    even_chunks: bool
     paper_scale: bool
     pair_bytes: dict[str, int]
     mesh: Mesh
@@ -251,14 +249,15 @@ def estimate(es: ES, state: ESState, fitness: Array) -> tuple[list[Array], list[
     def weigh(key: Key, part: tuple[Array, Array]) -> tuple[tuple[()], tuple[list[Array], list[Array]]]:
         pairs, weight = part
 
-        def of(half: int) -> list[Array]:
-            if es.even_chunks:  # every other pair of the part, which begins with an even one
-                own, its = pairs[half::2], weight[half::2]
-            else:
-                own, its = pairs, jnp.where(pairs % 2 == half, weight, 0.0)
-            return es.noise.weighted_sum(its, es.draw(key, own), es.leaves)  # sum_p weight_p E_p
+        def of(half: int) -> list[Array]:  # sum_p weight_p E_p of every other pair
+            return es.noise.weighted_sum(weight[half::2], es.draw(key, pairs[half::2]), es.leaves)
 
-        return (), (of(0), of(1))
+        first = of(0)
+        second = of(1) if pairs.shape[0] > 1 else [jnp.zeros_like(x) for x in first]
+        # Pairs of a part are numbered on, so every other one is even, or is odd where the part begins with an odd one.
+        odd = pairs[0] % 2 == 1
+        swapped = [(jnp.where(odd, b, a), jnp.where(odd, a, b)) for a, b in zip(first, second, strict=True)]
+        return (), ([even for even, _ in swapped], [odd for _, odd in swapped])
 
     part = (sharding.iota(es.pairs), weights)
     sums = sharding.map_chunks(weigh, noise_key(state), part, es.update_chunk, es.mesh)[1]

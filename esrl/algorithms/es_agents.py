@@ -391,7 +391,6 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
             "an environment that Python steps takes the whole population at once; leave out chunk_pairs, memory_gib"
             " and mesh"
         )
-    update_chunk = memory_plan.default_update_chunk(pairs, noise_bytes, mesh)
     return ES(
         policy=policy,
         runner=runner(env, (lambda r: r + options.reward_offset) if options.reward_offset else None),
@@ -413,8 +412,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         signs=signs,
         episodes=options.episodes_per_member,
         chunk=chunk,
-        update_chunk=update_chunk,
-        even_chunks=not (update_chunk % 2 or pairs // mesh.size % 2),
+        update_chunk=memory_plan.default_update_chunk(pairs, noise_bytes, mesh),
         paper_scale=options.gradient_scale == "paper",
         pair_bytes=each,
         mesh=mesh,

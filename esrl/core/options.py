@@ -321,19 +321,6 @@ RENAMED_VALUES = {
 FORMER_DEFAULTS = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
 
 
-def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe in a run's folder; that of an older run with the defaults which it had then."""
-    options = recipe.get("options", {})
-    if recipe.get("agent", "eggroll") not in ("eggroll", "open_es", "es") or "averaging" in options:
-        return recipe
-    own = dict(FORMER_DEFAULTS)
-    if options.get("optimizer") == "sgd":  # whose rate was that of the others
-        own["learning_rate"] = 0.02
-    policy = recipe.get("policy", {})
-    linear = {"skip": False} if policy.get("network", "mlp") == "mlp" else {}
-    return recipe | {"policy": linear | policy, "options": own | options}
-
-
 def todays(table: dict[str, Any]) -> dict[str, Any]:
     """A recipe with its tables, or one of these, in today's names."""
     inside = ("policy", "options")

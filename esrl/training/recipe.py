@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from esrl.algorithms.agent import Agent
+from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
-from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of, with_former_defaults
+from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of
 from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
@@ -39,14 +40,14 @@ from esrl.policies.user_network import Network, network
 from esrl.training import checkpoint
 from esrl.training.budget import Budget
 from esrl.training.loop import Run, iterate
-from esrl.training.run_folder import RunFolder
+from esrl.training.run_folder import RunFolder, with_former_defaults
+from esrl.training.suite_defaults import ES
 from esrl.training.trained import Trained
 
 Constructor = Callable[..., Agent]
 AGENTS: dict[str, Constructor] = {"eggroll": eggroll, "open_es": open_es, "ppo": ppo, "es": es, "random": random}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
-_ES_POLICY = {"hidden": (64, 64), "output_scale": 0.1, "skip": True}  # as `es_agents.NETWORK`
-_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}} | dict.fromkeys(("eggroll", "open_es", "es"), _ES_POLICY)
+_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}} | dict.fromkeys(ES, ES_NETWORK.spec or {})
 _OF_MLP = ("hidden", "skip")  # the widths of the others are their own
 NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`
     option.name: option

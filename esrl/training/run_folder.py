@@ -15,8 +15,9 @@ from typing import Any
 
 import tomli_w
 
-from esrl.core.options import todays, with_former_defaults
+from esrl.core.options import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError, notice
+from esrl.training.suite_defaults import ES
 
 Row = dict[str, Any]
 
@@ -162,6 +163,19 @@ def at(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # ~someone of whom there is no home
         raise EsrlError(f"{path}: {error}") from error
+
+
+def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe in a run's folder; that of an older run with the defaults which it had then."""
+    options = recipe.get("options", {})
+    if recipe.get("agent", "eggroll") not in ES or "averaging" in options:
+        return recipe
+    own = dict(FORMER_DEFAULTS)
+    if options.get("optimizer") == "sgd":  # whose rate was that of the others
+        own["learning_rate"] = 0.02
+    policy = recipe.get("policy", {})
+    linear = {"skip": False} if policy.get("network", "mlp") == "mlp" else {}
+    return recipe | {"policy": linear | policy, "options": own | options}
 
 
 def _differs(name: str, old: dict[str, Any], new: dict[str, Any], optional: bool = False) -> str:

@@ -147,15 +147,19 @@ LINES = {
 }
 
 
+def agent_of(env: Any, line: Line, deterministic: bool = True) -> esrl.Agent:
+    """esrl's agent of a line."""
+    options = dict(line.options)
+    if isinstance(options.get("critic"), tuple):
+        options["critic"] = esrl.mlp(options["critic"], line.activation)
+    return esrl.ppo(env, esrl.mlp(line.hidden, line.activation), **options, deterministic=deterministic)
+
+
 class Esrl:
     """esrl's side."""
 
     def __init__(self, env: Any, line: Line, env_steps: int) -> None:
-        options = dict(line.options)
-        if isinstance(options.get("critic"), tuple):
-            options["critic"] = esrl.mlp(options["critic"], line.activation)
-        network = esrl.mlp(line.hidden, line.activation)
-        made = [partial(esrl.ppo, env, network, **options, deterministic=mode) for mode in (True, False)]
+        made = [partial(agent_of, env, line, mode) for mode in (True, False)]
         self._init, self._step, _, self.mib = common.one_step(made[0]())
         self.scores = common.scores(env, (partial(lambda make: make().act, make) for make in made))
         self.env_steps = env_steps

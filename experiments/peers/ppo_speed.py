@@ -39,14 +39,6 @@ class Options:
     profile: bool = False
 
 
-def agent_of(line: ppo.Line) -> esrl.Agent:
-    """esrl's side of a line."""
-    options = dict(line.options)
-    if isinstance(options.get("critic"), tuple):
-        options["critic"] = esrl.mlp(options["critic"], line.activation)
-    return esrl.ppo(esrl.make(line.env), esrl.mlp(line.hidden, line.activation), **options)
-
-
 def called(agent: esrl.Agent, env_steps: float) -> Callable[[int], int]:
     """Training an iteration at a time: `train(seed) -> environment steps`."""
     agent.step(agent.init(seed_key(0)))  # compiles
@@ -78,7 +70,8 @@ def scanned(agent: esrl.Agent, env_steps: float) -> Callable[[int], int]:
 
 def sides(name: str, line: ppo.Line, env_steps: float) -> dict[str, Callable[[int], tuple[float, int]]]:
     """`run(seed) -> (seconds without compiling, environment steps)` of each side."""
-    env, agent = esrl.make(line.env), agent_of(line)
+    env = esrl.make(line.env)
+    agent = ppo.agent_of(env, line)
     peer = (Rejax if name.startswith("rejax") else Brax)(env, line.config, int(env_steps))
     makers = {
         "peer": lambda seed: peer.train(seed)[1],
@@ -118,7 +111,8 @@ def profile(name: str, repeats: int = 20) -> None:
     """Milliseconds of an iteration: whole, rollout, update, and the parts of the update."""
     from esrl.algorithms import ppo as algorithm
 
-    agent = agent_of(ppo.LINES[name])
+    line = ppo.LINES[name]
+    agent = ppo.agent_of(esrl.make(line.env), line)
     config, state = agent.config, agent.init(seed_key(0))
     for _ in range(3):
         state, _ = agent.step(state)

@@ -19,10 +19,14 @@ AGENTS = {
 
 
 def assert_close(a, b):
+    if hasattr(a, "signal"):  # sums of products of differences of nearly equal fitness, which cancel
+        for x, y in zip(jax.tree.leaves(a.signal), jax.tree.leaves(b.signal), strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4)
+        a, b = a._replace(signal=None), b._replace(signal=None)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             x, y = jax.random.key_data(x), jax.random.key_data(y)
-        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", AGENTS)
