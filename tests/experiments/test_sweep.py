@@ -240,7 +240,7 @@ def test_a_default_written_out_is_the_same_setting():
     recipe = base()
     default = {
         "shaping": "centered_rank",
-        "learning_rate": 0.02,
+        "learning_rate": 0.2,
         "rank": "1",
         "activation": "layernorm_relu",
         "thin": None,
