@@ -134,7 +134,16 @@ def test_a_process_that_is_killed_is_said():
     assert lanes.lanes.failed and Playing(env, 2, 1, 1).lanes is not lanes.lanes
 
 
+@pytest.fixture
+def interruptible():
+    """Python interrupts, also in a shell's background job, which would ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("registered", [[Sleepy]], indirect=True)
+@pytest.mark.usefixtures("interruptible")
 def test_after_an_interrupted_step_lanes_are_made_anew(registered):
     env, others = esrl.make(f"{registered}?{WORKERS}"), children(os.getpid())
     lanes = Playing(env, 2, 1, 1)
