@@ -31,10 +31,11 @@ class _MLP(nn.Module):
     output_scale: float
     bias: bool = True
     skip: bool = False
+    one_hot: bool = False
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Array:
-        x = seen = features(self.space, observation)
+        x = seen = features(self.space, observation, self.one_hot)
         for width in self.hidden:
             x = ACTIVATIONS[self.activation](nn.Dense(width, use_bias=self.bias)(x))
         scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
@@ -48,10 +49,11 @@ class _GRU(nn.Module):
     hidden: int
     activation: str
     output_scale: float
+    one_hot: bool = False
 
     @nn.compact
     def __call__(self, carry: Array, observation: PyTree) -> tuple[Array, Array]:
-        x = ACTIVATIONS[self.activation](nn.Dense(self.hidden)(features(self.space, observation)))
+        x = ACTIVATIONS[self.activation](nn.Dense(self.hidden)(features(self.space, observation, self.one_hot)))
         carry, x = nn.GRUCell(self.hidden)(carry, x)
         scale = nn.initializers.variance_scaling(self.output_scale**2, "fan_in", "truncated_normal")
         return carry, nn.Dense(self.size, kernel_init=scale)(x)
@@ -100,6 +102,7 @@ def mlp(
     output_scale: float = 1.0,
     bias: bool = True,
     skip: bool = False,
+    one_hot: bool = False,
 ) -> Network:
     """A multi-layer perceptron; the default is the paper's, three layers of 256 with relu(LayerNorm(x)).
 
@@ -110,6 +113,8 @@ def mlp(
       bias: whether layers have biases.
       skip: whether a linear map of the observation is added to the outputs, so that a linear policy is found as soon as
         without hidden layers.
+      one_hot: whether whole numbers within narrow bounds (at most 64 values, as the tags and colors of a grid world)
+        are coded one-hot rather than normalized, as Discrete ones always are.
 
     Raises:
       EsrlError: a width below 1, an unknown activation, or a skip where there is no hidden layer to skip.
@@ -125,7 +130,7 @@ def mlp(
         raise EsrlError("skip is true, but hidden is (), which is a linear map already; leave one of them out")
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
-        module = _MLP(observation_space, size, hidden, activation, output_scale, bias, skip)
+        module = _MLP(observation_space, size, hidden, activation, output_scale, bias, skip, one_hot)
         return linen(module, observation, ())
 
     spec = {
@@ -135,18 +140,21 @@ def mlp(
         "output_scale": output_scale,
         "bias": bias,
         "skip": skip,
+        "one_hot": one_hot,
     }
-    return Network(bind, spec, flat=True)
+    return Network(bind, spec, flat=True, one_hot=one_hot)
 
 
 @checked
-def gru(hidden: int = 128, activation: str = "layernorm_relu", output_scale: float = 1.0) -> Network:
+def gru(
+    hidden: int = 128, activation: str = "layernorm_relu", output_scale: float = 1.0, one_hot: bool = False
+) -> Network:
     """A recurrent network: a dense layer, a GRU cell, a dense output. The carry starts at zero in every episode.
 
     Args:
       hidden: width of the layer and of the carry.
       activation: of the layer before the cell, as in `mlp`.
-      output_scale: as in `mlp`.
+      output_scale, one_hot: as in `mlp`.
 
     Raises:
       EsrlError: a width below 1, or an unknown activation.
@@ -159,11 +167,17 @@ def gru(hidden: int = 128, activation: str = "layernorm_relu", output_scale: flo
     activation = _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
-        module = _GRU(observation_space, size, hidden, activation, output_scale)
+        module = _GRU(observation_space, size, hidden, activation, output_scale, one_hot)
         return linen(module, observation, jnp.zeros(hidden))
 
-    spec = {"network": "gru", "hidden": [hidden], "activation": activation, "output_scale": output_scale}
-    return Network(bind, spec, flat=True)
+    spec = {
+        "network": "gru",
+        "hidden": [hidden],
+        "activation": activation,
+        "output_scale": output_scale,
+        "one_hot": one_hot,
+    }
+    return Network(bind, spec, flat=True, one_hot=one_hot)
 
 
 @checked

@@ -94,7 +94,7 @@ def bind(
 
     _check_output(init, apply, observation, bound.carry, size, action_space, extra)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
-    normalized = normalizable_leaves(observation_space, chosen.flat)
+    normalized = normalizable_leaves(observation_space, chosen.flat, chosen.one_hot)
     return Policy(init, apply, action, actions, bound.carry, shapes, normalized, chosen.spec or {})
 
 

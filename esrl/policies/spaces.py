@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from gymnasium import spaces
 
 from esrl.core.types import Array, EsrlError, PyTree
 
+CATEGORIES = 64  # values of a whole number that may be a kind rather than an amount
 MASK = "action_mask"  # the entry of a Dict observation that says which actions are allowed
 
 
@@ -160,39 +162,60 @@ def observation_zeros(space: spaces.Space) -> PyTree:
 # ---- observations as vectors ----------------------------------------------------------------------------------------
 
 
-def normalizable_leaves(space: spaces.Space, flat: bool) -> PyTree:
+def normalizable_leaves(space: spaces.Space, flat: bool, one_hot: bool = False) -> PyTree:
     """For each observation leaf, whether it may be normalized: a float Box of at most two dimensions, but no mask.
 
     Args:
       flat: the network makes one vector of all numbers, as `mlp` and `gru` do. Then every Box may be: bytes and whole
         numbers such as the codes of a grid world, and three dimensions, which other networks may take for a picture.
+      one_hot: the network codes categories one-hot (`features`); then these may not be.
     """
     if isinstance(space, spaces.Dict):
         return {
-            name: map_space(lambda _: False, sub) if name == MASK else normalizable_leaves(sub, flat)
+            name: map_space(lambda _: False, sub) if name == MASK else normalizable_leaves(sub, flat, one_hot)
             for name, sub in space.spaces.items()
         }
     if isinstance(space, spaces.Tuple):
-        return tuple(normalizable_leaves(sub, flat) for sub in space.spaces)
-    if not isinstance(space, spaces.Box):
+        return tuple(normalizable_leaves(sub, flat, one_hot) for sub in space.spaces)
+    if not isinstance(space, spaces.Box) or (one_hot and categorical(space)):
         return False
     return flat or (jnp.issubdtype(device_dtype(space), jnp.floating) and len(space.shape) < 3)
 
 
-def features(space: spaces.Space, observation: PyTree) -> Array:
-    """An observation as one float32 vector: boxes raveled, discrete values one-hot, Dict and Tuple concatenated."""
+def categorical(space: spaces.Box) -> bool:
+    """Whether a Box's numbers may be kinds rather than amounts: whole, and 3 to CATEGORIES of them in every entry."""
+    if not np.issubdtype(space.dtype, np.integer) or not math.prod(space.shape):
+        return False
+    width = space.high.astype(np.float64) - space.low.astype(np.float64)  # which may not fit its own type
+    return bool(np.all(width < CATEGORIES) and np.max(width) > 1)
+
+
+def features(space: spaces.Space, observation: PyTree, one_hot: bool = False) -> Array:
+    """An observation as one float32 vector: boxes raveled, discrete values one-hot, Dict and Tuple concatenated.
+
+    Args:
+      one_hot: code the numbers of `categorical` boxes one-hot as well: a wall is not 2, and not half of a door.
+    """
     if isinstance(space, spaces.Dict):
-        return _joined([features(sub, observation[name]) for name, sub in space.spaces.items()])
+        return _joined([features(sub, observation[name], one_hot) for name, sub in space.spaces.items()])
     if isinstance(space, spaces.Tuple):
-        return _joined([features(sub, part) for sub, part in zip(space.spaces, observation, strict=True)])
+        return _joined([features(sub, part, one_hot) for sub, part in zip(space.spaces, observation, strict=True)])
     if isinstance(space, spaces.Discrete):
         return jax.nn.one_hot(observation - int(space.start), int(space.n))
     if isinstance(space, spaces.MultiDiscrete):
-        start = np.asarray(space.start).ravel()
-        sizes = np.asarray(space.nvec).ravel()
-        flat = observation.ravel()
-        return jnp.concatenate([jax.nn.one_hot(flat[i] - int(start[i]), int(n)) for i, n in enumerate(sizes)])
+        return _one_hot(observation, space.start, space.nvec)
+    if one_hot and isinstance(space, spaces.Box) and categorical(space):
+        return _one_hot(observation, space.low, space.high.astype(np.int64) - space.low + 1)
     return jnp.ravel(observation).astype(jnp.float32)
+
+
+def _one_hot(values: Array, start: np.ndarray, sizes: np.ndarray) -> Array:
+    """Whole numbers one after another, each as one 1 among as many zeros as it has other values; outside all zeros."""
+    low, many = np.asarray(start).ravel(), np.asarray(sizes).ravel()
+    entry = np.repeat(np.arange(many.size), many)
+    value = np.concatenate([first + np.arange(n) for first, n in zip(low, many, strict=True)])
+    # In one comparison: a grid has hundreds of entries.
+    return (jnp.ravel(values)[entry] == jnp.asarray(value, values.dtype)).astype(jnp.float32)
 
 
 def _joined(parts: list[Array]) -> Array:

@@ -37,6 +37,7 @@ class Network(NamedTuple):
       spec: what a recipe says of it, `{"network": "mlp", ...}`; None for a network that only the user's code can build.
       flat: whether it makes one float32 vector of every observation, so that normalized numbers are as good to it as
         bytes and whole numbers.
+      one_hot: whether it codes categories one-hot, which then are not normalized.
       start: `start(key) -> params`, parameters of the policy to start from in place of the network's own. A critic that
         is built like the policy does not take them.
     """
@@ -44,6 +45,7 @@ class Network(NamedTuple):
     bind: Callable[..., Bound]
     spec: dict[str, Any] | None = None
     flat: bool = False
+    one_hot: bool = False
     start: Callable[[Key], PyTree] | None = None
 
 

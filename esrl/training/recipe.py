@@ -59,6 +59,7 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
         Option("output_scale", float, help="size of the network's outputs at the start"),
         Option("bias", bool, help="give layers biases"),
         Option("skip", bool, help="add a linear map of the observation to the outputs"),
+        Option("one_hot", bool, help="code whole numbers within narrow bounds one-hot"),
     )
 }
 CUSTOM = "custom"  # stands for what only Python code can make

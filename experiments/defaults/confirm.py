@@ -60,7 +60,11 @@ PARTS = {  # today's defaults with one thing changed
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
     **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in (8, 32, 128, 512)},
     "sized 8 to 128": Defaults("eggroll", options={"max_population": 128}),
-    "sized 8 to 512": Defaults("eggroll", options={"population": 8, "max_population": 512}),
+    "sized 8 to 512": Defaults(
+        "eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}
+    ),
+    "one-hot": Defaults("eggroll", {"one_hot": True}),
+    "ppo, one-hot": Defaults("ppo", {"one_hot": True}),
     "sized, rate follows": Defaults("eggroll", options={"max_population": 128, "signal_rate": True}),
     "no skip": Defaults("eggroll", {"skip": False}),
     "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),

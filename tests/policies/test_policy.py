@@ -180,6 +180,30 @@ def test_a_skip_adds_a_linear_map_of_the_observation():
         esrl.mlp((), skip=True)
 
 
+def test_categories_are_coded_one_hot():
+    """As Discrete ones are, and without the statistics that would move them; amounts stay numbers."""
+    grid = spaces.Box(np.array([[0, -1, 2]] * 2), np.array([[2, 3, 2]] * 2), dtype=np.int32)
+    space = spaces.Dict({"bytes": spaces.Box(0, 255, (2,), np.uint8), "grid": grid, "x": spaces.Box(-1.0, 1.0, (1,))})
+    seen = {"bytes": jnp.array([7, 200], jnp.uint8), "grid": jnp.array([[1, -1, 2], [9, 3, 2]]), "x": jnp.array([0.5])}
+    coded = [[0, 1, 0], [1, 0, 0, 0, 0], [1], [0, 0, 0], [0, 0, 0, 0, 1], [1]]  # 9 is no value of that entry
+    np.testing.assert_array_equal(features(space, seen, one_hot=True), [7, 200, *np.concatenate(coded), 0.5])
+    assert features(space, seen).shape == (9,)
+    for network in (esrl.mlp((4,), one_hot=True), esrl.gru(4, one_hot=True)):
+        bound = bind(network, space, spaces.Discrete(2))
+        assert bound.normalizable == {"bytes": True, "grid": False, "x": True}
+        assert bound.init(seed_key(0))["network"]["Dense_0"]["kernel"].shape == (21, 4)
+    binary = spaces.Box(0, 1, (3,), np.int8)  # two values are a number already
+    assert features(binary, jnp.array([0, 1, 1], jnp.int8), one_hot=True).shape == (3,)
+
+
+@pytest.mark.parametrize("space", [s for s in OBSERVATIONS if isinstance(s, spaces.MultiDiscrete)])
+def test_several_choices_are_coded_one_after_another(space):
+    seen = space.sample()
+    each = zip(np.ravel(seen), np.ravel(space.start), np.ravel(space.nvec), strict=True)
+    expected = np.concatenate([np.eye(n)[x - first] for x, first, n in each])
+    np.testing.assert_array_equal(features(space, jnp.asarray(seen)), expected)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_any_network_runs_a_generation(name):
     env = World(Memory.observation_space, Memory.action_space)

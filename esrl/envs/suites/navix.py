@@ -56,7 +56,7 @@ class NavixEnv:
         self.max_episode_steps = max_episode_steps
         self.action_space = spaces.Discrete(int(env.action_space.n))
         first = jax.eval_shape(env.reset, raw_key())
-        self.observation_space = _space(first.observation)
+        self.observation_space = _space(first.observation, observation, name)
         # a step reads the state and the time alone
         self._before = first.replace(observation=None, action=None, reward=None, step_type=None, info={})
         self._like = NavixState(first.state.replace(cache=None), first.t)
@@ -91,10 +91,17 @@ class NavixEnv:
         return world.replace(cache=RenderingCache.init(world.grid))
 
 
-def _space(observation: Any) -> spaces.Box:
-    """The space of an observation: bytes, or tags of which wall is -1. (Navix's own has too small a maximum.)"""
-    low, high = (0, 255) if observation.dtype == jnp.uint8 else (-1, 255)
-    return spaces.Box(low, high, observation.shape, np.dtype(observation.dtype))
+_SYMBOLS = np.array([10, 5, 3])  # the largest tag, color and state (of a door, or direction) of a cell
+
+
+def _space(observation: Any, kind: str, name: str) -> spaces.Box:
+    """The space of an observation. (Navix's own has too small a maximum.)"""
+    if observation.dtype != jnp.uint8:  # tags, of which wall is -1
+        return spaces.Box(-1, int(_SYMBOLS[0]), observation.shape, np.dtype(observation.dtype))
+    # In KeyCorridor a state may be 254.
+    narrow = kind.startswith("symbolic") and "KeyCorridor" not in name
+    high = np.broadcast_to(_SYMBOLS if narrow else 255, observation.shape)
+    return spaces.Box(np.zeros(observation.shape, np.uint8), high.astype(np.uint8), dtype=np.uint8)
 
 
 def names() -> list[str]:
