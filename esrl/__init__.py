@@ -13,6 +13,7 @@ from typing import Any
 from esrl.algorithms import shaping
 from esrl.algorithms.agent import Agent, Plan
 from esrl.algorithms.description import describe
+from esrl.algorithms.eggroll_ac_agent import eggroll_ac
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
@@ -53,6 +54,7 @@ __all__ = [
     "configure",
     "describe",
     "eggroll",
+    "eggroll_ac",
     "es",
     "evaluate",
     "gru",

@@ -18,7 +18,7 @@ from esrl.policies.policy import Policy
 from esrl.rollouts.types import Runner
 
 Metrics = dict[str, Any]
-Kind = Literal["evolution", "gradient", "random"]
+Kind = Literal["evolution", "gradient", "actor_critic", "random"]
 
 
 class Plan(NamedTuple):
@@ -54,7 +54,8 @@ class Agent:
 
     Attributes:
       name: what the command line calls it, "eggroll".
-      kind: "evolution" (perturbs parameters), "gradient" (backpropagates), or "random" (learns nothing).
+      kind: "evolution" (perturbs parameters), "gradient" (backpropagates), "actor_critic" (perturbs activations, beside
+        a critic), or "random" (learns nothing).
       env: the environment.
       policy: the policy bound to it.
       runner: plays its episodes.

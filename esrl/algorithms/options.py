@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ from esrl.core.runtime import check_jax, configure
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
-_SHARED = "      **shared: as in `esrl.es`:\n"  # a line of a docstring that `agent_constructor` fills in
+_SHARED = re.compile(r" {6}\*\*shared: as in `esrl\.\w+`:\n")  # a line of a docstring that `agent_constructor` fills in
 
 
 def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Constructor], Constructor]:
@@ -39,7 +40,7 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
             return constructor(*args, **given)
 
         made = checked(ready)
-        made.__doc__ = doc.replace(_SHARED, "".join(lines))
+        made.__doc__ = _SHARED.sub(lambda _: "".join(lines), doc)
         return made  # type: ignore[return-value]
 
     return decorate

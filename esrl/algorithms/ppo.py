@@ -49,6 +49,7 @@ class PPOState(NamedTuple):
       generation: uint32, iterations done. env_steps: environment steps so far.
       recent: [2], mean return and length of the episodes that ended in the last iteration in which any did; NaN before.
       learning_rate, gamma, gae_lambda, clip_eps, entropy_coef, value_coef: float32, as in the options.
+      memory: what the estimates of the gradient and the fits of the critic remember; nothing with backpropagation.
     """
 
     params: PyTree
@@ -67,6 +68,7 @@ class PPOState(NamedTuple):
     clip_eps: Array
     entropy_coef: Array
     value_coef: Array
+    memory: PyTree = ()
 
 
 class Decision(NamedTuple):
@@ -120,7 +122,10 @@ class PPO:
     Attributes:
       nets: policy and critic. runner: steps the environments.
       optimizer: an optax transformation with rate 1. learning_rate: from a state to this iteration's value.
-      gradient: `gradient(loss, params, state, part) -> (gradient, metrics)`, the mean over a minibatch on all devices.
+      gradient: `gradient(ppo, params, memory, state, part, key) -> (gradient, metrics, memory)`, the mean over a minibatch,
+        on all devices: `backpropagated`, or that of `esrl.algorithms.node_perturbation`.
+      fit: `fit(params, memory, state, samples) -> (params, memory)`, what is fitted to an iteration after its gradient
+        steps; None for nothing.
       lanes: L. steps: T. epochs, minibatches: of an iteration.
       reward_scale, clip_value, normalize_advantages: as in `esrl.ppo`.
       mesh: the devices.
@@ -130,7 +135,8 @@ class PPO:
     runner: Runner
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[PPOState], Array]
-    gradient: Callable[..., tuple[PyTree, PyTree]]
+    gradient: Callable[..., tuple[PyTree, PyTree, PyTree]]
+    fit: Callable[..., tuple[PyTree, PyTree]] | None
     lanes: int
     steps: int
     epochs: int
@@ -185,7 +191,7 @@ def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState,
     rewards, reward_moments, discounted = normalize_rewards(ppo, state, experience.trajectory)
     sound = sound_steps(experience.trajectory)
     samples = make_samples(ppo, state, experience, rewards)
-    params, opt_state, metrics = update_epochs(ppo, state, samples)
+    params, opt_state, memory, metrics = update_epochs(ppo, state, samples)
 
     some = experience.stats.episodes > 0
     number = jnp.maximum(experience.stats.episodes, 1).astype(jnp.float32)
@@ -200,6 +206,7 @@ def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState,
         generation=state.generation + 1,
         env_steps=count_add(state.env_steps, count(experience.trajectory.rewards.size)),
         recent=recent,
+        memory=memory,
     )
     return after, {
         "return_mean": recent[0],
@@ -213,8 +220,8 @@ def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState,
     }
 
 
-def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, PyTree, Metrics]:
-    """Parameters and optimizer state after `num_epochs` shuffled passes of one gradient step for each minibatch."""
+def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, PyTree, PyTree, Metrics]:
+    """Parameters, optimizer state and memory after `num_epochs` shuffled passes of one gradient step a minibatch."""
     key = jax.random.fold_in(jax.random.fold_in(state.key, state.generation + 1), 0xB)
     # Each epoch is a permutation: the order of random words. It is the same on any number of devices.
     shuffled = jnp.argsort(jax.random.bits(key, (ppo.epochs, samples.advantage.shape[0])), axis=1)
@@ -223,26 +230,31 @@ def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, P
         last = jax.lax.cummax(jnp.where(samples.sound[:, 0], order, -1))
         shuffled = jnp.where(last < 0, jnp.argmax(samples.sound[:, 0]), last)[shuffled]
     rate = ppo.learning_rate(state)
+    noise = jax.random.fold_in(key, 0)
 
-    def step(carry: tuple[PyTree, PyTree], chosen: Array) -> tuple[tuple[PyTree, PyTree], Metrics]:
-        params, opt_state = carry
+    def step(carry: tuple[PyTree, ...], now: tuple[Array, Array]) -> tuple[tuple[PyTree, ...], Metrics]:
+        (params, opt_state, memory), (number, chosen) = carry, now
         part = jax.tree.map(lambda x: x[chosen], samples)
         if ppo.normalize_advantages:
             part = part._replace(advantage=standardize(part.advantage, part.sound if ppo.nets.recurrent else None))
         # The loss divides by all steps, here by those that count: at the end, where 1 x changes not even rounding.
-        found, share = ppo.gradient(partial(loss, ppo), params, state, part), _share(part.sound)
+        *found, learned = ppo.gradient(ppo, params, memory, state, part, jax.random.fold_in(noise, number))
+        share = _share(part.sound)
         gradient, metrics = jax.tree.map(lambda x: share * x, found)
         norm = optax.tree.norm(gradient)
         direction, after = ppo.optimizer.update(gradient, opt_state, params)
         moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
         # One NaN would end the run: a gradient step that is not finite, or of nothing, is left out, and counted.
         sound = jnp.isfinite(norm) & jnp.any(part.sound)
-        new = jax.tree.map(partial(jnp.where, sound), (moved, after), carry)
+        new = jax.tree.map(partial(jnp.where, sound), (moved, after, learned), carry)
         return new, {**metrics, "grad_norm": norm, "skipped_steps": (~sound).astype(jnp.float32)}
 
-    start = (state.params, state.opt_state)
-    (params, opt_state), metrics = jax.lax.scan(step, start, shuffled.reshape(ppo.epochs * ppo.minibatches, -1))
-    return params, opt_state, {name: jnp.mean(value) for name, value in metrics.items()}
+    start = (state.params, state.opt_state, state.memory)
+    parts = shuffled.reshape(ppo.epochs * ppo.minibatches, -1)
+    (params, opt_state, memory), metrics = jax.lax.scan(step, start, (jnp.arange(parts.shape[0]), parts))
+    if ppo.fit is not None:
+        params, memory = ppo.fit(params, memory, state, samples)
+    return params, opt_state, memory, {name: jnp.mean(value) for name, value in metrics.items()}
 
 
 def normalize_rewards(ppo: PPO, state: PPOState, trajectory: Trajectory) -> tuple[Array, Moments | None, Array]:
@@ -292,6 +304,15 @@ def sound_steps(trajectory: Trajectory) -> Array:
     return running_statistics.finite_rows((trajectory.observations, trajectory.rewards), axes=2)
 
 
+def backpropagated(ppo: PPO, params: PyTree, memory: PyTree, state: PPOState, part: Sample, _: Key) -> tuple[Any, ...]:
+    """The gradient of a minibatch's loss, by backpropagation; and its metrics, and the memory as it was."""
+
+    def local(shared: PyTree, part: Sample) -> PyTree:
+        return jax.grad(partial(loss, ppo), has_aux=True)(*shared, part)
+
+    return (*sharding.mean_of_devices(local, (params, state), part, ppo.mesh), memory)
+
+
 def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, Metrics]:
     """Clipped surrogate, value loss and entropy bonus of a minibatch (arXiv 1707.06347, equations 7 and 9).
 
@@ -306,11 +327,7 @@ def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array
     # The lower of both: an action gains nothing from moving further than clip_eps, and is never kept from moving back.
     clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
     policy_loss = -mean(jnp.minimum(ratio * part.advantage, clipped * part.advantage))
-    error = (out.value - part.target) ** 2
-    if ppo.clip_value:
-        near = part.value + jnp.clip(out.value - part.value, -state.clip_eps, state.clip_eps)
-        error = jnp.maximum(error, (near - part.target) ** 2)
-    value_loss = 0.5 * mean(error)
+    value_loss = 0.5 * mean(value_error(ppo, state, part, out.value))
     total = policy_loss + state.value_coef * value_loss - state.entropy_coef * entropy
     return total, {
         "loss": total,
@@ -320,6 +337,15 @@ def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array
         "approx_kl": mean(ratio - 1 - change),  # Schulman's low-variance estimator
         "clip_fraction": mean((jnp.abs(ratio - 1) > state.clip_eps).astype(jnp.float32)),
     }
+
+
+def value_error(ppo: PPO, state: PPOState, part: Sample, value: Array) -> Array:
+    """Squared errors of values; with `clip_value` the larger one of theirs and of values that moved by clip_eps."""
+    error = (value - part.target) ** 2
+    if ppo.clip_value:
+        near = part.value + jnp.clip(value - part.value, -state.clip_eps, state.clip_eps)
+        error = jnp.maximum(error, (near - part.target) ** 2)
+    return error
 
 
 def evaluate_sequences(ppo: PPO, params: PyTree, part: Sample) -> Output:

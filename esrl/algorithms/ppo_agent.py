@@ -11,12 +11,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, PartitionSpec
 
-from esrl.algorithms.agent import Agent, Plan, stepping
+from esrl.algorithms.agent import Agent, Kind, Metrics, Plan, stepping
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
-from esrl.algorithms.ppo import PPO, PPOState, rollout, update
+from esrl.algorithms.ppo import PPO, PPOState, backpropagated, rollout, update
 from esrl.core import sharding
 from esrl.core.jaxprs import path_name
 from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
@@ -114,37 +113,59 @@ def ppo(
     start = given | {"learning_rate": 1.0 if callable(rate) else rate}  # a schedule multiplies the value of the state
     env = make(env)
     check_contract(env)
-    config = _configure(env, options)
-    nets = config.nets
-    normalized = normalize_observations and any(jax.tree.leaves(nets.policy.normalizable))
+    network = mlp(output_scale=0.01) if policy is None else policy
+    nets = actor_critic(network, env.observation_space, env.action_space, critic, squash)
+    return assembled("ppo", "gradient", ppo, given, start, env, configured(env, options, nets))
+
+
+def assembled(
+    name: str,
+    kind: Kind,
+    constructor: Any,
+    given: dict[str, Any],
+    start: dict[str, Any],
+    env: Any,
+    config: PPO,
+    memory: Callable[[PyTree], PyTree] = lambda params: (),
+) -> Agent:
+    """The agent of a configuration.
+
+    Args:
+      name, kind, env, config: of the agent. constructor: what made it, from the options `given`.
+      start: values of the state's hyperparameters, by their names, among others.
+      memory: from parameters to what the state remembers at the start.
+    """
+    nets, number = config.nets, config.lanes
+    normalized = given["normalize_observations"] and any(jax.tree.leaves(nets.policy.normalizable))
 
     def init(key: Key) -> PPOState:
         params = nets.init(jax.random.fold_in(key, 0))
-        worlds = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 0xA)))(jnp.arange(num_envs))
+        worlds = jax.vmap(partial(jax.random.fold_in, jax.random.fold_in(key, 0xA)))(jnp.arange(number))
         return PPOState(
             params=params,
             opt_state=config.optimizer.init(params),
             moments=running_statistics.init(nets.policy.observation, nets.policy.normalizable) if normalized else None,
-            reward_moments=running_statistics.init(jnp.float32(0), True) if normalize_rewards else None,
-            discounted=jnp.zeros(num_envs),
+            reward_moments=running_statistics.init(jnp.float32(0), True) if given["normalize_rewards"] else None,
+            discounted=jnp.zeros(number),
             lanes=config.runner.start(worlds, nets.carry),
             key=key,
             generation=jnp.uint32(0),
             env_steps=count(),
             recent=jnp.full(2, jnp.nan, jnp.float32),  # the type after a step, or that compiles again
+            memory=memory(params),
             **{name: jnp.float32(start[name]) for name in HYPERPARAMS},
         )
 
     def act(state: PPOState, observation: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         seen = running_statistics.normalize(state.moments, observation)
         output, carry = nets.policy.apply(state.params["actor"], seen, carry)
-        if deterministic:
+        if given["deterministic"]:
             return nets.policy.head.mode(output[0][: nets.policy.head.size]), carry
         return nets.policy.action(output, key), carry
 
     return Agent(
-        name="ppo",
-        kind="gradient",
+        name=name,
+        kind=kind,
         env=env,
         policy=nets.policy,
         runner=config.runner,
@@ -152,19 +173,26 @@ def ppo(
         act=act,
         plan=_plan(config),
         hyperparams=HYPERPARAMS,
-        options=changed_options(ppo, given),
+        options=changed_options(constructor, given),
         **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
     )
 
 
-def _configure(env: Any, options: SimpleNamespace) -> PPO:
-    """The configuration of a run, from its options and environment.
+def configured(
+    env: Any,
+    options: SimpleNamespace,
+    nets: ActorCritic,
+    gradient: Callable[..., tuple[PyTree, Metrics, PyTree]] = backpropagated,
+    fit: Callable[..., tuple[PyTree, PyTree]] | None = None,
+) -> PPO:
+    """The configuration of a run, from its options, environment and networks.
+
+    Args:
+      gradient, fit: as in `PPO`.
 
     Raises:
-      EsrlError: an option that does not fit the others, or a network that does not fit the environment.
+      EsrlError: an option that does not fit the others.
     """
-    network = mlp(output_scale=0.01) if options.policy is None else options.policy
-    nets = actor_critic(network, env.observation_space, env.action_space, options.critic, options.squash)
     nets = nets._replace(
         policy=nets.policy._replace(apply=arithmetic(nets.policy.apply, options.precision)),
         apply=arithmetic(nets.apply, options.precision, differentiated=True),
@@ -190,7 +218,8 @@ def _configure(env: Any, options: SimpleNamespace) -> PPO:
         runner=runner(env),
         optimizer=make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm, params),
         learning_rate=learning_rate,
-        gradient=_gradient(mesh),
+        gradient=gradient,
+        fit=fit,
         lanes=options.num_envs,
         steps=options.num_steps,
         epochs=options.num_epochs,
@@ -235,21 +264,3 @@ def _plan(config: PPO) -> Plan:
         chunk=config.lanes // config.mesh.size,
         devices=config.mesh.size,
     )
-
-
-def _gradient(mesh: Mesh) -> Callable[..., tuple[PyTree, PyTree]]:
-    """`gradient(loss, params, state, part)`: each device takes an equal share of the minibatch's sequences."""
-
-    def gradient(loss: Callable[..., Any], params: PyTree, state: Any, part: PyTree) -> tuple[PyTree, PyTree]:
-        def local(params: PyTree, coefficients: Any, part: PyTree) -> tuple[PyTree, PyTree]:
-            found = jax.grad(loss, has_aux=True)(params, coefficients, part)
-            return found if mesh.size == 1 else jax.lax.pmean(found, sharding.AXIS)
-
-        if mesh.size == 1:
-            return local(params, state, part)
-        everywhere, split = PartitionSpec(), PartitionSpec(sharding.AXIS)
-        specs = (everywhere, everywhere, split)
-        mapped = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False)
-        return mapped(params, state, part)
-
-    return gradient

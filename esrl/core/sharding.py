@@ -92,6 +92,14 @@ def map_devices(
     return mapped(args, xs)
 
 
+def mean_of_devices(fn: Callable[[PyTree, PyTree], PyTree], args: PyTree, xs: PyTree, mesh: Mesh) -> PyTree:
+    """`fn(args, xs_part)`, the mean over devices that each take an equal part of `xs`."""
+    if mesh.size == 1:
+        return fn(args, xs)
+    total = map_devices(lambda args, xs: ((), fn(args, xs)), args, xs, mesh)[1]
+    return jax.tree.map(lambda x: x / mesh.size, total)
+
+
 def iota(pairs: int) -> Array:
     """Ids of all pairs, [P] uint32."""
     return jnp.arange(pairs, dtype=jnp.uint32)

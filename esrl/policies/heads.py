@@ -25,6 +25,10 @@ MOST = 1024  # whole numbers that an entry of a Box may choose from: each takes 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
+Score = tuple[Array, Array]  # derivatives by an output [size] and by its log_std [gaussians]
+NO_STD = np.zeros(0, np.float32)  # the latter where nothing is drawn from a Gaussian
+
+
 class Head(NamedTuple):
     """How an output becomes an action. `log_std` [gaussians] is of Box parts only, and None where there are none.
 
@@ -35,6 +39,9 @@ class Head(NamedTuple):
       action: `action(raw_action) -> action`, as the environment takes it.
       log_prob: `log_prob(output, log_std, raw_action) -> []`, log density (or log probability) of a raw action.
       entropy: `entropy(output, log_std) -> []`, in nats.
+      score: `score(output, log_std, raw_action) -> ([size], [gaussians])`, the derivative of `log_prob` by output and
+        `log_std`, in closed form.
+      entropy_score: `entropy_score(output, log_std) -> ([size], [gaussians])`, the derivative of `entropy`.
       gaussians: how many numbers of an action are drawn from a Gaussian, and have an entry in `log_std`.
     """
 
@@ -44,6 +51,8 @@ class Head(NamedTuple):
     action: Callable[[PyTree], PyTree]
     log_prob: Callable[[Array, Array | None, PyTree], Array]
     entropy: Callable[[Array, Array | None], Array]
+    score: Callable[[Array, Array | None, PyTree], Score]
+    entropy_score: Callable[[Array, Array | None], Score]
     gaussians: int = 0
 
     def mode(self, output: Array) -> PyTree:
@@ -122,6 +131,9 @@ def _joint(parts: list[Head], nest: Callable[[list[PyTree]], PyTree]) -> Head:
     def raw_mode(out: Array) -> PyTree:
         return tuple(part.raw_mode(out[outs[i] : outs[i + 1]]) for i, part in enumerate(parts))
 
+    def joined(scores: list[Score]) -> Score:
+        return jnp.concatenate([out for out, _ in scores]), jnp.concatenate([std for _, std in scores])
+
     return Head(
         size=outs[-1],
         raw_mode=raw_mode,
@@ -133,6 +145,8 @@ def _joint(parts: list[Head], nest: Callable[[list[PyTree]], PyTree]) -> Head:
             each("log_prob", out, log_std, lambda i: raw_action[i]), jnp.zeros(())
         ),
         entropy=lambda out, log_std: sum(each("entropy", out, log_std), jnp.zeros(())),
+        score=lambda out, log_std, raw_action: joined(each("score", out, log_std, lambda i: raw_action[i])),
+        entropy_score=lambda out, log_std: joined(each("entropy_score", out, log_std)),
         gaussians=stds[-1],
     )
 
@@ -153,6 +167,14 @@ def _multi_discrete(nvec: np.ndarray, start: np.ndarray, kind: np.dtype) -> Head
         # A masked choice has log probability -inf, and 0 * -inf would be NaN; its share of the entropy is 0.
         return -jnp.sum(jnp.exp(logs) * jnp.where(jnp.isfinite(logs), logs, 0.0))
 
+    def beside(fn: Callable[[int, Array], Array], out: Array) -> Array:
+        return jnp.concatenate([fn(i, part) for i, part in enumerate(jnp.split(out, cuts))]) if sizes else out
+
+    def entropy_score(_: int, part: Array) -> Array:  # -p (log p + H)
+        logs = jax.nn.log_softmax(part)
+        logs = jnp.where(jnp.isfinite(logs), logs, 0.0)
+        return -jnp.exp(logs) * (logs - jnp.sum(jnp.exp(logs) * logs)) * (part > -jnp.inf)
+
     return Head(
         size=sum(sizes),
         raw_mode=lambda out: each(lambda i, part: jnp.argmax(part), out),
@@ -162,6 +184,11 @@ def _multi_discrete(nvec: np.ndarray, start: np.ndarray, kind: np.dtype) -> Head
         action=lambda raw_action: raw_action.reshape(nvec.shape).astype(kind) + first,
         log_prob=lambda out, _, raw_action: jnp.sum(each(lambda i, part: jax.nn.log_softmax(part)[raw_action[i]], out)),
         entropy=lambda out, _: jnp.sum(each(entropy, out)),
+        score=lambda out, _, raw_action: (
+            beside(lambda i, part: jax.nn.one_hot(raw_action[i], sizes[i]) - jax.nn.softmax(part), out),
+            jnp.asarray(NO_STD),
+        ),
+        entropy_score=lambda out, _: (beside(entropy_score, out), jnp.asarray(NO_STD)),
     )
 
 
@@ -182,6 +209,8 @@ def _multi_binary(shape: tuple[int, ...], dtype: np.dtype) -> Head:
         action=lambda raw_action: raw_action.astype(dtype).reshape(shape),
         log_prob=log_prob,
         entropy=entropy,
+        score=lambda out, _, raw_action: (raw_action - jax.nn.sigmoid(out), jnp.asarray(NO_STD)),
+        entropy_score=lambda out, _: (-out * jax.nn.sigmoid(out) * jax.nn.sigmoid(-out), jnp.asarray(NO_STD)),
     )
 
 
@@ -211,6 +240,11 @@ def _box(space: spaces.Box, squash: str, kind: np.dtype) -> Head:
         # Of the raw action: the bounds are applied behind it, and their Jacobian cancels from every ratio.
         return -jnp.sum(0.5 * ((raw_action - out) * jnp.exp(-log_std)) ** 2 + log_std + 0.5 * math.log(2 * math.pi))
 
+    def score(out: Array, log_std: Array | None, raw_action: Array) -> Score:
+        log_std = spread(out, log_std)
+        away = (raw_action - out) * jnp.exp(-log_std)
+        return away * jnp.exp(-log_std), away**2 - 1
+
     return Head(
         size=math.prod(space.shape),
         raw_mode=lambda out: out,
@@ -220,5 +254,7 @@ def _box(space: spaces.Box, squash: str, kind: np.dtype) -> Head:
         action=fit,
         log_prob=log_prob,
         entropy=lambda out, log_std: jnp.sum(spread(out, log_std) + 0.5 * math.log(2 * math.pi * math.e)),
+        score=score,
+        entropy_score=lambda out, _: (jnp.zeros_like(out), jnp.ones_like(out)),
         gaussians=math.prod(space.shape),
     )

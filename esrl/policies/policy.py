@@ -25,7 +25,9 @@ class Policy(NamedTuple):
 
     Attributes:
       init: `init(key) -> params`: `{"network": ...}` and, to sample Box actions, `"log_std"` [gaussians of the head].
-      apply: `apply(params, obs, carry) -> ((output, log_std), carry)` for one lane.
+      apply: `apply(params, obs, carry) -> ((output, log_std), carry)` for one lane: `finish` of what `network` gives.
+      network: `network(params, obs, carry) -> (output, carry)`, the network alone.
+      finish: `finish(params, obs, output) -> (output, log_std)`: the action mask, and the spread of Box actions.
       action: `action((output, log_std), key) -> action`.
       head: what an output means.
       carry: the carry at the start of an episode, for one lane.
@@ -36,6 +38,8 @@ class Policy(NamedTuple):
 
     init: Callable[[Key], PyTree]
     apply: Callable[[PyTree, PyTree, PyTree], tuple[tuple[Array, Array | None], PyTree]]
+    network: Callable[[PyTree, PyTree, PyTree], tuple[Array, PyTree]]
+    finish: Callable[[PyTree, PyTree, Array], tuple[Array, Array | None]]
     action: Callable[[tuple[Array, Array | None], Key], PyTree]
     head: Head
     carry: PyTree
@@ -80,13 +84,19 @@ def bind(
         params = {"network": bound.init(key)}
         return {**params, "log_std": jnp.zeros(actions.gaussians)} if sampled else params
 
-    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
-        output, carry = bound.apply(params["network"], obs, carry)
+    def network_alone(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[Any, PyTree]:
+        return bound.apply(params["network"], obs, carry)
+
+    def finish(params: PyTree, obs: PyTree, output: Any) -> tuple[Any, Array | None]:
         if allowed is not None:
             # Before sampling and before the mode, so that every agent obeys the mask without knowing of it.
             logits = masked(output[: actions.size], allowed(obs))
             output = jnp.concatenate([logits, output[actions.size :]])
-        return (output, params.get("log_std")), carry
+        return output, params.get("log_std")
+
+    def apply(params: PyTree, obs: PyTree, carry: PyTree) -> tuple[tuple[Any, Array | None], PyTree]:
+        output, carry = network_alone(params, obs, carry)
+        return finish(params, obs, output), carry
 
     def action(output: tuple[Array, Array | None], key: Key) -> PyTree:
         out = output[0][: actions.size]
@@ -95,7 +105,7 @@ def bind(
     _check_output(init, apply, observation, bound.carry, size, action_space, extra)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
     normalized = normalizable_leaves(observation_space, chosen.flat, chosen.one_hot)
-    return Policy(init, apply, action, actions, bound.carry, shapes, normalized, chosen.spec or {})
+    return Policy(init, apply, network_alone, finish, action, actions, bound.carry, shapes, normalized, chosen.spec or {})
 
 
 def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> Callable[[PyTree], Array] | None:

@@ -37,7 +37,7 @@ class Progress:
         plan = agent.plan
         evolves = agent.kind == "evolution"
         each = f", {plan.num_random:,} random numbers each" if evolves else ""
-        at_once = "environments side by side" if agent.kind == "gradient" else "episodes a generation"
+        at_once = "environments side by side" if agent.kind in ("gradient", "actor_critic") else "episodes a generation"
         writing = f"; writing {out}" if out is not None else ""
         what = f"{agent.name} on {name_of(agent.env)}"
         self._print(f"{what}: {plan.lanes:,} {at_once}, {plan.num_params:,} weights{each}{writing}")

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from esrl.algorithms.agent import Agent
+from esrl.algorithms.eggroll_ac_agent import NETWORK as AC_NETWORK
+from esrl.algorithms.eggroll_ac_agent import eggroll_ac
 from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
@@ -45,9 +47,20 @@ from esrl.training.suite_defaults import ES
 from esrl.training.trained import Trained
 
 Constructor = Callable[..., Agent]
-AGENTS: dict[str, Constructor] = {"eggroll": eggroll, "open_es": open_es, "ppo": ppo, "es": es, "random": random}
+AGENTS: dict[str, Constructor] = {
+    "eggroll": eggroll,
+    "eggroll_ac": eggroll_ac,
+    "open_es": open_es,
+    "ppo": ppo,
+    "es": es,
+    "random": random,
+}
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
-_POLICY_DEFAULTS = {"ppo": {"output_scale": 0.01}} | dict.fromkeys(ES, ES_NETWORK.spec or {})
+_POLICY_DEFAULTS = (
+    {"ppo": {"output_scale": 0.01}}
+    | dict.fromkeys(ES, ES_NETWORK.spec or {})
+    | {"eggroll_ac": AC_NETWORK.spec or {}}
+)
 _OF_MLP = ("hidden", "skip")  # the widths of the others are their own
 NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`
     option.name: option

@@ -21,7 +21,7 @@ class Defaults(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
 
 
-EVERY = (*ES, "ppo")
+EVERY = (*ES, "ppo", "eggroll_ac")
 _PICTURES = {"network": "cnn"}
 _GRIDS: dict[str, Any] = {"deterministic": False}  # memoryless and partially observed: needs stochastic actions
 # Worlds with a reward at the end alone: many members, each once, and a wide network. On Navix-Empty-Random-8x8 the

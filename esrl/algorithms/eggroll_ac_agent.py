@@ -1,0 +1,177 @@
+"""The agent that learns from every step without backpropagation: its options, and how it is put together."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from esrl.algorithms import ridge
+from esrl.algorithms.agent import Agent, Metrics
+from esrl.algorithms.node_perturbation import Feedback, NodePerturbation
+from esrl.algorithms.optimizers import Schedule, base_rate
+from esrl.algorithms.options import agent_constructor
+from esrl.algorithms.ppo import PPO, PPOState, Sample, backpropagated
+from esrl.algorithms.ppo_agent import BASE_RATE, assembled, configured, ppo
+from esrl.core.types import EsrlError, Key, PyTree, seed_key
+from esrl.envs.checks.contract import check_contract
+from esrl.envs.registry import make
+from esrl.perturbation import aligned
+from esrl.policies.actor_critic import ActorCritic, actor_critic
+from esrl.policies.networks import mlp
+from esrl.policies.user_network import network as as_network
+
+NETWORK = mlp((64, 64), output_scale=0.01, skip=True)  # the policy unless given
+GRADIENTS = ("perturbation", "backprop")
+
+
+class Memory(NamedTuple):
+    """What the agent's estimates remember, in `PPOState.memory`; None where there is none."""
+
+    feedback: Feedback | None
+    critic: ridge.Sums | None
+
+
+@agent_constructor(shares=ppo)
+def eggroll_ac(
+    env: Any,
+    policy: Any = None,
+    *,
+    sigma: float = 0.1,
+    pairs: int = 1,
+    feedback: bool = True,
+    residual: float = 0.1,
+    feedback_decay: float = 0.99,
+    gradient: str = "perturbation",
+    num_envs: int = 64,
+    num_steps: int = 64,
+    num_epochs: int = 4,
+    num_minibatches: int = 8,
+    learning_rate: float | Schedule | None = None,
+    anneal_steps: float | None = None,
+    gamma: float = 0.99,
+    gae_lambda: float = 0.95,
+    clip_eps: float = 0.2,
+    entropy_coef: float = 0.0,
+    value_coef: float = 0.5,
+    clip_value: bool = False,
+    max_grad_norm: float | None = 0.5,
+    normalize_advantages: bool = True,
+    normalize_observations: bool = True,
+    normalize_rewards: bool = True,
+    reward_scale: float = 1.0,
+    critic: str | Any = "separate",
+    optimizer: str | optax.GradientTransformation = "adam",
+    weight_decay: float | None = None,
+    deterministic: bool = True,
+    squash: str = "clip",
+) -> Agent:
+    """EGGROLL with credit for every step: an actor-critic whose actor is trained by perturbations alone.
+
+    Environments are played by the policy as it is, side by side, and a critic turns rewards into an advantage for every
+    step, as in PPO. PPO's clipped surrogate of these recorded steps is then what noise is measured by: noise at every
+    hidden unit, which is a rank-1 perturbation of its layer whose right factor is the layer's own input
+    (`esrl.perturbation.aligned`). The policy is evaluated forward only, so it may hold hard thresholds, sorts or
+    lookups; the output layer has its derivative in closed form. `esrl.algorithms.node_perturbation` has the equations.
+
+    The critic "separate" is a network that is trained by backpropagation; "ridge" needs no gradient anywhere.
+
+    Args:
+      env: an environment, or whatever `esrl.make` takes.
+      policy: a network without memory; None is `esrl.mlp((64, 64), output_scale=0.01, skip=True)`.
+      sigma: deviation of the noise that is added to every hidden unit's input sum.
+      pairs: antithetic pairs of noise for every step and epoch.
+      feedback: learn how the outputs follow each hidden unit, and predict from that what noise would measure.
+      residual: factor on what feedback failed to predict, between 0 (only the prediction counts: quiet, and biased) and
+        1 (unbiased). Without feedback everything is measured, and counts fully.
+      feedback_decay: decay of feedback's running means, for each minibatch.
+      gradient: "perturbation", or "backprop" as a control: the actor's gradient by backpropagation, all else equal.
+      critic: "separate" is a network of its own, built like the policy's; "ridge" is a regression on random features,
+        fitted after every iteration; or a network.
+      **shared: as in `esrl.ppo`:
+
+    Raises:
+      EsrlError: a value that does not fit, an environment or network that does not, or a policy with memory.
+
+    Example:
+      >>> agent = esrl.eggroll_ac("gymnasium/phys2d/CartPole-v1", num_envs=8, num_steps=16, critic="ridge")
+      >>> state, metrics = agent.step(agent.init(jax.random.key(0)))
+      >>> int(state.env_steps), float(metrics["value_loss"]) >= 0
+      (128, True)
+    """
+    given = dict(locals())  # every argument by its name
+    options = SimpleNamespace(**given, precision="float32")
+    if callable(learning_rate) and anneal_steps is not None:
+        raise EsrlError("learning_rate is a schedule, which anneal_steps would let fall as well; give one of them")
+    if gradient not in GRADIENTS:
+        raise EsrlError(f"gradient is {gradient!r}, but must be one of {', '.join(GRADIENTS)}")
+    if isinstance(critic, str) and critic == "shared":
+        raise EsrlError('critic "shared" would train the policy\'s network by backpropagation; use "separate" or "ridge"')
+    rate = base_rate(learning_rate, optimizer, BASE_RATE)
+    start = given | {"learning_rate": 1.0 if callable(rate) else rate}  # a schedule multiplies the value of the state
+    env = make(env)
+    check_contract(env)
+
+    network = NETWORK if policy is None else as_network(policy)
+    regression = ridge.Ridge(one_hot=network.one_hot) if isinstance(critic, str) and critic == "ridge" else None
+    values = critic if regression is None else regression.network()
+    nets = actor_critic(network, env.observation_space, env.action_space, values, squash)
+    if jax.tree.leaves(nets.policy.carry):
+        raise EsrlError(
+            "eggroll_ac takes no policy with memory: what noise in one step does to later steps is not measured;"
+            " use eggroll, or ppo"
+        )
+    estimate = _estimate(nets, options) if gradient == "perturbation" else None
+    config = configured(env, options, nets, _gradient(estimate), partial(_fit, regression, env) if regression else None)
+
+    def memory(params: PyTree) -> Memory:
+        return Memory(
+            estimate.memory() if estimate and feedback else None,
+            regression.zeros(params["critic"]) if regression else None,
+        )
+
+    return assembled("eggroll_ac", "actor_critic", eggroll_ac, given, start, env, config, memory)
+
+
+def _estimate(nets: ActorCritic, options: SimpleNamespace) -> NodePerturbation:
+    """The estimate of the actor's gradient, for the policy's network."""
+    policy = nets.policy
+    params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
+    alone = lambda net, seen, carry: policy.network({"network": net}, seen, carry)  # noqa: E731
+    reading = aligned.read(alone, params["network"], policy.observation, policy.carry)
+    return NodePerturbation(
+        reading, options.sigma, options.pairs, options.residual, options.feedback_decay, policy.head.size
+    )
+
+
+def _gradient(estimate: NodePerturbation | None) -> Any:
+    """The gradient of a minibatch, as `PPO.gradient` is; memory is a `Memory`."""
+    if estimate is None:
+        return backpropagated
+
+    def gradient(
+        config: PPO, params: PyTree, memory: Memory, state: PPOState, part: Sample, key: Key
+    ) -> tuple[PyTree, Metrics, Memory]:
+        found, metrics, learned = estimate(config, params, memory.feedback, state, part, key)
+        return found, metrics, memory._replace(feedback=learned)
+
+    return gradient
+
+
+def _fit(
+    regression: ridge.Ridge, env: Any, params: PyTree, memory: Memory, _: PPOState, samples: Sample
+) -> tuple[PyTree, Memory]:
+    """The critic's regression, with an iteration's steps added."""
+    observations, target, sound = jax.tree.map(lambda x: x[:, 0], (samples.observations, samples.target, samples.sound))
+    weights, sums = regression.fit(env.observation_space, _sums(memory), observations, target, sound)
+    return {**params, "critic": weights}, memory._replace(critic=sums)
+
+
+def _sums(memory: Memory) -> ridge.Sums:
+    assert memory.critic is not None  # there is a regression, so there are its sums
+    return memory.critic
+
+

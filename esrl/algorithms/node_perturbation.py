@@ -1,0 +1,242 @@
+"""The gradient of PPO's clipped surrogate by forward passes alone: perturb, measure, weigh, on recorded steps.
+
+For every step of a minibatch, l is its surrogate and o the network's output. For every hidden point of the policy
+(`aligned`), z is its value, a its activation, and M antithetic pairs of noise xi are drawn:
+
+    e     = dl / do, in closed form                       the output layer needs no noise
+    w     = (l(z + sigma xi) - l(z - sigma xi)) / (2 sigma)                   what a pair measures: <dl / dz, xi>
+    m     = mean_pairs xi (a(z + sigma xi) - a(z - sigma xi)) / (2 sigma)     how far each unit's activation follows
+    F     = E[xi (o(+) - o(-)) / (2 sigma)] / E[m]                            learned feedback, running means
+    p     = m (F e)                                                           what feedback predicts of dl / dz
+    d     = p + kappa mean_pairs (w - <p, xi>) xi                             and what it missed, measured
+    g     = mean_steps h d^T                                                  EGGROLL's sum f A B^T with B = h
+
+There is no pass backwards: no product with a transposed weight, no derivative of the network. With kappa = 1, d is the
+derivative of the smoothed surrogate up to how a unit's neighbors move its own activation (LayerNorm), which is small,
+and vanishes for elementwise activations; p is then a control variate. With kappa = 0 it is p, which is quiet, and
+biased as far as a constant F falls short. Without feedback p is zero.
+
+The parts are old, and this is an actor-critic with a zeroth-order actor. Sources: node perturbation, Williams 1992, and
+coagents, arXiv 2305.09838; learned feedback, Lansdell et al., arXiv 1906.00889, and weight mirrors, Akrout et al., arXiv
+1904.05391; evolution strategies on the clipped surrogate of recorded steps, TRES, AAAI 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from esrl.algorithms.agent import Metrics
+from esrl.algorithms.ppo import PPO, PPOState, Sample, value_error
+from esrl.core import sharding
+from esrl.core.types import Array, Key, PyTree
+from esrl.perturbation.aligned import Reading
+
+
+class Feedback(NamedTuple):
+    """Running means of how far activations and outputs follow each unit of the hidden points.
+
+    Attributes:
+      gates: {point: [units]}, of m; ones where a point has no activation. follows: {point: [units, outputs]}, of
+        xi (o(+) - o(-)) / (2 sigma).
+    """
+
+    gates: dict[str, Array]
+    follows: dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class NodePerturbation:
+    """How the actor's gradient is estimated; called as `PPO.gradient` is.
+
+    Attributes:
+      reading: the policy's network.
+      sigma: deviation of the noise at hidden points. pairs: M.
+      kappa: what feedback missed is learned from with this factor.
+      decay: of feedback's running means, a minibatch.
+      outputs: numbers that the network gives.
+    """
+
+    reading: Reading
+    sigma: float
+    pairs: int
+    kappa: float
+    decay: float
+    outputs: int
+
+    def memory(self) -> Feedback:
+        """Feedback that has learned nothing."""
+        sizes = {str(i): self.reading.points[i].size for i in self.reading.hidden}
+        gates = {i: jnp.zeros(size) for i, size in sizes.items()}
+        return Feedback(gates, {i: jnp.zeros((size, self.outputs)) for i, size in sizes.items()})
+
+    def __call__(
+        self, ppo: PPO, params: PyTree, memory: Feedback | None, state: PPOState, part: Sample, key: Key
+    ) -> tuple[PyTree, Metrics, Feedback | None]:
+        """`(gradient, metrics, memory)` of a minibatch [B, 1, ...]: minus the objective's, as an optimizer descends."""
+        noise = signs(key, part.advantage.shape[0], self.pairs * self.noise_size(params))
+        fn = partial(_estimate, self, ppo)
+        gradient, metrics, found = sharding.mean_of_devices(fn, (params, memory, state), (part, noise), ppo.mesh)
+        if memory is not None:
+            memory = jax.tree.map(lambda old, new: self.decay * old + (1 - self.decay) * new, memory, found)
+        return gradient, metrics, memory
+
+    def noise_size(self, params: PyTree) -> int:
+        """Random signs that a pair takes."""
+        leaves = jax.tree.leaves(params["actor"]["network"])
+        hidden = sum(self.reading.points[i].size for i in self.reading.hidden)
+        return hidden + sum(leaves[i].size for i in self.reading.rest)
+
+
+def signs(key: Key, rows: int, number: int) -> Array:
+    """Random bits for `number` signs in each row, [rows, ceil(number / 32)] uint32: the same on any devices."""
+    return jax.random.bits(key, (rows, -(-number // 32)), jnp.uint32)
+
+
+def _signs_of(bits: Array, number: int) -> Array:
+    """Bits of a row as `number` signs, -1 or 1."""
+    each = (bits[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return 2.0 * each.ravel()[:number].astype(jnp.float32) - 1.0
+
+
+def _estimate(how: NodePerturbation, ppo: PPO, shared: PyTree, split: PyTree) -> tuple[PyTree, Metrics, Feedback]:
+    """The gradient, metrics and feedback's new terms of the steps of one device."""
+    (params, memory, state), (part, bits) = shared, split
+    part = jax.tree.map(lambda x: x[:, 0], part)  # one step a sequence: [N, ...]
+    tree, leaves = jax.tree.structure(params["actor"]["network"]), jax.tree.leaves(params["actor"]["network"])
+    reading, policy = how.reading, ppo.nets.policy
+    feedback = {i: _feedback(memory, i) for i in reading.hidden} if memory is not None else {}
+
+    def one(sample: Sample, bits: Array) -> tuple[Any, ...]:
+        """Everything about one step."""
+        def play(noise: dict[int, Array], own: list[Array]) -> tuple[Array, list[Array]]:
+            (out, _), seen, _ = reading.forward(own, noise, sample.observations, policy.carry)
+            return out, seen
+
+        def objective(out: Array) -> tuple[Array, Array, Array, Array]:
+            logits, log_std = policy.finish(params["actor"], sample.observations, out)
+            change = policy.head.log_prob(logits, log_std, sample.raw_action) - sample.log_prob
+            ratio, entropy = jnp.exp(change), policy.head.entropy(logits, log_std)
+            clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
+            surrogate = jnp.minimum(ratio * sample.advantage, clipped * sample.advantage)
+            return surrogate + state.entropy_coef * entropy, surrogate, ratio, entropy
+
+        out, seen = play({}, leaves)
+        _, surrogate, ratio, entropy = objective(out)
+        # In closed form: where the clipped ratio is the lower one, the surrogate does not move.
+        logits, log_std = policy.finish(params["actor"], sample.observations, out)
+        by_out, by_std = policy.head.score(logits, log_std, sample.raw_action)
+        spread_out, spread_std = policy.head.entropy_score(logits, log_std)
+        moves = ratio * sample.advantage * (surrogate == ratio * sample.advantage)
+        error = moves * by_out + state.entropy_coef * spread_out
+        std = moves * by_std + state.entropy_coef * spread_std
+
+        drawn = _cut(_signs_of(bits, how.pairs * how.noise_size(params)).reshape(how.pairs, -1), reading, leaves)
+
+        def pair(i: int, x: Array) -> tuple[Array, Array, Array]:
+            """What a pair at point i measures of objective, output and activation: differences over 2 sigma."""
+
+            def side(sign: float) -> tuple[Array, Array, Array]:
+                out, seen = play({i: sign * how.sigma * x}, leaves)
+                after = reading.points[i].activation
+                return objective(out)[0], out, jnp.zeros(0) if after is None else seen[after].ravel()
+
+            return _slope(side, how.sigma)
+
+        def own(noise: dict[int, Array]) -> Array:
+            """What a pair of noise on parameters measures of the objective."""
+            moved = lambda sign: [w + sign * how.sigma * noise[i] if i in noise else w for i, w in enumerate(leaves)]  # noqa: E731
+            return _slope(lambda sign: objective(play({}, moved(sign))[0])[0], how.sigma)
+
+        signals, gates, follows, misses = {}, {}, {}, []
+        for i, x in drawn[0].items():  # a pair for each point: noise of one is no noise to another
+            measured, moved, after = jax.vmap(partial(pair, i))(x)  # [M], [M, outputs], [M, units]
+            x = x.reshape(how.pairs, -1)
+            gates[i] = jnp.mean(x * after, axis=0) if after.shape[1] else jnp.ones(x.shape[1])
+            follows[i] = x.T @ moved / how.pairs
+            predicted = gates[i] * (feedback[i] @ error) if feedback else jnp.zeros(x.shape[1])
+            missed = measured - x @ predicted
+            signals[i] = predicted + (how.kappa if feedback else 1.0) * (missed @ x) / how.pairs
+            misses.append((jnp.mean(missed**2), jnp.mean(measured**2)))
+        rest = {}
+        if drawn[1]:
+            measured = jax.vmap(own)(drawn[1])
+            rest = {i: jnp.tensordot(measured / how.pairs, x, 1) for i, x in drawn[1].items()}
+        return error, std, signals, rest, seen, (gates, follows), misses, (surrogate, ratio, entropy)
+
+    error, std, signals, rest, seen, found, misses, (surrogate, ratio, entropy) = jax.vmap(one)(part, bits)
+    mean = partial(jnp.mean, axis=0)
+    at = {**signals, **{i: error for i, point in enumerate(reading.points) if point.output}}
+    steps = error.shape[0]
+    sums = reading.contract(leaves, seen, at)
+    for i, x in rest.items():
+        sums[i] = sums[i] + jnp.sum(x, axis=0)
+    actor = {"network": tree.unflatten([-x / steps for x in sums])}
+    if "log_std" in params["actor"]:
+        actor["log_std"] = -mean(std)
+    losses, critic = _critic_gradient(ppo, params, state, part)
+    gradient = {"actor": actor, "critic": critic}
+    policy_loss, whole = -mean(surrogate), mean(entropy)
+    metrics = {
+        "loss": policy_loss + state.value_coef * losses - state.entropy_coef * whole,
+        "policy_loss": policy_loss,
+        "value_loss": losses,
+        "entropy": whole,
+        "approx_kl": mean(ratio - 1 - jnp.log(ratio)),
+        "clip_fraction": mean((jnp.abs(ratio - 1) > state.clip_eps).astype(jnp.float32)),
+        "feedback_explains": _explained(misses),
+    }
+    gates, follows = ({str(i): mean(x) for i, x in part.items()} for part in found)
+    return gradient, metrics, Feedback(gates, follows)
+
+
+def _slope(side: Callable[[float], Any], sigma: float) -> Any:
+    """The difference of both sides of a pair, over 2 sigma."""
+    return jax.tree.map(lambda a, b: (a - b) / (2 * sigma), side(1.0), side(-1.0))
+
+
+def _explained(misses: list[tuple[Array, Array]]) -> Array:
+    """The share of what pairs measure that feedback had predicted, mean over points; 0 without any."""
+    shares = [1 - jnp.mean(missed) / jnp.maximum(jnp.mean(measured), 1e-12) for missed, measured in misses]
+    return jnp.mean(jnp.stack(shares)) if shares else jnp.float32(0)
+
+
+def _feedback(memory: Feedback, point: int) -> Array:
+    """F of a point, [units, outputs]."""
+    gates, follows = memory.gates[str(point)], memory.follows[str(point)]
+    # The mean slope of a unit that hardly ever moves is small and noisy; the floor keeps it from large guesses.
+    floor = 0.1 * jnp.sqrt(jnp.mean(gates**2)) + 1e-12
+    return follows / (jnp.where(gates < 0, -1.0, 1.0) * jnp.maximum(jnp.abs(gates), floor))[:, None]
+
+
+def _cut(noise: Array, reading: Reading, leaves: list[Array]) -> tuple[dict[int, Array], dict[int, Array]]:
+    """Signs [M, all] as noise of the hidden points and of the parameters that are perturbed themselves, by number."""
+    shapes = [(i, reading.points[i].shape) for i in reading.hidden] + [(i, leaves[i].shape) for i in reading.rest]
+    parts, begin = [], 0
+    for _, shape in shapes:
+        size = math.prod(shape)
+        parts.append(noise[:, begin : begin + size].reshape(noise.shape[0], *shape))
+        begin += size
+    hidden = len(reading.hidden)
+    return (
+        {i: x for (i, _), x in zip(shapes[:hidden], parts[:hidden], strict=True)},
+        {i: x for (i, _), x in zip(shapes[hidden:], parts[hidden:], strict=True)},
+    )
+
+
+def _critic_gradient(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, PyTree]:
+    """The value loss and the gradient of the critic's part of the whole loss: this one backpropagates, in the critic."""
+
+    def loss(critic: PyTree) -> tuple[Array, Array]:
+        one = lambda obs: ppo.nets.apply({**params, "critic": critic}, obs, ppo.nets.carry)[0].value  # noqa: E731
+        found = 0.5 * jnp.mean(value_error(ppo, state, part, jax.vmap(one)(part.observations)))
+        return state.value_coef * found, found
+
+    gradient, found = jax.grad(loss, has_aux=True)(params["critic"])
+    return found, gradient
