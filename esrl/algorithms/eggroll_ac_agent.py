@@ -25,7 +25,6 @@ from esrl.policies.networks import mlp
 from esrl.policies.user_network import network as as_network
 
 NETWORK = mlp((64, 64), output_scale=0.01, skip=True)  # the policy unless given
-GRADIENTS = ("perturbation", "backprop")
 
 
 class Memory(NamedTuple):
@@ -106,10 +105,10 @@ def eggroll_ac(
     options = SimpleNamespace(**given, precision="float32")
     if callable(learning_rate) and anneal_steps is not None:
         raise EsrlError("learning_rate is a schedule, which anneal_steps would let fall as well; give one of them")
-    if gradient not in GRADIENTS:
-        raise EsrlError(f"gradient is {gradient!r}, but must be one of {', '.join(GRADIENTS)}")
     if isinstance(critic, str) and critic == "shared":
-        raise EsrlError('critic "shared" would train the policy\'s network by backpropagation; use "separate" or "ridge"')
+        raise EsrlError('critic is "shared", which would train the policy by backpropagation; use "separate" or "ridge"')
+    if isinstance(critic, str) and critic not in ("separate", "ridge"):
+        raise EsrlError(f'critic is {critic!r}, but must be "separate" or "ridge", or a network')
     rate = base_rate(learning_rate, optimizer, BASE_RATE)
     start = given | {"learning_rate": 1.0 if callable(rate) else rate}  # a schedule multiplies the value of the state
     env = make(env)

@@ -101,7 +101,7 @@ def signs(key: Key, rows: int, number: int) -> Array:
 
 def _signs_of(bits: Array, number: int) -> Array:
     """Bits of a row as `number` signs, -1 or 1."""
-    each = (bits[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    each = (bits[:, None] >> jnp.arange(32, dtype=jnp.uint32)[None]) & 1
     return 2.0 * each.ravel()[:number].astype(jnp.float32) - 1.0
 
 
@@ -133,7 +133,7 @@ def _estimate(how: NodePerturbation, ppo: PPO, shared: PyTree, split: PyTree) ->
         logits, log_std = policy.finish(params["actor"], sample.observations, out)
         by_out, by_std = policy.head.score(logits, log_std, sample.raw_action)
         spread_out, spread_std = policy.head.entropy_score(logits, log_std)
-        moves = ratio * sample.advantage * (surrogate == ratio * sample.advantage)
+        moves = jnp.where(surrogate == ratio * sample.advantage, ratio * sample.advantage, 0.0)
         error = moves * by_out + state.entropy_coef * spread_out
         std = moves * by_std + state.entropy_coef * spread_std
 

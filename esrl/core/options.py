@@ -60,7 +60,7 @@ LIMITS = {
         ("population", "episodes_per_member", "chunk_pairs", "num_envs", "num_steps", "num_epochs", "num_minibatches",
          "rank", "hidden", "channels", "env_steps", "generations", "episodes", "eval_episodes", "checkpoint_every",
          "batch_size", "size", "cpu_devices", "max_episode_steps", "steps", "max_population", "generation_steps",
-         "horizon"),
+         "horizon", "pairs"),
         Limit(1),
     ),
     **dict.fromkeys(
@@ -73,11 +73,12 @@ LIMITS = {
          "output_scale", "warm_statistics"),
         Limit(0),
     ),
-    **dict.fromkeys(("gamma", "gae_lambda"), Limit(0, 1)),
-    "averaging": Limit(0, 0.9999),
+    **dict.fromkeys(("gamma", "gae_lambda", "residual"), Limit(0, 1)),
+    **dict.fromkeys(("averaging", "feedback_decay"), Limit(0, 0.9999)),
     **dict.fromkeys(("seed", "seeds", "eval_seed"), SEED),
 }  # fmt: skip
 CHOICES = {
+    "gradient": ("perturbation", "backprop"),
     "gradient_scale": ("unbiased", "paper"),
     **dict.fromkeys(("distribution", "noise_distribution"), ("normal", "rademacher")),
     **dict.fromkeys(("dtype", "noise_dtype"), ("float32", "bfloat16", "int8")),

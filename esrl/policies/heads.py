@@ -172,8 +172,8 @@ def _multi_discrete(nvec: np.ndarray, start: np.ndarray, kind: np.dtype) -> Head
 
     def entropy_score(_: int, part: Array) -> Array:  # -p (log p + H)
         logs = jax.nn.log_softmax(part)
-        logs = jnp.where(jnp.isfinite(logs), logs, 0.0)
-        return -jnp.exp(logs) * (logs - jnp.sum(jnp.exp(logs) * logs)) * (part > -jnp.inf)
+        logs = jnp.where(jnp.isfinite(logs), logs, 0.0)  # as in `entropy`
+        return -jnp.exp(logs) * (logs - jnp.sum(jnp.exp(logs) * logs))
 
     return Head(
         size=sum(sizes),
@@ -209,7 +209,7 @@ def _multi_binary(shape: tuple[int, ...], dtype: np.dtype) -> Head:
         action=lambda raw_action: raw_action.astype(dtype).reshape(shape),
         log_prob=log_prob,
         entropy=entropy,
-        score=lambda out, _, raw_action: (raw_action - jax.nn.sigmoid(out), jnp.asarray(NO_STD)),
+        score=lambda out, _, raw_action: (raw_action.astype(out.dtype) - jax.nn.sigmoid(out), jnp.asarray(NO_STD)),
         entropy_score=lambda out, _: (-out * jax.nn.sigmoid(out) * jax.nn.sigmoid(-out), jnp.asarray(NO_STD)),
     )
 

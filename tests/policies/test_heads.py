@@ -66,6 +66,27 @@ def test_the_head_of_a_dict_is_the_product_of_its_parts():
     np.testing.assert_allclose(made.entropy(out, log_std), sum(entropies), rtol=1e-6)
 
 
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_scores_are_derivatives(space):
+    """In closed form, of the log probability and of the entropy."""
+    made = head(space)
+    out = 2 * jax.random.normal(seed_key(0), (made.size,))
+    log_std = jax.random.normal(seed_key(1), (made.gaussians,))
+    raw = made.raw_sample(out, log_std, seed_key(2))
+    for scores, fn in (
+        (made.score(out, log_std, raw), lambda o, s: made.log_prob(o, s, raw)),
+        (made.entropy_score(out, log_std), made.entropy),
+    ):
+        for found, expected in zip(scores, jax.grad(fn, argnums=(0, 1))(out, log_std), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_masked_choice_has_no_score():
+    made, out = head(spaces.Discrete(3)), jnp.array([0.3, -1e9, 0.1])
+    for found in (made.score(out, None, jnp.array([0]))[0], made.entropy_score(out, None)[0]):
+        assert found[1] == 0 and np.isfinite(found).all()
+
+
 def test_mode_is_the_largest_output():
     assert head(spaces.Discrete(3)).mode(jnp.array([0.0, 2.0, 1.0])) == 1
     assert head(spaces.Discrete(3, start=5)).mode(jnp.array([0.0, 1.0, 2.0])) == 7
