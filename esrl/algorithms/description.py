@@ -41,7 +41,9 @@ def describe(agent: Agent, width: int = 110) -> str:
     elif agent.kind == "random":
         console.print("\nevery allowed action is equally likely; nothing is trained")
     elif agent.kind == "actor_critic":
-        console.print(f"\nperturbed at hidden units; {plan.lanes:,} environments side by side on {plan.devices} device(s)")
+        console.print(
+            f"\nperturbed at hidden units; {plan.lanes:,} environments side by side on {plan.devices} device(s)"
+        )
     else:
         console.print(f"\ntrained by gradients; {plan.lanes:,} environments side by side on {plan.devices} device(s)")
     return _text(console)

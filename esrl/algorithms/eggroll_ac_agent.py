@@ -106,7 +106,9 @@ def eggroll_ac(
     if callable(learning_rate) and anneal_steps is not None:
         raise EsrlError("learning_rate is a schedule, which anneal_steps would let fall as well; give one of them")
     if isinstance(critic, str) and critic == "shared":
-        raise EsrlError('critic is "shared", which would train the policy by backpropagation; use "separate" or "ridge"')
+        raise EsrlError(
+            'critic is "shared", which would train the policy by backpropagation; use "separate" or "ridge"'
+        )
     if isinstance(critic, str) and critic not in ("separate", "ridge"):
         raise EsrlError(f'critic is {critic!r}, but must be "separate" or "ridge", or a network')
     rate = base_rate(learning_rate, optimizer, BASE_RATE)
@@ -172,5 +174,3 @@ def _fit(
 def _sums(memory: Memory) -> ridge.Sums:
     assert memory.critic is not None  # there is a regression, so there are its sums
     return memory.critic
-
-

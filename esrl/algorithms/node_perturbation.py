@@ -9,7 +9,7 @@ For every step of a minibatch, l is its surrogate and o the network's output. Fo
     F     = E[xi (o(+) - o(-)) / (2 sigma)] / E[m]                            learned feedback, running means
     p     = m (F e)                                                           what feedback predicts of dl / dz
     d     = p + kappa mean_pairs (w - <p, xi>) xi                             and what it missed, measured
-    g     = mean_steps h d^T                                                  EGGROLL's sum f A B^T with B = h
+    g     = mean_steps h d^T                                                  EGGROLL's sum f A B^T with A = h
 
 There is no pass backwards: no product with a transposed weight, no derivative of the network. With kappa = 1, d is the
 derivative of the smoothed surrogate up to how a unit's neighbors move its own activation (LayerNorm), which is small,
@@ -17,8 +17,8 @@ and vanishes for elementwise activations; p is then a control variate. With kapp
 biased as far as a constant F falls short. Without feedback p is zero.
 
 The parts are old, and this is an actor-critic with a zeroth-order actor. Sources: node perturbation, Williams 1992, and
-coagents, arXiv 2305.09838; learned feedback, Lansdell et al., arXiv 1906.00889, and weight mirrors, Akrout et al., arXiv
-1904.05391; evolution strategies on the clipped surrogate of recorded steps, TRES, AAAI 2019.
+coagents, arXiv 2305.09838; learned feedback, Lansdell et al., arXiv 1906.00889, and weight mirrors, Akrout et al.,
+arXiv 1904.05391; evolution strategies on the clipped surrogate of recorded steps, TRES, AAAI 2019.
 """
 
 from __future__ import annotations
@@ -105,95 +105,129 @@ def _signs_of(bits: Array, number: int) -> Array:
     return 2.0 * each.ravel()[:number].astype(jnp.float32) - 1.0
 
 
+class _Step(NamedTuple):
+    """What the estimate finds of one step of a minibatch.
+
+    Attributes:
+      error: e, [outputs]. std: the derivative by `log_std`. seen: what each use takes beside its parameter.
+      signals: d, {point: [units]}. rest: the same of parameters that are perturbed themselves, by their numbers.
+      gates, follows: feedback's new terms, by points. misses: squares of what feedback missed, and of what it was.
+      surrogate, ratio, entropy: of the step.
+    """
+
+    error: Array
+    std: Array
+    seen: list[Array]
+    signals: dict[int, Array]
+    rest: dict[int, Array]
+    gates: dict[str, Array]
+    follows: dict[str, Array]
+    misses: list[tuple[Array, Array]]
+    surrogate: Array
+    ratio: Array
+    entropy: Array
+
+
 def _estimate(how: NodePerturbation, ppo: PPO, shared: PyTree, split: PyTree) -> tuple[PyTree, Metrics, Feedback]:
     """The gradient, metrics and feedback's new terms of the steps of one device."""
     (params, memory, state), (part, bits) = shared, split
     part = jax.tree.map(lambda x: x[:, 0], part)  # one step a sequence: [N, ...]
-    tree, leaves = jax.tree.structure(params["actor"]["network"]), jax.tree.leaves(params["actor"]["network"])
-    reading, policy = how.reading, ppo.nets.policy
-    feedback = {i: _feedback(memory, i) for i in reading.hidden} if memory is not None else {}
+    network = params["actor"]["network"]
+    feedback = {} if memory is None else {i: weights_of(memory, i) for i in how.reading.hidden}
+    found = jax.vmap(partial(_step, how, ppo, params, state, feedback))(part, bits)
 
-    def one(sample: Sample, bits: Array) -> tuple[Any, ...]:
-        """Everything about one step."""
-        def play(noise: dict[int, Array], own: list[Array]) -> tuple[Array, list[Array]]:
-            (out, _), seen, _ = reading.forward(own, noise, sample.observations, policy.carry)
-            return out, seen
-
-        def objective(out: Array) -> tuple[Array, Array, Array, Array]:
-            logits, log_std = policy.finish(params["actor"], sample.observations, out)
-            change = policy.head.log_prob(logits, log_std, sample.raw_action) - sample.log_prob
-            ratio, entropy = jnp.exp(change), policy.head.entropy(logits, log_std)
-            clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
-            surrogate = jnp.minimum(ratio * sample.advantage, clipped * sample.advantage)
-            return surrogate + state.entropy_coef * entropy, surrogate, ratio, entropy
-
-        out, seen = play({}, leaves)
-        _, surrogate, ratio, entropy = objective(out)
-        # In closed form: where the clipped ratio is the lower one, the surrogate does not move.
-        logits, log_std = policy.finish(params["actor"], sample.observations, out)
-        by_out, by_std = policy.head.score(logits, log_std, sample.raw_action)
-        spread_out, spread_std = policy.head.entropy_score(logits, log_std)
-        moves = jnp.where(surrogate == ratio * sample.advantage, ratio * sample.advantage, 0.0)
-        error = moves * by_out + state.entropy_coef * spread_out
-        std = moves * by_std + state.entropy_coef * spread_std
-
-        drawn = _cut(_signs_of(bits, how.pairs * how.noise_size(params)).reshape(how.pairs, -1), reading, leaves)
-
-        def pair(i: int, x: Array) -> tuple[Array, Array, Array]:
-            """What a pair at point i measures of objective, output and activation: differences over 2 sigma."""
-
-            def side(sign: float) -> tuple[Array, Array, Array]:
-                out, seen = play({i: sign * how.sigma * x}, leaves)
-                after = reading.points[i].activation
-                return objective(out)[0], out, jnp.zeros(0) if after is None else seen[after].ravel()
-
-            return _slope(side, how.sigma)
-
-        def own(noise: dict[int, Array]) -> Array:
-            """What a pair of noise on parameters measures of the objective."""
-            moved = lambda sign: [w + sign * how.sigma * noise[i] if i in noise else w for i, w in enumerate(leaves)]  # noqa: E731
-            return _slope(lambda sign: objective(play({}, moved(sign))[0])[0], how.sigma)
-
-        signals, gates, follows, misses = {}, {}, {}, []
-        for i, x in drawn[0].items():  # a pair for each point: noise of one is no noise to another
-            measured, moved, after = jax.vmap(partial(pair, i))(x)  # [M], [M, outputs], [M, units]
-            x = x.reshape(how.pairs, -1)
-            gates[i] = jnp.mean(x * after, axis=0) if after.shape[1] else jnp.ones(x.shape[1])
-            follows[i] = x.T @ moved / how.pairs
-            predicted = gates[i] * (feedback[i] @ error) if feedback else jnp.zeros(x.shape[1])
-            missed = measured - x @ predicted
-            signals[i] = predicted + (how.kappa if feedback else 1.0) * (missed @ x) / how.pairs
-            misses.append((jnp.mean(missed**2), jnp.mean(measured**2)))
-        rest = {}
-        if drawn[1]:
-            measured = jax.vmap(own)(drawn[1])
-            rest = {i: jnp.tensordot(measured / how.pairs, x, 1) for i, x in drawn[1].items()}
-        return error, std, signals, rest, seen, (gates, follows), misses, (surrogate, ratio, entropy)
-
-    error, std, signals, rest, seen, found, misses, (surrogate, ratio, entropy) = jax.vmap(one)(part, bits)
-    mean = partial(jnp.mean, axis=0)
-    at = {**signals, **{i: error for i, point in enumerate(reading.points) if point.output}}
-    steps = error.shape[0]
-    sums = reading.contract(leaves, seen, at)
-    for i, x in rest.items():
+    # The weighted sum of all noise: g = mean h d^T, where d is e itself at the output.
+    outputs = {i: found.error for i, point in enumerate(how.reading.points) if point.output}
+    sums = how.reading.contract(jax.tree.leaves(network), found.seen, found.signals | outputs)
+    for i, x in found.rest.items():
         sums[i] = sums[i] + jnp.sum(x, axis=0)
-    actor = {"network": tree.unflatten([-x / steps for x in sums])}
+    actor = {"network": jax.tree.unflatten(jax.tree.structure(network), [-x / part.advantage.size for x in sums])}
     if "log_std" in params["actor"]:
-        actor["log_std"] = -mean(std)
-    losses, critic = _critic_gradient(ppo, params, state, part)
-    gradient = {"actor": actor, "critic": critic}
-    policy_loss, whole = -mean(surrogate), mean(entropy)
+        actor["log_std"] = -jnp.mean(found.std, axis=0)
+    value_loss, critic = _critic_gradient(ppo, params, state, part)
+
+    policy_loss, entropy = -jnp.mean(found.surrogate), jnp.mean(found.entropy)
     metrics = {
-        "loss": policy_loss + state.value_coef * losses - state.entropy_coef * whole,
+        "loss": policy_loss + state.value_coef * value_loss - state.entropy_coef * entropy,
         "policy_loss": policy_loss,
-        "value_loss": losses,
-        "entropy": whole,
-        "approx_kl": mean(ratio - 1 - jnp.log(ratio)),
-        "clip_fraction": mean((jnp.abs(ratio - 1) > state.clip_eps).astype(jnp.float32)),
-        "feedback_explains": _explained(misses),
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": jnp.mean(found.ratio - 1 - jnp.log(found.ratio)),
+        "clip_fraction": jnp.mean((jnp.abs(found.ratio - 1) > state.clip_eps).astype(jnp.float32)),
+        "feedback_explains": _explained(found.misses),
     }
-    gates, follows = ({str(i): mean(x) for i, x in part.items()} for part in found)
-    return gradient, metrics, Feedback(gates, follows)
+    new = jax.tree.map(lambda x: jnp.mean(x, axis=0), (found.gates, found.follows))
+    return {"actor": actor, "critic": critic}, metrics, Feedback(*new)
+
+
+def _step(
+    how: NodePerturbation,
+    ppo: PPO,
+    params: PyTree,
+    state: PPOState,
+    feedback: dict[int, Array],
+    sample: Sample,
+    bits: Array,
+) -> _Step:
+    """One step: the network as it is, and with noise of both signs at one point after another."""
+    policy, reading, leaves = ppo.nets.policy, how.reading, jax.tree.leaves(params["actor"]["network"])
+
+    def play(noise: dict[int, Array], own: list[Array]) -> tuple[Array, list[Array]]:
+        (out, _), seen, _ = reading.forward(own, noise, sample.observations, policy.carry)
+        return out, seen
+
+    def objective(out: Array) -> tuple[Array, Array, Array, Array]:
+        logits, log_std = policy.finish(params["actor"], sample.observations, out)
+        ratio = jnp.exp(policy.head.log_prob(logits, log_std, sample.raw_action) - sample.log_prob)
+        clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
+        surrogate = jnp.minimum(ratio * sample.advantage, clipped * sample.advantage)
+        entropy = policy.head.entropy(logits, log_std)
+        return surrogate + state.entropy_coef * entropy, surrogate, ratio, entropy
+
+    out, seen = play({}, leaves)
+    _, surrogate, ratio, entropy = objective(out)
+    logits, log_std = policy.finish(params["actor"], sample.observations, out)
+    # Where the clipped ratio is the lower one, the surrogate does not move.
+    moves = jnp.where(surrogate == ratio * sample.advantage, ratio * sample.advantage, 0.0)
+    scores = (policy.head.score(logits, log_std, sample.raw_action), policy.head.entropy_score(logits, log_std))
+    error, std = (moves * by + state.entropy_coef * spread for by, spread in zip(*scores, strict=True))
+
+    def at_point(i: int, x: Array) -> tuple[Array, Array, Array]:
+        """What a pair at a point measures of objective, output and activation: differences over 2 sigma."""
+        after = reading.points[i].activation
+
+        def side(sign: float) -> tuple[Array, Array, Array]:
+            out, seen = play({i: sign * how.sigma * x}, leaves)
+            return objective(out)[0], out, jnp.zeros(0) if after is None else seen[after].ravel()
+
+        return _slope(side, how.sigma)
+
+    def of_parameters(noise: dict[int, Array]) -> Array:
+        """What a pair of noise on parameters measures of the objective."""
+
+        def side(sign: float) -> Array:
+            moved = [w + sign * how.sigma * noise[i] if i in noise else w for i, w in enumerate(leaves)]
+            return objective(play({}, moved)[0])[0]
+
+        return _slope(side, how.sigma)
+
+    drawn = _signs_of(bits, how.pairs * how.noise_size(params)).reshape(how.pairs, -1)
+    points, parameters = _cut(drawn, reading, leaves)
+    signals, gates, follows, misses = {}, {}, {}, []
+    for i, noise in points.items():  # a pair for each point: the noise of one would be noise to another
+        measured, moved, after = jax.vmap(partial(at_point, i))(noise)  # w [M], [M, outputs], [M, units]
+        xi = noise.reshape(how.pairs, -1)
+        gate = jnp.mean(xi * after, axis=0) if after.shape[1] else jnp.ones(xi.shape[1])
+        predicted = gate * (feedback[i] @ error) if feedback else jnp.zeros(xi.shape[1])
+        missed = measured - xi @ predicted
+        signals[i] = predicted + (how.kappa if feedback else 1.0) * (missed @ xi) / how.pairs
+        gates[str(i)], follows[str(i)] = gate, xi.T @ moved / how.pairs
+        misses.append((jnp.mean(missed**2), jnp.mean(measured**2)))
+    rest = {}
+    if parameters:
+        measured = jax.vmap(of_parameters)(parameters)
+        rest = {i: jnp.tensordot(measured / how.pairs, x, 1) for i, x in parameters.items()}
+    return _Step(error, std, seen, signals, rest, gates, follows, misses, surrogate, ratio, entropy)
 
 
 def _slope(side: Callable[[float], Any], sigma: float) -> Any:
@@ -207,7 +241,7 @@ def _explained(misses: list[tuple[Array, Array]]) -> Array:
     return jnp.mean(jnp.stack(shares)) if shares else jnp.float32(0)
 
 
-def _feedback(memory: Feedback, point: int) -> Array:
+def weights_of(memory: Feedback, point: int) -> Array:
     """F of a point, [units, outputs]."""
     gates, follows = memory.gates[str(point)], memory.follows[str(point)]
     # The mean slope of a unit that hardly ever moves is small and noisy; the floor keeps it from large guesses.
@@ -231,7 +265,7 @@ def _cut(noise: Array, reading: Reading, leaves: list[Array]) -> tuple[dict[int,
 
 
 def _critic_gradient(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, PyTree]:
-    """The value loss and the gradient of the critic's part of the whole loss: this one backpropagates, in the critic."""
+    """The value loss, and the gradient of the critic's part of the whole loss: in the critic this backpropagates."""
 
     def loss(critic: PyTree) -> tuple[Array, Array]:
         one = lambda obs: ppo.nets.apply({**params, "critic": critic}, obs, ppo.nets.carry)[0].value  # noqa: E731

@@ -122,8 +122,8 @@ class PPO:
     Attributes:
       nets: policy and critic. runner: steps the environments.
       optimizer: an optax transformation with rate 1. learning_rate: from a state to this iteration's value.
-      gradient: `gradient(ppo, params, memory, state, part, key) -> (gradient, metrics, memory)`, the mean over a minibatch,
-        on all devices: `backpropagated`, or that of `esrl.algorithms.node_perturbation`.
+      gradient: `gradient(ppo, params, memory, state, part, key) -> (gradient, metrics, memory)`, the mean over a
+        minibatch, on all devices: `backpropagated`, or that of `esrl.algorithms.node_perturbation`.
       fit: `fit(params, memory, state, samples) -> (params, memory)`, what is fitted to an iteration after its gradient
         steps; None for nothing.
       lanes: L. steps: T. epochs, minibatches: of an iteration.

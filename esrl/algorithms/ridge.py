@@ -1,8 +1,8 @@
 """A critic without any gradient: ridge regression of value targets on fixed random features.
 
-    phi(s) = [1, s, relu(R s + c)]                      R, c random and fixed
-    S <- rho S + mean phi phi^T,  b <- rho b + mean phi y      over an iteration's steps, y the value targets
-    w  = (S + alpha I)^-1 b,  V(s) = w phi(s)
+phi(s) = [1, s, relu(R s + c)]                      R, c random and fixed
+S <- rho S + mean phi phi^T,  b <- rho b + mean phi y      over an iteration's steps, y the value targets
+w  = (S + alpha I)^-1 b,  V(s) = w phi(s)
 """
 
 from __future__ import annotations

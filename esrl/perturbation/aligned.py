@@ -1,18 +1,18 @@
-"""Noise aligned with what each layer sees: E = xi h^T, with h the layer's own input.
+"""Noise aligned with what each layer sees: E = h xi^T, with h the layer's own input.
 
-    (W + sigma xi h^T / |h|^2)^T h  =  W^T h + sigma xi        a rank-1 perturbation of W that this input alone picks out
+    (W + sigma h xi^T / |h|^2)^T h  =  W^T h + sigma xi      a rank-1 perturbation of W, for this input
 
-so noise is added where a product with a parameter leaves it, and the weighted sum of perturbations, sum f xi h^T, is the
-estimate of the gradient by W: EGGROLL's sum of f A B^T with B = h. It searches as many dimensions as there are units.
+so noise is added where a product with a parameter leaves it, and the weighted sum of perturbations, sum f h xi^T, is
+the estimate of the gradient by W: EGGROLL's sum of f A B^T with A = h. It searches as many dimensions as there are units.
 
-A network is a pure function of (params, inputs) for one lane. Its jaxpr is read once: every product of a parameter with
-something that depends on the inputs, and every parameter that is added, is a `Use`; what it goes into by additions alone
-is its `Point`, where one noise stands for the perturbation of all its uses. Points that are the network's output need
-none: the loss knows its derivative there. A parameter that is used in another way (scales, what a loop holds) has no
-input of its own, and is perturbed itself, for every lane.
+A network is a pure function of (params, inputs) for one lane. Its jaxpr is read once: every product of a parameter
+with something that depends on the inputs, and every parameter that is added, is a `Use`; what it goes into by additions
+alone is its `Point`, where one noise stands for the perturbation of all its uses. Points that are the network's output
+need none: the loss knows its derivative there. A parameter that is used in another way (scales, what a loop holds) has
+no input of its own, and is perturbed itself, for every lane.
 
-Sources: node perturbation, Williams 1992; in the form of a factor of the layer's input, arXiv 2601.17261; EGGROLL, arXiv
-2511.16652.
+Sources: node perturbation, Williams 1992; in the form of a factor of the layer's input, arXiv 2601.17261; EGGROLL,
+arXiv 2511.16652.
 """
 
 from __future__ import annotations
@@ -197,9 +197,7 @@ def read(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Reading:
     followed = _followed(jaxpr)
     targets = [followed(jaxpr.eqns[i].outvars[0]) for _, i, _, _ in found]
     point_of = {var: i for i, var in enumerate(dict.fromkeys(targets))}
-    uses = tuple(
-        Use(leaf, point_of[var], i, k, way) for (leaf, i, k, way), var in zip(found, targets, strict=True)
-    )
+    uses = tuple(Use(leaf, point_of[var], i, k, way) for (leaf, i, k, way), var in zip(found, targets, strict=True))
     paths = tuple(path_name(path) for path, _ in named)
     used = {var for eqn in jaxpr.eqns for var in eqn.invars if not isinstance(var, jex.Literal)}
     activations = _activations(jaxpr, uses, point_of)

@@ -105,7 +105,8 @@ def bind(
     _check_output(init, apply, observation, bound.carry, size, action_space, extra)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
     normalized = normalizable_leaves(observation_space, chosen.flat, chosen.one_hot)
-    return Policy(init, apply, network_alone, finish, action, actions, bound.carry, shapes, normalized, chosen.spec or {})
+    spec = chosen.spec or {}
+    return Policy(init, apply, network_alone, finish, action, actions, bound.carry, shapes, normalized, spec)
 
 
 def action_mask(observation_space: spaces.Space, action_space: spaces.Space) -> Callable[[PyTree], Array] | None:

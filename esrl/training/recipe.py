@@ -57,9 +57,7 @@ AGENTS: dict[str, Constructor] = {
 }
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _POLICY_DEFAULTS = (
-    {"ppo": {"output_scale": 0.01}}
-    | dict.fromkeys(ES, ES_NETWORK.spec or {})
-    | {"eggroll_ac": AC_NETWORK.spec or {}}
+    {"ppo": {"output_scale": 0.01}} | dict.fromkeys(ES, ES_NETWORK.spec or {}) | {"eggroll_ac": AC_NETWORK.spec or {}}
 )
 _OF_MLP = ("hidden", "skip")  # the widths of the others are their own
 NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`

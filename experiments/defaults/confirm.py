@@ -22,8 +22,8 @@ import esrl
 from esrl.training.suite_defaults import suite_defaults
 from experiments import script
 from experiments.defaults import worlds
-from experiments.lab import pool
-from experiments.lab.stats import interquartile_mean, interval
+from experiments.lab import curves, pool
+from experiments.lab.curves import at, better, cell
 from experiments.lab.store import Row, Store, results
 
 
@@ -60,9 +60,7 @@ PARTS = {  # today's defaults with one thing changed
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
     **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in (8, 32, 128, 512)},
     "sized 8 to 128": Defaults("eggroll", options={"max_population": 128}),
-    "sized 8 to 512": Defaults(
-        "eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}
-    ),
+    "sized 8 to 512": Defaults("eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}),
     "one-hot": Defaults("eggroll", {"one_hot": True}),
     "ppo, one-hot": Defaults("ppo", {"one_hot": True}),
     "sized, rate follows": Defaults("eggroll", options={"max_population": 128, "signal_rate": True}),
@@ -109,7 +107,7 @@ def recipe(env: str, agent: str) -> esrl.Recipe:
 def measure(world: worlds.World, agent: str, seed: int) -> list[Row]:
     """One run's evaluations."""
     dear = world.env.startswith("brax/")
-    run = esrl.iterate(
+    found = curves.measure(
         recipe(world.env, agent).build(),
         env_steps=world.env_steps,
         seconds=PPO_SECONDS if agent == "ppo" else None,
@@ -118,36 +116,10 @@ def measure(world: worlds.World, agent: str, seed: int) -> list[Row]:
         early_evals=BRAX_EARLY if dear else EARLY,
         eval_episodes=BRAX_EPISODES if dear else EPISODES,
     )
-    rows: list[Row] = []
-    whole, core = time.perf_counter(), time.process_time()
-    for _, _, row in run:
-        share = min(1.0, (time.process_time() - core) / (time.perf_counter() - whole))
-        own = {"agent": agent, "env": world.env, "seed": seed, "env_steps": 0, "seconds": 0.0}
-        if "start_return_mean" in row:
-            rows.append({**own, "return_mean": row["start_return_mean"]})
-        if "eval_return_mean" in row:
-            now = {"env_steps": row["env_steps"], "seconds": share * row["seconds_training"]}
-            rows.append({**own, **now, "return_mean": row["eval_return_mean"]})
-    return rows
+    return [{"agent": agent, "env": world.env, "seed": seed, **row} for row in found]
 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
-
-
-def at(rows: pd.DataFrame, column: str, value: float) -> np.ndarray:
-    """The return of each seed at a value of a column, linear between evaluations."""
-    return np.array([np.interp(value, run[column], run["return_mean"]) for _, run in rows.groupby("seed")])
-
-
-def better(first: np.ndarray, second: np.ndarray) -> float:
-    """The probability that a run of the first beats one of the second, half for a tie (Mann and Whitney)."""
-    return float(np.mean((first[:, None] > second) + 0.5 * (first[:, None] == second)))
-
-
-def cell(values: np.ndarray) -> str:
-    """Interquartile mean and interval."""
-    low, high = interval(values)
-    return f"{interquartile_mean(values):.4g} [{low:.4g}, {high:.4g}]"
 
 
 def show() -> None:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium import spaces
 from jax.sharding import Mesh
 from probes import ActionDependsOnObservation, ChoiceAndTarget, Constant, Delayed, LaterReward, Target, Walk
 
@@ -121,7 +120,7 @@ def test_feedback_learns_the_weights_behind_a_linear_hidden_layer():
     agent = esrl.eggroll_ac(Walk(), network, feedback_decay=0.9, optimizer="sgd", learning_rate=1e-9, **SMALL)
     state, metrics = run(agent, 20)
     (point,) = state.memory.feedback.follows
-    found = node_perturbation._feedback(state.memory.feedback, int(point))
+    found = node_perturbation.weights_of(state.memory.feedback, int(point))
     np.testing.assert_allclose(found, params["last"], atol=0.35)
     assert metrics["feedback_explains"] > 0.8
 
@@ -290,7 +289,3 @@ def test_bad_options_are_said_in_one_sentence(options, sentence):
     with pytest.raises(EsrlError, match=sentence) as caught:
         esrl.eggroll_ac(Walk(), **{"policy": TINY, **options})
     assert "\n" not in str(caught.value)
-
-
-def test_spaces_of_the_probes_are_covered():
-    assert isinstance(Walk.action_space, spaces.Discrete) and isinstance(Target.action_space, spaces.Box)

@@ -188,8 +188,8 @@ def test_categories_are_coded_one_hot():
     coded = [[0, 1, 0], [1, 0, 0, 0, 0], [1], [0, 0, 0], [0, 0, 0, 0, 1], [1]]  # 9 is no value of that entry
     np.testing.assert_array_equal(features(space, seen, one_hot=True), [7, 200, *np.concatenate(coded), 0.5])
     assert features(space, seen).shape == (9,)
-    for network in (esrl.mlp((4,), one_hot=True), esrl.gru(4, one_hot=True)):
-        bound = bind(network, space, spaces.Discrete(2))
+    for coding in (esrl.mlp((4,), one_hot=True), esrl.gru(4, one_hot=True)):
+        bound = bind(coding, space, spaces.Discrete(2))
         assert bound.normalizable == {"bytes": True, "grid": False, "x": True}
         assert bound.init(seed_key(0))["network"]["Dense_0"]["kernel"].shape == (21, 4)
     binary = spaces.Box(0, 1, (3,), np.int8)  # two values are a number already
