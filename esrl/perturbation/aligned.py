@@ -3,7 +3,7 @@
     (W + sigma h xi^T / |h|^2)^T h  =  W^T h + sigma xi      a rank-1 perturbation of W, for this input
 
 so noise is added where a product with a parameter leaves it, and the weighted sum of perturbations, sum f h xi^T, is
-the estimate of the gradient by W: EGGROLL's sum of f A B^T with A = h. It searches as many dimensions as there are units.
+the estimate of the gradient by W: EGGROLL's sum f A B^T with A = h. It searches as many dimensions as there are units.
 
 A network is a pure function of (params, inputs) for one lane. Its jaxpr is read once: every product of a parameter
 with something that depends on the inputs, and every parameter that is added, is a `Use`; what it goes into by additions
