@@ -33,8 +33,9 @@ DEFAULTS = (
     Defaults("craftax/*-Pixels-*", EVERY, policy=_PICTURES),
     Defaults("atari/*", EVERY, policy=_PICTURES),
     Defaults("navix/*", ES, policy=_SPARSE_POLICY, options=_GRIDS | _SPARSE),
-    Defaults("craftax/*", ES, options=_GRIDS),
-    Defaults("jumanji/*", ES, options=_GRIDS),
+    Defaults("navix/*", ("eggroll_ac",), options=_GRIDS | {"learning_rate": 1e-3, "entropy_coef": 0.01}),
+    Defaults("craftax/*", (*ES, "eggroll_ac"), options=_GRIDS),
+    Defaults("jumanji/*", (*ES, "eggroll_ac"), options=_GRIDS),
 )
 
 

@@ -93,9 +93,9 @@ def test_the_obvious_meaning_is_taken():
     assert made.options == {"population": 4, "sigma": 0.5, **always} and type(made.options["sigma"]) is float
 
 
-@pytest.mark.parametrize("make", [esrl.eggroll, esrl.ppo])
+@pytest.mark.parametrize("make", [esrl.eggroll, esrl.eggroll_ac, esrl.ppo])
 def test_an_optax_transformation_has_its_own_rate(make):
-    small = SMALL if make is esrl.ppo else {"population": 4}
+    small = {"population": 4} if make is esrl.eggroll else SMALL
     key = jax.random.key(0)
     assert make(Walk(), TINY, optimizer=optax.adam(1e-2), **small).init(key).learning_rate == 1
     assert make(Walk(), TINY, optimizer=optax.adam(1e-2), learning_rate=0.5, **small).init(key).learning_rate == 0.5

@@ -25,12 +25,13 @@ def params_of(state):
 AGENTS = {
     "eggroll": lambda **kw: esrl.eggroll(Walk(), TINY, population=16, **kw),
     "open_es": lambda **kw: esrl.open_es(Walk(), TINY, population=16, **kw),
+    "eggroll_ac": lambda **kw: esrl.eggroll_ac(Walk(), TINY, num_envs=8, num_steps=8, num_minibatches=2, **kw),
     "ppo": lambda **kw: esrl.ppo(Walk(), TINY, num_envs=8, num_steps=8, num_minibatches=2, **kw),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "batch_size"), [("eggroll", 1), ("eggroll", 2), ("open_es", 2), ("ppo", 1), ("ppo", 2)]
+    ("name", "batch_size"), [("eggroll", 1), ("eggroll", 2), ("open_es", 2), ("eggroll_ac", 2), ("ppo", 1), ("ppo", 2)]
 )
 def test_each_run_ends_as_it_would_alone(name, batch_size):
     agent, faster = AGENTS[name](learning_rate=0.01), AGENTS[name](learning_rate=0.05)

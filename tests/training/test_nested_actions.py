@@ -92,11 +92,12 @@ def few(monkeypatch):
     monkeypatch.setitem(gymnasium.registry, "Arm-v0", spec)
 
 
-SMALL = {"eggroll": {"population": 4}, "ppo": {"num_envs": 2, "num_steps": 4, "num_minibatches": 1, "num_epochs": 1}}
+PPO = {"num_envs": 2, "num_steps": 4, "num_minibatches": 1, "num_epochs": 1}
+SMALL = {"eggroll": {"population": 4}, "ppo": PPO, "eggroll_ac": PPO}
 ENVS = {"device": f"{__file__}:Arm", "host": "gymnasium/Arm-v0"}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("eggroll", "device"), ("ppo", "host")])
+@pytest.mark.parametrize(("name", "kind"), [("eggroll", "device"), ("ppo", "host"), ("eggroll_ac", "host")])
 def test_a_run_is_planned_trained_gone_on_with_loaded_and_drawn(name, kind, tmp_path, capsys):
     agent = getattr(esrl, name)(ENVS[kind], esrl.mlp((), "tanh"), **SMALL[name])
     given = {"num_evals": 1, "eval_episodes": 2, "seed": 3}
