@@ -2,7 +2,8 @@
 
 Their hidden parts have no derivative, or one that is zero, so a gradient trains their last layer alone.
 
-    esrl train gymnasium/phys2d/CartPole-v1 --agent eggroll_ac --network experiments/credit/policies.py:threshold --sigma 0.5
+    esrl train gymnasium/phys2d/CartPole-v1 --agent eggroll_ac --sigma 0.5 \
+        --network experiments/credit/policies.py:threshold
 """
 
 from __future__ import annotations
