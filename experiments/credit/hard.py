@@ -1,9 +1,10 @@
-"""Policies without a derivative: trained by `eggroll_ac`, by whole-episode EGGROLL, and by PPO, which has their last layer.
+"""Policies without a derivative: trained by `eggroll_ac`, by whole-episode EGGROLL, and by PPO.
 
     python -m experiments.credit.hard           # whatever runs are missing, and the table
 
-The policies are those of policies.py. All have the same environment steps, held-out episodes and their own defaults, but
-`eggroll_ac` four pairs of larger noise, and all of what feedback misses: noise has to flip a unit to be felt.
+The policies are those of policies.py, of which PPO trains the last layer alone. All have the same environment steps,
+held-out episodes and their own defaults, but `eggroll_ac` four pairs of larger noise, and all of what feedback misses:
+noise has to flip a unit to be felt.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
     python -m experiments.defaults.confirm --agents now before   # whatever is missing; several may run at once
     python -m experiments.defaults.confirm --table               # what was found, as Markdown
+    python -m experiments.defaults.confirm --sizes               # generations sized by the signal, fixed populations
 
 Nothing is tuned for an environment: what a suite says of network and sampling stays, and the rest is a default. Each
 run is scored seven to twelve times by 64 or 128 held-out episodes, with the averaged parameters (`now`, `open_es`) or
@@ -24,6 +25,7 @@ from experiments import script
 from experiments.defaults import worlds
 from experiments.lab import curves, pool
 from experiments.lab.curves import at, better, cell
+from experiments.lab.stats import interquartile_mean, interval
 from experiments.lab.store import Row, Store, results
 
 
@@ -58,7 +60,7 @@ PARTS = {  # today's defaults with one thing changed
     "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
-    **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in (8, 32, 128, 512)},
+    **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in (8, 32, 128, 512)},  # SIZES
     "sized 8 to 128": Defaults("eggroll", options={"max_population": 128}),
     "sized 8 to 512": Defaults("eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}),
     "one-hot": Defaults("eggroll", {"one_hot": True}),
@@ -71,6 +73,7 @@ PARTS = {  # today's defaults with one thing changed
     "warm statistics": Defaults("eggroll", options={"warm_statistics": 3}),
     "fan-in sigma": Defaults("eggroll", options={"layer_sigma": "fan_in"}),
 }
+SIZES, SIZED = (8, 32, 128, 512), "sized 8 to 512"
 OF_MLP = ("hidden", "skip")
 EVALUATIONS, EARLY, EPISODES = 8, 3, 128
 BRAX_EVALUATIONS, BRAX_EARLY, BRAX_EPISODES = 4, 2, 64  # where scoring takes as long as training
@@ -89,6 +92,7 @@ class Arguments:
     seeds: int = 5
     parts: bool = False  # today's defaults with one thing changed, in place of agents
     table: bool = False  # only print what is there
+    sizes: bool = False  # only print generations sized by the signal beside fixed populations
 
 
 def store() -> Store:
@@ -181,6 +185,26 @@ def show_parts() -> None:
             print(script.line([name, *cells, "" if name == "now" else f"{np.mean(chances):.2f}"]))
 
 
+def show_sizes() -> None:
+    """Generations that the signal sizes beside fixed populations, at equal steps: is it level with the best of them?
+
+    Level: its interquartile mean lies above the lower end of the interval of the best fixed population.
+    """
+    frame = pd.DataFrame(store().read())
+    fixed = [f"population {n}" for n in SIZES]
+    print(script.table(["", "steps", SIZED, *fixed, "level"]))
+    for world in ALL:
+        here = frame[frame["env"] == world.env]
+        runs = {name: rows for name in (SIZED, *fixed) if len(rows := here[here["agent"] == name])}
+        if SIZED not in runs or len(runs) < 1 + len(SIZES):
+            continue
+        end = min(float(rows.groupby("seed")["env_steps"].max().min()) for rows in runs.values())
+        found = {name: at(rows, "env_steps", end) for name, rows in runs.items()}
+        best = max((found[name] for name in fixed), key=interquartile_mean)
+        level = interquartile_mean(found[SIZED]) >= interval(best)[0]
+        print(script.line([world.env, f"{end:.2g}", *map(cell, found.values()), "yes" if level else "no"]))
+
+
 def main() -> None:
     """The script."""
     arguments = script.options(Arguments, __doc__)
@@ -189,6 +213,9 @@ def main() -> None:
             script.wrong(f"--agents has {name!r}, but they are {', '.join(AGENTS | PARTS)}")
     if arguments.parts:
         arguments.agents = tuple(PARTS)
+    if arguments.sizes:
+        show_sizes()
+        return
     if arguments.table:
         show_parts() if arguments.parts else show()
         return
