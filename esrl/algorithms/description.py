@@ -41,9 +41,7 @@ def describe(agent: Agent, width: int = 110) -> str:
     elif agent.kind == "random":
         console.print("\nevery allowed action is equally likely; nothing is trained")
     elif agent.kind == "actor_critic":
-        console.print(
-            f"\nperturbed at hidden units; {plan.lanes:,} environments side by side on {plan.devices} device(s)"
-        )
+        console.print(f"\n{plan.lanes:,} environments side by side on {plan.devices} device(s)")
     else:
         console.print(f"\ntrained by gradients; {plan.lanes:,} environments side by side on {plan.devices} device(s)")
     return _text(console)
@@ -54,8 +52,10 @@ def _plain(plan: Plan) -> Any:
     table = _rich("table").Table(box=None, pad_edge=False, show_footer=True, footer_style="bold")
     table.add_column("leaf", footer="total", overflow="fold")
     table.add_column("shape", footer=f"{plan.num_params:,} weights")
+    if plan.leaves:
+        table.add_column("trained by")
     for leaf in plan.leaves:
-        table.add_row(leaf.path, _shape(leaf))
+        table.add_row(leaf.path, _shape(leaf), leaf.reason)
     return table
 
 

@@ -12,10 +12,10 @@ import optax
 from esrl.algorithms import ridge
 from esrl.algorithms.agent import Agent, Metrics
 from esrl.algorithms.node_perturbation import Feedback, NodePerturbation
-from esrl.algorithms.optimizers import Schedule, base_rate
+from esrl.algorithms.optimizers import Schedule
 from esrl.algorithms.options import agent_constructor
 from esrl.algorithms.ppo import PPO, PPOState, Sample, backpropagated
-from esrl.algorithms.ppo_agent import BASE_RATE, assembled, configured, ppo
+from esrl.algorithms.ppo_agent import assembled, configured, ppo, start_values
 from esrl.core.types import EsrlError, Key, PyTree, seed_key
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
@@ -72,7 +72,7 @@ def eggroll_ac(
 
     Environments are played by the policy as it is, side by side, and a critic turns rewards into an advantage for every
     step, as in PPO. PPO's clipped surrogate of these recorded steps is then what noise is measured by: noise at every
-    hidden unit, which is a rank-1 perturbation of its layer whose right factor is the layer's own input
+    hidden unit, which is a rank-1 perturbation of its layer with the layer's own input as one factor
     (`esrl.perturbation.aligned`). The policy is evaluated forward only, so it may hold hard thresholds, sorts or
     lookups; the output layer has its derivative in closed form. `esrl.algorithms.node_perturbation` has the equations.
 
@@ -102,17 +102,13 @@ def eggroll_ac(
       (128, True)
     """
     given = dict(locals())  # every argument by its name
-    options = SimpleNamespace(**given, precision="float32")
-    if callable(learning_rate) and anneal_steps is not None:
-        raise EsrlError("learning_rate is a schedule, which anneal_steps would let fall as well; give one of them")
+    options, start = SimpleNamespace(**given, precision="float32"), start_values(given)
     if isinstance(critic, str) and critic == "shared":
         raise EsrlError(
             'critic is "shared", which would train the policy by backpropagation; use "separate" or "ridge"'
         )
     if isinstance(critic, str) and critic not in ("separate", "ridge"):
         raise EsrlError(f'critic is {critic!r}, but must be "separate" or "ridge", or a network')
-    rate = base_rate(learning_rate, optimizer, BASE_RATE)
-    start = given | {"learning_rate": 1.0 if callable(rate) else rate}  # a schedule multiplies the value of the state
     env = make(env)
     check_contract(env)
 
@@ -134,7 +130,12 @@ def eggroll_ac(
             regression.zeros(params["critic"]) if regression else None,
         )
 
-    return assembled("eggroll_ac", "actor_critic", eggroll_ac, given, start, env, config, memory)
+    def trained(path: str) -> str:
+        if path.startswith("critic/"):
+            return "ridge regression" if regression else "gradient"
+        return estimate.trained(path.removeprefix("actor/network/")) if estimate else "gradient"
+
+    return assembled("eggroll_ac", "actor_critic", eggroll_ac, given, start, env, config, memory, trained)
 
 
 def _estimate(nets: ActorCritic, options: SimpleNamespace) -> NodePerturbation:

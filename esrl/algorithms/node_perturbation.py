@@ -87,6 +87,15 @@ class NodePerturbation:
             memory = jax.tree.map(lambda old, new: self.decay * old + (1 - self.decay) * new, memory, found)
         return gradient, metrics, memory
 
+    def trained(self, path: str) -> str:
+        """How a parameter of the actor is trained, by its path in the network."""
+        reading = self.reading
+        if path in (reading.paths[i] for i in reading.rest):
+            return "noise on itself"
+        points = [reading.points[use.point] for use in reading.uses if reading.paths[use.leaf] == path]
+        ways = ["closed form" if point.output else f"noise at {math.prod(point.shape)} units" for point in points]
+        return " and ".join(dict.fromkeys(ways)) or "closed form"  # log_std, which no network has
+
     def noise_size(self, params: PyTree) -> int:
         """Random signs that a pair takes."""
         leaves = jax.tree.leaves(params["actor"]["network"])

@@ -106,16 +106,25 @@ def ppo(
       128
     """
     given = dict(locals())  # every argument by its name
-    options = SimpleNamespace(**given)
-    if callable(learning_rate) and anneal_steps is not None:
-        raise EsrlError("learning_rate is a schedule, which anneal_steps would let fall as well; give one of them")
-    rate = base_rate(learning_rate, optimizer, BASE_RATE)
-    start = given | {"learning_rate": 1.0 if callable(rate) else rate}  # a schedule multiplies the value of the state
+    options, start = SimpleNamespace(**given), start_values(given)
     env = make(env)
     check_contract(env)
     network = mlp(output_scale=0.01) if policy is None else policy
     nets = actor_critic(network, env.observation_space, env.action_space, critic, squash)
     return assembled("ppo", "gradient", ppo, given, start, env, configured(env, options, nets))
+
+
+def start_values(given: dict[str, Any]) -> dict[str, Any]:
+    """The values of the state's hyperparameters at the start, among all options.
+
+    Raises:
+      EsrlError: a schedule for the learning rate beside `anneal_steps`.
+    """
+    rate = given["learning_rate"]
+    if callable(rate) and given["anneal_steps"] is not None:
+        raise EsrlError("learning_rate is a schedule, which anneal_steps would let fall as well; give one of them")
+    rate = base_rate(rate, given["optimizer"], BASE_RATE)
+    return given | {"learning_rate": 1.0 if callable(rate) else rate}  # a schedule multiplies the value of the state
 
 
 def assembled(
@@ -127,6 +136,7 @@ def assembled(
     env: Any,
     config: PPO,
     memory: Callable[[PyTree], PyTree] = lambda params: (),
+    trained: Callable[[str], str] = lambda path: "gradient",
 ) -> Agent:
     """The agent of a configuration.
 
@@ -134,6 +144,7 @@ def assembled(
       name, kind, env, config: of the agent. constructor: what made it, from the options `given`.
       start: values of the state's hyperparameters, by their names, among others.
       memory: from parameters to what the state remembers at the start.
+      trained: from a parameter's path to how it is trained.
     """
     nets, number = config.nets, config.lanes
     normalized = given["normalize_observations"] and any(jax.tree.leaves(nets.policy.normalizable))
@@ -171,7 +182,7 @@ def assembled(
         runner=config.runner,
         config=config,
         act=act,
-        plan=_plan(config),
+        plan=_plan(config, trained),
         hyperparams=HYPERPARAMS,
         options=changed_options(constructor, given),
         **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
@@ -252,11 +263,11 @@ def _divisor(whole: int, near: int) -> int:
     return next(d for far in range(near) for d in (near - far, near + far) if whole % d == 0)
 
 
-def _plan(config: PPO) -> Plan:
+def _plan(config: PPO, trained: Callable[[str], str]) -> Plan:
     """The sizes of an iteration."""
     shapes = jax.eval_shape(config.nets.init, jax.eval_shape(lambda: seed_key(0)))
     named = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    leaves = tuple(Leaf(path_name(path), x.shape, None, "gradient") for path, x in named)
+    leaves = tuple(Leaf(path_name(path), x.shape, None, trained(path_name(path))) for path, x in named)
     return Plan(
         lanes=config.lanes,
         leaves=leaves,

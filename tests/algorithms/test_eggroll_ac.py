@@ -217,6 +217,16 @@ def test_runs_with_other_hyperparameters_share_a_program():
     assert np.isfinite(params_of(many.states)).all()
 
 
+def test_what_trains_each_parameter_is_described():
+    text = esrl.describe(esrl.eggroll_ac(Target(), esrl.mlp((7,), skip=True), critic="ridge", **SMALL))
+    rows = {line.split()[0]: line for line in text.splitlines() if "/" in line}
+    assert "noise at 7 units" in rows["actor/network/Dense_0/kernel"]
+    assert all(
+        "closed form" in rows[f"actor/{name}"] for name in ("network/Dense_1/bias", "network/Skip/kernel", "log_std")
+    )
+    assert "ridge regression" in rows["critic/w"]
+
+
 # ---- the critic by regression ---------------------------------------------------------------------------------------
 
 
