@@ -27,6 +27,7 @@ from experiments.lab.store import Row, Store, results
 
 ENVS = {  # and how long a run is, in environment steps
     "gymnasium/phys2d/Pendulum-v0": 3e5,
+    "navix/Navix-Dynamic-Obstacles-6x6-Random-v0": 5e5,
     "navix/Navix-Dynamic-Obstacles-8x8-v0": 5e5,
     "jumanji/Snake-v1": 3e5,
     "jumanji/Knapsack-v1": 5e5,
