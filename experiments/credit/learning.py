@@ -7,7 +7,8 @@
 Everybody has its own defaults, and nothing is tuned for an environment. `control` is `eggroll_ac` with the gradient of
 the actor by backpropagation, and nothing else changed: what lies between the two is the price of going without. Rows
 are one for each evaluation, in results/learning.csv, by held-out episodes with the unperturbed parameters (`eggroll`:
-the averaged ones). Seconds are those of one core.
+the averaged ones). Seconds are those of one core. `ppo` and `eggroll` are those of experiments/defaults where it has
+them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pandas as pd
 import esrl
 from esrl.training.suite_defaults import suite_defaults
 from experiments import script
+from experiments.defaults import confirm
 from experiments.lab import curves, pool
 from experiments.lab.curves import at, better, cell
 from experiments.lab.store import Row, Store, results
@@ -79,9 +81,16 @@ def measure(env: str, agent: str, seed: int) -> list[Row]:
     return [{"agent": agent, "env": env, "seed": seed, **row} for row in found]
 
 
+def _before() -> pd.DataFrame:
+    """Runs of EGGROLL's and PPO's defaults that the comparison of defaults has already (experiments/defaults)."""
+    frame = pd.DataFrame(confirm.store().read())
+    frame = frame[frame["agent"].isin(["now", "ppo"]) & frame["env"].isin(list(ENVS))]
+    return frame.replace({"agent": {"now": "eggroll"}})
+
+
 def show() -> None:
     """Two tables: at the end of the runs, and at the seconds that `eggroll_ac` took."""
-    frame = pd.DataFrame(store().read())
+    frame = pd.concat([pd.DataFrame(store().read()), _before()])
     names = [name for name in AGENTS if frame["agent"].eq(name).any()]
     for column, title in (("env_steps", "environment steps"), ("seconds", "seconds of one core")):
         print(f"\nAt equal {title}:\n")
