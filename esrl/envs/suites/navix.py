@@ -96,10 +96,10 @@ _SYMBOLS = np.array([10, 5, 3])  # the largest tag, color and state (of a door, 
 
 def _space(observation: Any, kind: str, name: str) -> spaces.Box:
     """The space of an observation. (Navix's own has too small a maximum.)"""
+    # What is seen in first person is filled up beyond the walls; and in KeyCorridor a state may be 254.
+    narrow = kind in ("symbolic", "categorical") and "KeyCorridor" not in name
     if observation.dtype != jnp.uint8:  # tags, of which wall is -1
-        return spaces.Box(-1, int(_SYMBOLS[0]), observation.shape, np.dtype(observation.dtype))
-    # In KeyCorridor a state may be 254.
-    narrow = kind.startswith("symbolic") and "KeyCorridor" not in name
+        return spaces.Box(-1, int(_SYMBOLS[0]) if narrow else 255, observation.shape, np.dtype(observation.dtype))
     high = np.broadcast_to(_SYMBOLS if narrow else 255, observation.shape)
     return spaces.Box(np.zeros(observation.shape, np.uint8), high.astype(np.uint8), dtype=np.uint8)
 
