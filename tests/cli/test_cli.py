@@ -197,7 +197,10 @@ REFUSED = {
     "unknown environment": (["train", "brax/hoper"], "brax has no environment 'hoper'; did you mean hopper"),
     "unknown suite": (["train", "fantasy/pong"], "unknown environment 'fantasy/pong'"),
     "unknown class": (["train", "w.py:Lin"], "w.py has no 'Lin'; did you mean Line"),
-    "unknown agent": (["train", "w.py:Line", "--agent", "egroll"], "unknown agent 'egroll'; did you mean eggroll or eggroll_ac?"),
+    "unknown agent": (
+        ["train", "w.py:Line", "--agent", "egroll"],
+        "unknown agent 'egroll'; did you mean eggroll or eggroll_ac?",
+    ),
     "unknown network": (["train", "w.py:Line", "--network", "mpl"], "unknown network 'mpl'; did you mean mlp?"),
     "unknown flag": (
         ["train", "w.py:Line", "--popluation", "3"],
