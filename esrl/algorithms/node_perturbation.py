@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from esrl.algorithms.agent import Metrics
-from esrl.algorithms.ppo import PPO, PPOState, Sample, value_error
+from esrl.algorithms.ppo import PPO, PPOState, Sample, clipped_surrogate, movement, value_error
 from esrl.core import sharding
 from esrl.core.types import Array, Key, PyTree
 from esrl.perturbation.aligned import Reading
@@ -80,7 +80,7 @@ class NodePerturbation:
         self, ppo: PPO, params: PyTree, memory: Feedback | None, state: PPOState, part: Sample, key: Key
     ) -> tuple[PyTree, Metrics, Feedback | None]:
         """`(gradient, metrics, memory)` of a minibatch [B, 1, ...]: minus the objective's, as an optimizer descends."""
-        noise = signs(key, part.advantage.shape[0], self.pairs * self.noise_size(params))
+        noise = _bits(key, part.advantage.shape[0], self.pairs * self.noise_size(params))
         fn = partial(_estimate, self, ppo)
         gradient, metrics, found = sharding.mean_of_devices(fn, (params, memory, state), (part, noise), ppo.mesh)
         if memory is not None:
@@ -93,7 +93,7 @@ class NodePerturbation:
         if path in (reading.paths[i] for i in reading.rest):
             return "noise on itself"
         points = [reading.points[use.point] for use in reading.uses if reading.paths[use.leaf] == path]
-        ways = ["closed form" if point.output else f"noise at {math.prod(point.shape)} units" for point in points]
+        ways = ["closed form" if point.output else f"noise at {point.size} units" for point in points]
         return " and ".join(dict.fromkeys(ways)) or "closed form"  # log_std, which no network has
 
     def noise_size(self, params: PyTree) -> int:
@@ -103,7 +103,7 @@ class NodePerturbation:
         return hidden + sum(leaves[i].size for i in self.reading.rest)
 
 
-def signs(key: Key, rows: int, number: int) -> Array:
+def _bits(key: Key, rows: int, number: int) -> Array:
     """Random bits for `number` signs in each row, [rows, ceil(number / 32)] uint32: the same on any devices."""
     return jax.random.bits(key, (rows, -(-number // 32)), jnp.uint32)
 
@@ -121,7 +121,7 @@ class _Step(NamedTuple):
       error: e, [outputs]. std: the derivative by `log_std`. seen: what each use takes beside its parameter.
       signals: d, {point: [units]}. rest: the same of parameters that are perturbed themselves, by their numbers.
       gates, follows: feedback's new terms, by points. misses: squares of what feedback missed, and of what it was.
-      surrogate, ratio, entropy: of the step.
+      surrogate, entropy: of the step. change: of its action's log probability.
     """
 
     error: Array
@@ -133,7 +133,7 @@ class _Step(NamedTuple):
     follows: dict[str, Array]
     misses: list[tuple[Array, Array]]
     surrogate: Array
-    ratio: Array
+    change: Array
     entropy: Array
 
 
@@ -161,8 +161,7 @@ def _estimate(how: NodePerturbation, ppo: PPO, shared: PyTree, split: PyTree) ->
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
-        "approx_kl": jnp.mean(found.ratio - 1 - jnp.log(found.ratio)),
-        "clip_fraction": jnp.mean((jnp.abs(found.ratio - 1) > state.clip_eps).astype(jnp.float32)),
+        **movement(state, jnp.mean, jnp.exp(found.change), found.change),
         "feedback_explains": _explained(found.misses),
     }
     new = jax.tree.map(lambda x: jnp.mean(x, axis=0), (found.gates, found.follows))
@@ -182,22 +181,22 @@ def _step(
     policy, reading, leaves = ppo.nets.policy, how.reading, jax.tree.leaves(params["actor"]["network"])
 
     def play(noise: dict[int, Array], own: list[Array]) -> tuple[Array, list[Array]]:
-        (out, _), seen, _ = reading.forward(own, noise, sample.observations, policy.carry)
+        (out, _), seen = reading.forward(own, noise, sample.observations, policy.carry)
         return out, seen
 
     def objective(out: Array) -> tuple[Array, Array, Array, Array]:
         logits, log_std = policy.finish(params["actor"], sample.observations, out)
-        ratio = jnp.exp(policy.head.log_prob(logits, log_std, sample.raw_action) - sample.log_prob)
-        clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
-        surrogate = jnp.minimum(ratio * sample.advantage, clipped * sample.advantage)
+        change = policy.head.log_prob(logits, log_std, sample.raw_action) - sample.log_prob
         entropy = policy.head.entropy(logits, log_std)
-        return surrogate + state.entropy_coef * entropy, surrogate, ratio, entropy
+        surrogate = clipped_surrogate(state, change, sample.advantage)[1]
+        return surrogate + state.entropy_coef * entropy, surrogate, change, entropy
 
     out, seen = play({}, leaves)
-    _, surrogate, ratio, entropy = objective(out)
+    _, surrogate, change, entropy = objective(out)
+    weighted = jnp.exp(change) * sample.advantage
     logits, log_std = policy.finish(params["actor"], sample.observations, out)
     # Where the clipped ratio is the lower one, the surrogate does not move.
-    moves = jnp.where(surrogate == ratio * sample.advantage, ratio * sample.advantage, 0.0)
+    moves = jnp.where(surrogate == weighted, weighted, 0.0)
     scores = (policy.head.score(logits, log_std, sample.raw_action), policy.head.entropy_score(logits, log_std))
     error, std = (moves * by + state.entropy_coef * spread for by, spread in zip(*scores, strict=True))
 
@@ -236,7 +235,7 @@ def _step(
     if parameters:
         measured = jax.vmap(of_parameters)(parameters)
         rest = {i: jnp.tensordot(measured / how.pairs, x, 1) for i, x in parameters.items()}
-    return _Step(error, std, seen, signals, rest, gates, follows, misses, surrogate, ratio, entropy)
+    return _Step(error, std, seen, signals, rest, gates, follows, misses, surrogate, change, entropy)
 
 
 def _slope(side: Callable[[float], Any], sigma: float) -> Any:

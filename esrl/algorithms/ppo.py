@@ -323,10 +323,8 @@ def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array
     mean = partial(_mean, part.sound) if ppo.nets.recurrent else jnp.mean  # without memory all are sound, see there
     entropy = mean(_each(ppo.nets.policy.head.entropy)(out.output, out.log_std))
     change = log_prob - part.log_prob
-    ratio = jnp.exp(change)
-    # The lower of both: an action gains nothing from moving further than clip_eps, and is never kept from moving back.
-    clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
-    policy_loss = -mean(jnp.minimum(ratio * part.advantage, clipped * part.advantage))
+    ratio, surrogate = clipped_surrogate(state, change, part.advantage)
+    policy_loss = -mean(surrogate)
     value_loss = 0.5 * mean(value_error(ppo, state, part, out.value))
     total = policy_loss + state.value_coef * value_loss - state.entropy_coef * entropy
     return total, {
@@ -334,6 +332,21 @@ def loss(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array
         "policy_loss": policy_loss,
         "value_loss": value_loss,
         "entropy": entropy,
+        **movement(state, mean, ratio, change),
+    }
+
+
+def clipped_surrogate(state: PPOState, change: Array, advantage: Array) -> tuple[Array, Array]:
+    """`(r, min(r A, clip(r) A))` for a change of log probabilities, with r its exponential (1707.06347, equation 7)."""
+    ratio = jnp.exp(change)
+    # The lower of both: an action gains nothing from moving further than clip_eps, and is never kept from moving back.
+    clipped = jnp.clip(ratio, 1 - state.clip_eps, 1 + state.clip_eps)
+    return ratio, jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def movement(state: PPOState, mean: Callable[[Array], Array], ratio: Array, change: Array) -> Metrics:
+    """How far the policy has moved from the one that played."""
+    return {
         "approx_kl": mean(ratio - 1 - change),  # Schulman's low-variance estimator
         "clip_fraction": mean((jnp.abs(ratio - 1) > state.clip_eps).astype(jnp.float32)),
     }

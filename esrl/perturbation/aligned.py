@@ -29,9 +29,11 @@ from jax.extend import core as jex
 from esrl.core.jaxprs import call_body, path_name
 from esrl.core.types import Array, PyTree
 from esrl.perturbation.classify import matrix_rows
+from esrl.perturbation.rules import apply_equation
 
 # What a parameter may pass on its way to its use: linear, and without another operand.
 _SHAPED = ("convert_element_type", "transpose", "reshape", "broadcast_in_dim", "squeeze", "expand_dims", "copy")
+_ADDITIONS = ("add", "add_any")
 _SAME = ("convert_element_type", "copy")  # what a product may pass on its way to its point, beside additions
 
 
@@ -56,13 +58,11 @@ class Point(NamedTuple):
 
     Attributes:
       shape: of the value, for one lane. output: whether it is the network's output.
-      name: path of a parameter that goes into it.
       activation: number of the use that takes what becomes of this value alone, in as many numbers; None without one.
     """
 
     shape: tuple[int, ...]
     output: bool
-    name: str
     activation: int | None
 
     @property
@@ -94,9 +94,7 @@ class Reading:
         """Numbers of the points that need noise."""
         return tuple(i for i, point in enumerate(self.points) if not point.output)
 
-    def forward(
-        self, leaves: Sequence[Array], noise: dict[int, Array], *inputs: PyTree
-    ) -> tuple[Any, list[Array], dict[int, Array]]:
+    def forward(self, leaves: Sequence[Array], noise: dict[int, Array], *inputs: PyTree) -> tuple[Any, list[Array]]:
         """The network for one lane.
 
         Args:
@@ -105,23 +103,17 @@ class Reading:
           inputs: as the network takes them.
 
         Returns:
-          `(outputs, seen, values)`: the network's outputs, what each use takes beside its parameter, and the value of
-          each point.
+          `(outputs, seen)`: the network's outputs, and what each use takes beside its parameter.
         """
         env: dict[Any, Any] = dict(zip(self._jaxpr.constvars, self._consts, strict=True))
         env.update(zip(self._jaxpr.invars, [*leaves, *jax.tree.leaves(inputs)], strict=True))
-        values: dict[int, Array] = {}
         for eqn in self._jaxpr.eqns:
-            found = _bind(eqn, [_read(env, v) for v in eqn.invars])
-            for var, value in zip(eqn.outvars, found, strict=True):
+            for var, value in zip(eqn.outvars, apply_equation(eqn, [_read(env, v) for v in eqn.invars]), strict=True):
                 i = self._point_of.get(var)
-                if i is not None:
-                    value = value + noise[i].astype(value.dtype) if i in noise else value
-                    values[i] = value
-                env[var] = value
+                env[var] = value + noise[i].astype(value.dtype) if i in noise else value
         seen = [_read(env, self._jaxpr.eqns[use.equation].invars[1 - use.operand]) for use in self.uses]
         outputs = jax.tree.unflatten(self._out, [_read(env, v) for v in self._jaxpr.outvars])
-        return outputs, seen, values
+        return outputs, seen
 
     def contract(self, leaves: Sequence[Array], seen: Sequence[Array], signals: dict[int, Array]) -> list[Array]:
         """`sum_n h_n d_n^T` for every parameter with uses (zeros for the rest): the weighted sum of aligned noise.
@@ -139,12 +131,12 @@ class Reading:
 
             def lanes(w: Array, use: Use = use, other: Array = other, eqn: Any = eqn) -> Array:
                 for i in use.way:  # as the network shapes it before it uses it
-                    w = _bind(self._jaxpr.eqns[i], [w])[0]
+                    w = apply_equation(self._jaxpr.eqns[i], [w])[0]
 
                 def one(h: Array) -> Array:
                     if eqn.primitive.name in _ADDITIONS:
                         return jnp.broadcast_to(w, h.shape)
-                    return _bind(eqn, [w, h] if use.operand == 0 else [h, w])[0]
+                    return apply_equation(eqn, [w, h] if use.operand == 0 else [h, w])[0]
 
                 return jax.vmap(one)(other)
 
@@ -154,9 +146,6 @@ class Reading:
             (total,) = jax.linear_transpose(lanes, leaves[use.leaf])(signal.reshape(out.shape).astype(out.dtype))
             sums[use.leaf] = sums[use.leaf] + total
         return sums
-
-
-_ADDITIONS = ("add", "add_any")
 
 
 def read(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Reading:
@@ -205,7 +194,6 @@ def read(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Reading:
         Point(
             tuple(var.aval.shape),
             var is jaxpr.outvars[0] and var not in used,
-            next(paths[use.leaf] for use in uses if use.point == i),
             activations.get(i),
         )
         for var, i in point_of.items()
@@ -217,18 +205,13 @@ def _read(env: dict[Any, Any], var: Any) -> Any:
     return var.val if isinstance(var, jex.Literal) else env[var]
 
 
-def _bind(eqn: Any, values: Sequence[Any]) -> list[Any]:
-    out = eqn.primitive.bind(*values, **eqn.params)
-    return list(out) if eqn.primitive.multiple_results else [out]
-
-
 def _entered(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
     """Evaluates a jaxpr with the bodies of calls in place of the calls."""
     env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
     env.update(zip(jaxpr.invars, args, strict=True))
     for eqn in jaxpr.eqns:
         values, body = [_read(env, v) for v in eqn.invars], call_body(eqn)
-        out = _bind(eqn, values) if body is None else _entered(body.jaxpr, body.consts, values)
+        out = apply_equation(eqn, values) if body is None else _entered(body.jaxpr, body.consts, values)
         env.update(zip(eqn.outvars, out, strict=True))
     return [_read(env, v) for v in jaxpr.outvars]
 

@@ -47,6 +47,7 @@ AGENTS = {
         {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "learning_rate": 0.02, "averaging": 0.0},
     ),
 }
+SIZES, SIZED = (8, 32, 128, 512), "sized 8 to 512"
 PARTS = {  # today's defaults with one thing changed
     "Adam 0.02": Defaults("eggroll", options={"optimizer": "adam"}),
     "RMSprop 0.02": Defaults("eggroll", options={"optimizer": "rmsprop"}),
@@ -60,9 +61,9 @@ PARTS = {  # today's defaults with one thing changed
     "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
-    **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in (8, 32, 128, 512)},  # SIZES
+    **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in SIZES},
     "sized 8 to 128": Defaults("eggroll", options={"max_population": 128}),
-    "sized 8 to 512": Defaults("eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}),
+    SIZED: Defaults("eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}),
     "one-hot": Defaults("eggroll", {"one_hot": True}),
     "ppo, one-hot": Defaults("ppo", {"one_hot": True}),
     "sized, rate follows": Defaults("eggroll", options={"max_population": 128, "signal_rate": True}),
@@ -73,7 +74,6 @@ PARTS = {  # today's defaults with one thing changed
     "warm statistics": Defaults("eggroll", options={"warm_statistics": 3}),
     "fan-in sigma": Defaults("eggroll", options={"layer_sigma": "fan_in"}),
 }
-SIZES, SIZED = (8, 32, 128, 512), "sized 8 to 512"
 OF_MLP = ("hidden", "skip")
 EVALUATIONS, EARLY, EPISODES = 8, 3, 128
 BRAX_EVALUATIONS, BRAX_EARLY, BRAX_EPISODES = 4, 2, 64  # where scoring takes as long as training

@@ -62,11 +62,10 @@ def forward(reading, leaves, noise, inputs):
 
 def test_without_noise_it_is_the_network(case):
     reading, params, inputs, network = case
-    (out, _), _, values = forward(reading, jax.tree.leaves(params), {}, inputs)
+    (out, _), _ = forward(reading, jax.tree.leaves(params), {}, inputs)
     expected = jax.vmap(lambda *x: network(params, *x)[0])(*inputs)
     np.testing.assert_array_equal(out, expected)
-    (last,) = (i for i, point in enumerate(reading.points) if point.output)
-    np.testing.assert_array_equal(values[last], expected)
+    assert sum(point.output for point in reading.points) == 1
 
 
 def test_weighted_sums_with_exact_signals_are_the_gradient(case):
@@ -74,7 +73,7 @@ def test_weighted_sums_with_exact_signals_are_the_gradient(case):
     reading, params, inputs, network = case
     leaves, weights = jax.tree.leaves(params), jax.random.normal(seed_key(2), (LANES, 3))
     noise = {i: jnp.zeros((LANES, *point.shape)) for i, point in enumerate(reading.points)}
-    _, seen, _ = forward(reading, leaves, noise, inputs)
+    _, seen = forward(reading, leaves, noise, inputs)
     signals = jax.grad(lambda noise: jnp.sum(forward(reading, leaves, noise, inputs)[0][0] * weights))(noise)
     found = reading.contract(leaves, seen, signals)
     loss = lambda params: jnp.sum(jax.vmap(lambda *x: network(params, *x)[0])(*inputs) * weights)  # noqa: E731
@@ -110,7 +109,7 @@ def test_noise_at_a_point_is_a_rank_1_perturbation_of_its_layer():
     params, seen = policy.init(seed_key(0)), jnp.array([0.3, -0.2, 0.9, 0.1])
     reading = read(policy.network, params, policy.observation, policy.carry)
     (hidden,), xi, sigma = reading.hidden, jax.random.rademacher(seed_key(1), (7,), jnp.float32), 0.3
-    (noisy, _), _, _ = reading.forward(jax.tree.leaves(params), {hidden: sigma * xi}, seen, policy.carry)
+    (noisy, _), _ = reading.forward(jax.tree.leaves(params), {hidden: sigma * xi}, seen, policy.carry)
     kernel = params["network"]["Dense_0"]["kernel"] + sigma * jnp.outer(seen, xi) / (seen @ seen)
     moved = {"network": {**params["network"], "Dense_0": {"kernel": kernel}}}
     np.testing.assert_allclose(noisy, policy.network(moved, seen, policy.carry)[0], rtol=1e-5)
