@@ -70,12 +70,18 @@ class Clock:
         self.evaluating = row.get("seconds_evaluate", 0.0)
         self._last: dict[str, float] = {}
 
+    def busy(self) -> float:
+        """A clock that stands still while this process has no core; that of the wall, on which it always has one."""
+        return time.perf_counter()
+
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
         """Times "rollout", "update" or "step" (parts of a generation), or "evaluate", without compiling."""
-        begun, before = time.perf_counter(), compile_seconds()
+        begun, before, busy = time.perf_counter(), compile_seconds(), self.busy()
         yield
-        spent = max(time.perf_counter() - begun - (compile_seconds() - before), 0.0)
+        whole = time.perf_counter() - begun
+        share = min((self.busy() - busy) / max(whole, 1e-9), 1.0)
+        spent = max(whole - (compile_seconds() - before), 0.0) * share
         if part == "evaluate":
             self.evaluating += spent
         else:

@@ -70,7 +70,7 @@ class Run:
         # An evolution strategy is timed in two parts. What is one program on the device stays one.
         self._in_parts = agent.kind == "evolution" or not on_device(agent.env)
         self._key = seed_key(seed)
-        self._clock = Clock()
+        self.clock = Clock()  # what measures seconds; another may take its place before the run begins
         self._started = False
         self.folder: RunFolder | None = None
         if out is not None:
@@ -104,7 +104,7 @@ class Run:
 
     def progress(self, state: Any) -> float:
         """The part of the budget that is used, 0 to 1."""
-        return self.budget.used(int(state.env_steps), int(state.generation), self._clock.training)
+        return self.budget.used(int(state.env_steps), int(state.generation), self.clock.training)
 
     def __iter__(self) -> Iterator[tuple[int, Any, Metrics]]:
         if self._started:
@@ -123,7 +123,7 @@ class Run:
                 checkpoint.set_aside_beyond(self.folder.checkpoints, int(state.generation))
             rows = self.folder.open(int(state.generation))
         last = rows[-1] if rows else {}
-        self._clock = Clock(last)
+        self.clock = type(self.clock)(last)
         try:
             if rows and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
                 yield int(state.generation), state, last
@@ -146,12 +146,12 @@ class Run:
         start = self._score(state) if first and self.grid.num_evals else {}
         before, steps_before = self.progress(state), int(state.env_steps)
         if self._in_parts:
-            with self._clock.measure("rollout"):
+            with self.clock.measure("rollout"):
                 experience = jax.block_until_ready(self.agent.rollout(state))
-            with self._clock.measure("update"):
+            with self.clock.measure("update"):
                 after, metrics = jax.block_until_ready(self.agent.update(state, experience))
         else:
-            with self._clock.measure("step"):
+            with self.clock.measure("step"):
                 after, metrics = jax.block_until_ready(self.agent.step(state))
         values = {name: _number(value) for name, value in jax.device_get(metrics).items()}
         # Ranks of nothing but NaN would be a step of zero, for ever and without a word.
@@ -172,11 +172,11 @@ class Run:
             row |= {name.replace("eval_", "start_"): value for name, value in start.items()}
         if self.grid.num_evals and self.grid.due(before, self.progress(after)):
             row |= self._score(after)
-        row |= self._clock.row(steps - steps_before)  # last: an evaluation's seconds belong to its own row
+        row |= self.clock.row(steps - steps_before)  # last: an evaluation's seconds belong to its own row
         return after, row
 
     def _score(self, state: Any) -> Row:
-        with self._clock.measure("evaluate"):
+        with self.clock.measure("evaluate"):
             scored = evaluate(self.agent, state, self.eval_episodes, self.eval_seed)
         return {
             "eval_return_mean": scored.return_mean,

@@ -1,15 +1,21 @@
 """One training run under a budget of environment steps, of seconds, or of several such, scored as it goes.
 
-Seconds are those of training alone on the clock of the wall: compiling and scoring are counted beside them, so that a
-budget of seconds buys every agent the same, whatever it compiles.
+Seconds are those of training alone: compiling and scoring are counted beside them, so that a budget of seconds buys
+every agent the same, whatever it compiles. On one core they are those in which the core was at work on the run, so that a
+machine with other work as well does not shorten a run; on several, and on an accelerator, they are the clock's.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
+
 import esrl
+from esrl.training.budget import Clock
 from experiments.lab.store import Row
 
 
@@ -30,6 +36,19 @@ class Budget(NamedTuple):
     episodes: int = 128
     generations: int | None = None
     early: int = 0
+
+
+class CoreClock(Clock):
+    """Seconds without those in which other processes had the core that this one is bound to."""
+
+    def busy(self) -> float:
+        return time.process_time()
+
+
+def one_core() -> bool:
+    """Whether all of a run's work is done by one core: then the process's own time is that core's."""
+    bound = getattr(os, "sched_getaffinity", lambda _: ())(0)
+    return len(bound) == 1 and jax.default_backend() == "cpu"
 
 
 def train(
@@ -61,6 +80,8 @@ def train(
         eval_seed=worlds,
         hyperparams=values,
     )
+    if one_core():
+        run.clock = CoreClock()
     episodes = 0
     for generation, state, metrics in run:
         if generation == 1:

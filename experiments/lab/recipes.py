@@ -12,7 +12,7 @@ from esrl.algorithms.optimizers import make_optimizer
 from esrl.core.options import FORMER_DEFAULTS, near_option, options_of
 from esrl.core.types import nearest
 from esrl.training import recipe as recipes
-from esrl.training.suite_defaults import suite_defaults
+from esrl.training.suite_defaults import ES, suite_defaults
 from experiments.lab.store import ROOT
 
 PAPER = ROOT / "experiments" / "paper" / "rl.toml"  # the paper's configurations and its search space
@@ -70,7 +70,7 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
 
 def base_rate(agent: str, optimizer: str | None = None) -> float:
     """The learning rate that an agent has with an optimizer, or with its own, unless it is given one."""
-    if agent == "ppo":
+    if agent not in ES:
         return ppo_agent.BASE_RATE
     own = recipes.agent_named(agent)
     return es_agents.RATES.get(optimizer or options_of(own)["optimizer"].default, es_agents.BASE_RATE)

@@ -31,6 +31,7 @@ import pandas as pd
 import esrl
 from esrl.algorithms.ppo_agent import HYPERPARAMS
 from esrl.envs.base import on_device
+from esrl.training.suite_defaults import ES
 from experiments.lab import budget, pool
 from experiments.lab.store import Row, Store, digest, folder_name, named, plain, written
 
@@ -211,7 +212,7 @@ def timed_rows(
 
 def structure(recipe: esrl.Recipe) -> str:
     """A name of what is compiled in: the same for recipes that differ only in traced values."""
-    traced = HYPERPARAMS if recipe.agent == "ppo" else ("sigma", "learning_rate")
+    traced = ("sigma", "learning_rate") if recipe.agent in ES else HYPERPARAMS
     options = {name: value for name, value in recipe.options.items() if name not in traced}
     shown = [recipe.agent] + [f"{name}-{options[name]}" for name in ("rank", "population") if name in options]
     return "-".join([*shown, digest(plain(dataclasses.replace(recipe, options=options)))])
@@ -300,7 +301,7 @@ def rows_of(runs: Sequence[Run], further: Row | None = None) -> list[Row]:
     rows = []
     for row in many.rows:
         run, counts = runs[row["run"]], {name: row[name] for name in ("generation", "env_steps")}
-        counts["episodes"] = None if recipe.agent == "ppo" else row["generation"] * agent.plan.lanes
+        counts["episodes"] = row["generation"] * agent.plan.lanes if recipe.agent in ES else None
         times = {"seconds": row["seconds"], "seconds_compile": row["seconds_compile"], "runs_together": len(runs)}
         scores = {"return_mean": row["eval_return_mean"], "return_std": row["eval_return_std"]}
         rows.append(_row(run, {**counts, **times, **scores}) | (further or {}))

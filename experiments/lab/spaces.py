@@ -2,7 +2,8 @@
 
 A file has tables [eggroll], [open_es], [ppo], [es] (shared by EGGROLL and OpenES) and [policy] (the network's keys,
 shared by all). In them a list is a choice, `{low = 0.01, high = 0.5, log = true}` a range, anything else is fixed; a
-fixed list is a choice of one, as `hidden = [[64, 64]]`.
+fixed list is a choice of one, as `hidden = [[64, 64]]`. `one_of` is a choice between tables of fixed values, for keys that
+do not go together with each of the others' values: `one_of = [{hidden = [], skip = false}, {hidden = [32], skip = true}]`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from experiments.lab.store import ROOT
 FOLDER = ROOT / "experiments" / "study" / "spaces"
 Space = dict[str, dict[str, Any]]  # {"policy": ..., "options": ...}, each key's value as in the file
 PAPER_NAMES: dict[str, str] = {"rank_transform": "shaping", "deterministic_policy": "deterministic"}
+ONE_OF = "one_of"
 DIGITS = 4  # significant ones of a sampled number, so that a recipe holds exactly what was run
 
 
@@ -86,6 +88,16 @@ def check(space: Space, agent: str, where: str) -> None:
     for table, known in (("policy", policy_types()), ("options", option_types(agent))):
         for name, given in space[table].items():
             place = f"{where}: {name} of [{agent if table == 'options' else table}]"
+            if name == ONE_OF:
+                if not isinstance(given, list) or not given or not all(isinstance(each, dict) for each in given):
+                    raise EsrlError(f"{place} is {given!r}, but must be a list of tables, one of which is taken")
+                for each in given:
+                    check(
+                        {"policy": {}, "options": {}, table: {k: [v] for k, v in each.items()}},
+                        agent,
+                        f"{where}, {name}",
+                    )
+                continue
             if name not in known:
                 raise EsrlError(f"{place} is unknown{nearest(name, known)}")
             kind = known[name]
@@ -150,6 +162,9 @@ def suggest(trial: Any, space: Space, env: str, agent: str) -> Space:
             elif isinstance(given, list):
                 plain = {_plain(choice): choice for choice in given}
                 value = plain[trial.suggest_categorical(key, list(plain))]
+                if name == ONE_OF:
+                    found[table] |= value
+                    continue
             elif kind is int:
                 value = trial.suggest_int(key, given["low"], given["high"], log=given.get("log", False))
             else:
@@ -164,16 +179,24 @@ def default(space: Space, env: str, agent: str) -> dict[str, Any]:
     suite_policy, suite_options = suite_defaults(env, agent)
     own = {name: option.default for name, option in options_of(recipes.agent_named(agent)).items()}
     optimizer = space["options"].get("optimizer")
-    own |= {"learning_rate": base_rate(agent, optimizer if isinstance(optimizer, str) else None)}
+    optimizer = optimizer if isinstance(optimizer, str) else suite_options.get("optimizer")
+    own |= {"learning_rate": base_rate(agent, optimizer)}
     network = space["policy"].get("network", suite_policy.get("network", "mlp"))
     policy = recipes.policy_defaults(agent, network if isinstance(network, str) else network[0])
     start = {"policy": policy | suite_policy, "options": own | suite_options}
     found = {}
     for table, content in space.items():
         for name, given in content.items():
-            if not _fixed(given):
+            if name == ONE_OF:  # the one that has most values in common with the defaults
+                common = [sum(_same(start[table].get(k), v) for k, v in each.items()) for each in given]
+                found[f"{table}.{name}"] = _plain(given[common.index(max(common))])
+            elif not _fixed(given):
                 found[f"{table}.{name}"] = _plain(_nearest(given, start[table].get(name)))
     return found
+
+
+def _same(default: Any, value: Any) -> bool:
+    return (list(default) if isinstance(default, tuple) else default) == value
 
 
 def _nearest(given: Any, aim: Any) -> Any:

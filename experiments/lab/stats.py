@@ -15,7 +15,12 @@ from scipy import stats
 from experiments.lab.store import folder_name, results, todays
 
 COMPARE, SWEEP = results("study") / "compare", results("sweep")
-AGENTS = {"eggroll": "EGGROLL", "open_es": "OpenES", "ppo": "PPO"}  # in every table's and figure's order
+AGENTS = {
+    "eggroll": "EGGROLL",
+    "eggroll_ac": "EGGROLL-AC",
+    "open_es": "OpenES",
+    "ppo": "PPO",
+}  # in every table's and figure's order
 RANDOM = "random"  # the file of the random policy's scores
 THRESHOLDS = {  # held-out return at which an environment counts as solved, by its name in any suite
     "acrobot": -100.0,

@@ -44,7 +44,7 @@ from experiments.lab.run import RANDOM, TIMED, Cell, Run, failures, measure_cell
 from experiments.lab.stats import COMPARE
 from experiments.lab.store import ROOT, Store, folder_name, plain, read_rows
 
-AGENTS = ("eggroll", "open_es", "ppo")
+AGENTS = ("eggroll", "eggroll_ac", "open_es", "ppo")
 AGENTS_FOLDER = ROOT / "agents"
 OTHERS = ("paper", "study")  # folders of agents/ with the recipes of other experiments
 LAPTOP = ("gymnasium/phys2d/CartPole-v1", "gymnasium/phys2d/Pendulum-v0", "brax/inverted_pendulum")

@@ -77,7 +77,7 @@ class Arguments:
     """The command line."""
 
     envs: tyro.conf.Positional[tuple[str, ...]] = ()
-    agents: tuple[str, ...] = ("eggroll", "open_es", "ppo")
+    agents: tuple[str, ...] = ("eggroll", "eggroll_ac", "open_es", "ppo")
     trials: int | None = None  # of each agent in each environment (20)
     seconds: float | None = None  # budget of a trial, of training (8, unless --env-steps is given)
     env_steps: float | None = None  # budget of a trial
