@@ -1,4 +1,4 @@
-"""The agent that learns from every step without backpropagation: its options, and how it is put together."""
+"""The agent that learns from steps without backpropagation: its options, and how it is put together."""
 
 from __future__ import annotations
 
@@ -7,31 +7,44 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from esrl.algorithms import ridge
+from esrl.algorithms import ridge, weight_windows
 from esrl.algorithms.agent import Agent, Metrics
 from esrl.algorithms.node_perturbation import Feedback, NodePerturbation
 from esrl.algorithms.optimizers import Schedule
-from esrl.algorithms.options import agent_constructor
-from esrl.algorithms.ppo import PPO, PPOState, Sample, backpropagated
+from esrl.algorithms.options import agent_constructor, changed_options
+from esrl.algorithms.ppo import PPO, Experience, PPOState, Sample, backpropagated, rollout
 from esrl.algorithms.ppo_agent import assembled, configured, ppo, start_values
-from esrl.core.types import EsrlError, Key, PyTree, seed_key
+from esrl.algorithms.weight_windows import WeightWindows
+from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
+from esrl.envs.base import on_device
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
-from esrl.perturbation import aligned
+from esrl.perturbation import aligned, forward
+from esrl.perturbation.classify import classify
+from esrl.perturbation.noise import low_rank
 from esrl.policies.actor_critic import ActorCritic, actor_critic
 from esrl.policies.networks import mlp
 from esrl.policies.user_network import network as as_network
 
+# The options of one noise alone.
+NOISES = {"aligned": ("pairs", "feedback", "residual", "feedback_decay"), "weights": ("rank", "window")}
 NETWORK = mlp((64, 64), output_scale=0.01, skip=True)  # the policy unless given
 
 
 class Memory(NamedTuple):
-    """What the agent's estimates remember, in `PPOState.memory`; None where there is none."""
+    """What the agent's estimates remember, in `PPOState.memory`; None where there is none.
+
+    Attributes:
+      feedback: of aligned noise. critic: the regression's sums.
+      network: of noise on weights, the last iteration's estimate.
+    """
 
     feedback: Feedback | None
     critic: ridge.Sums | None
+    network: PyTree | None = None
 
 
 @agent_constructor(shares=ppo)
@@ -39,11 +52,14 @@ def eggroll_ac(
     env: Any,
     policy: Any = None,
     *,
+    noise: str = "aligned",
     sigma: float = 0.1,
     pairs: int = 1,
     feedback: bool = True,
     residual: float = 0.1,
     feedback_decay: float = 0.99,
+    rank: int = 1,
+    window: int = 16,
     gradient: str = "perturbation",
     num_envs: int = 64,
     num_steps: int = 64,
@@ -78,15 +94,20 @@ def eggroll_ac(
 
     The critic "separate" is a network that is trained by backpropagation; "ridge" needs no gradient anywhere.
 
+    With noise="weights" the policy's weights are perturbed as in `esrl.eggroll`, by low-rank noise that is drawn anew
+    for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`.
+
     Args:
       env: an environment, or whatever `esrl.make` takes.
       policy: a network without memory; None is `esrl.mlp((64, 64), output_scale=0.01, skip=True)`.
-      sigma: deviation of the noise that is added to every hidden unit's input sum.
+      noise: "aligned" at hidden units, or "weights".
+      sigma: deviation of the noise that is added to every hidden unit's input sum, or to every weight.
       pairs: antithetic pairs of noise for every step and epoch.
       feedback: learn how the outputs follow each hidden unit, and predict from that what noise would measure.
       residual: factor on what feedback failed to predict, between 0 (only the prediction counts: quiet, and biased) and
         1 (unbiased). Without feedback everything is measured, and counts fully.
       feedback_decay: decay of feedback's running means, for each minibatch.
+      rank: of noise on weights. window: steps for which it is held, a divisor of num_steps; lanes are antithetic pairs.
       gradient: "perturbation", or "backprop" as a control: the actor's gradient by backpropagation, all else equal.
       critic: "separate" is a network of its own, built like the policy's; "ridge" is a regression on random features,
         fitted after every iteration; or a network.
@@ -121,25 +142,90 @@ def eggroll_ac(
             "eggroll_ac takes no policy with memory: what noise in one step does to later steps is not measured;"
             " use eggroll, or ppo"
         )
-    estimate = _estimate(nets, options) if gradient == "perturbation" else None
-    config = configured(env, options, nets, _gradient(estimate), partial(_fit, regression, env) if regression else None)
+    if noise not in NOISES:
+        raise EsrlError(f'noise is {noise!r}, but must be "aligned" or "weights"')
+    _check_together(given)
+    fit = partial(_fit, regression, env) if regression else None
+    aligned_noise = _aligned(nets, options) if gradient == "perturbation" and noise == "aligned" else None
+    windows = _windows(env, nets, options) if noise == "weights" else None
+    if windows is None:
+        config = configured(env, options, nets, _gradient(aligned_noise), fit)
+    else:
+        estimate = partial(_estimate, windows)
+        config = configured(env, options, nets, _of_windows, fit, estimate, together=2)
 
     def memory(params: PyTree) -> Memory:
         return Memory(
-            estimate.memory() if estimate and feedback else None,
+            aligned_noise.memory() if aligned_noise and feedback else None,
             regression.zeros(params["critic"]) if regression else None,
+            jax.tree.map(jnp.zeros_like, params["actor"]["network"]) if windows else None,
         )
 
     def trained(path: str) -> str:
         if path.startswith("critic/"):
             return "ridge regression" if regression else "gradient"
-        return estimate.trained(path.removeprefix("actor/network/")) if estimate else "gradient"
+        own = path.removeprefix("actor/network/")
+        if windows:
+            return weight_windows.trained(windows, own)
+        return aligned_noise.trained(own) if aligned_noise else "gradient"
 
-    return assembled("eggroll_ac", "actor_critic", eggroll_ac, given, start, env, config, memory, trained)
+    play = partial(weight_windows.rollout, windows) if windows else rollout
+    return assembled("eggroll_ac", "actor_critic", eggroll_ac, given, start, env, config, memory, trained, play)
 
 
-def _estimate(nets: ActorCritic, options: SimpleNamespace) -> NodePerturbation:
-    """The estimate of the actor's gradient, for the policy's network."""
+def _check_together(given: dict[str, Any]) -> None:
+    """Raises `EsrlError` for options that the noise has no use for, or that do not fit it."""
+    noise = given["noise"]
+    if noise == "weights" and given["gradient"] == "backprop":
+        raise EsrlError('gradient is "backprop", which has no noise; leave out noise="weights"')
+    changed = changed_options(eggroll_ac, given)
+    for name in NOISES["weights" if noise == "aligned" else "aligned"]:
+        if name in changed:
+            raise EsrlError(f'{name} has no meaning with noise="{noise}"; leave it out')
+    if noise == "weights":
+        if given["num_envs"] % 2:
+            raise EsrlError(f"num_envs is {given['num_envs']}, but antithetic pairs of lanes need an even number")
+        if given["num_steps"] % given["window"]:
+            raise EsrlError(
+                f"num_steps is {given['num_steps']}, but must be a multiple of window {given['window']}, the steps for"
+                " which noise is held"
+            )
+
+
+def _windows(env: Any, nets: ActorCritic, options: SimpleNamespace) -> WeightWindows:
+    """How the policy's weights are perturbed."""
+    policy = nets.policy
+    alone = lambda net, seen, carry: policy.network({"network": net}, seen, carry)  # noqa: E731
+    shapes = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))["network"]
+    space = low_rank(options.rank)
+    leaves = space.plan(classify(alone, shapes, policy.observation, policy.carry))
+    return WeightWindows(
+        nets=nets,
+        noise=space,
+        leaves=leaves,
+        draw=jax.jit(lambda key, pairs: space.sample(key, leaves, pairs)),
+        forward=forward.population(alone, leaves),
+        sigma=options.sigma,
+        window=options.window,
+        deterministic=options.deterministic,
+        scan=on_device(env),
+    )
+
+
+def _estimate(windows: WeightWindows, config: PPO, state: PPOState, experience: Experience, rewards: Array) -> Memory:
+    """The memory with an iteration's estimate, as `PPO.estimate` is."""
+    return state.memory._replace(network=weight_windows.estimate(windows, config, state, experience, rewards))
+
+
+def _of_windows(
+    config: PPO, params: PyTree, memory: Memory, state: PPOState, part: Sample, _: Key
+) -> tuple[PyTree, Metrics, Memory]:
+    """The gradient of a minibatch with noise on weights, as `PPO.gradient` is."""
+    return (*weight_windows.gradient(config, params, memory.network, state, part), memory)
+
+
+def _aligned(nets: ActorCritic, options: SimpleNamespace) -> NodePerturbation:
+    """How aligned noise estimates the actor's gradient, for the policy's network."""
     policy = nets.policy
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
     alone = lambda net, seen, carry: policy.network({"network": net}, seen, carry)  # noqa: E731

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from esrl.algorithms.agent import Metrics
-from esrl.algorithms.ppo import PPO, PPOState, Sample, clipped_surrogate, movement, value_error
+from esrl.algorithms.ppo import PPO, PPOState, Sample, clipped_surrogate, critic_gradient, movement
 from esrl.core import sharding
 from esrl.core.types import Array, Key, PyTree
 from esrl.perturbation.aligned import Reading
@@ -153,7 +153,7 @@ def _estimate(how: NodePerturbation, ppo: PPO, shared: PyTree, split: PyTree) ->
     actor = {"network": jax.tree.unflatten(jax.tree.structure(network), [-x / part.advantage.size for x in sums])}
     if "log_std" in params["actor"]:
         actor["log_std"] = -jnp.mean(found.std, axis=0)
-    value_loss, critic = _critic_gradient(ppo, params, state, part)
+    value_loss, critic = critic_gradient(ppo, params, state, part)
 
     policy_loss, entropy = -jnp.mean(found.surrogate), jnp.mean(found.entropy)
     metrics = {
@@ -270,15 +270,3 @@ def _cut(noise: Array, reading: Reading, leaves: list[Array]) -> tuple[dict[int,
         {i: x for (i, _), x in zip(shapes[:hidden], parts[:hidden], strict=True)},
         {i: x for (i, _), x in zip(shapes[hidden:], parts[hidden:], strict=True)},
     )
-
-
-def _critic_gradient(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, PyTree]:
-    """The value loss, and the gradient of the critic's part of the whole loss: in the critic this backpropagates."""
-
-    def loss(critic: PyTree) -> tuple[Array, Array]:
-        one = lambda obs: ppo.nets.apply({**params, "critic": critic}, obs, ppo.nets.carry)[0].value  # noqa: E731
-        found = 0.5 * jnp.mean(value_error(ppo, state, part, jax.vmap(one)(part.observations)))
-        return state.value_coef * found, found
-
-    gradient, found = jax.grad(loss, has_aux=True)(params["critic"])
-    return found, gradient

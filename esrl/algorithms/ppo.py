@@ -124,6 +124,8 @@ class PPO:
       optimizer: an optax transformation with rate 1. learning_rate: from a state to this iteration's value.
       gradient: `gradient(ppo, params, memory, state, part, key) -> (gradient, metrics, memory)`, the mean over a
         minibatch, on all devices: `backpropagated`, or that of `esrl.algorithms.node_perturbation`.
+      estimate: `estimate(ppo, state, experience, rewards) -> memory`, what the gradient steps of an iteration take from
+        its experience beside minibatches of it; None for nothing.
       fit: `fit(params, memory, state, samples) -> (params, memory)`, what is fitted to an iteration after its gradient
         steps; None for nothing.
       lanes: L. steps: T. epochs, minibatches: of an iteration.
@@ -136,6 +138,7 @@ class PPO:
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[PPOState], Array]
     gradient: Callable[..., tuple[PyTree, PyTree, PyTree]]
+    estimate: Callable[..., PyTree] | None
     fit: Callable[..., tuple[PyTree, PyTree]] | None
     lanes: int
     steps: int
@@ -191,6 +194,8 @@ def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState,
     rewards, reward_moments, discounted = normalize_rewards(ppo, state, experience.trajectory)
     sound = sound_steps(experience.trajectory)
     samples = make_samples(ppo, state, experience, rewards)
+    if ppo.estimate is not None:
+        state = state._replace(memory=ppo.estimate(ppo, state, experience, rewards))
     params, opt_state, memory, metrics = update_epochs(ppo, state, samples)
 
     some = experience.stats.episodes > 0
@@ -359,6 +364,19 @@ def value_error(ppo: PPO, state: PPOState, part: Sample, value: Array) -> Array:
         near = part.value + jnp.clip(value - part.value, -state.clip_eps, state.clip_eps)
         error = jnp.maximum(error, (near - part.target) ** 2)
     return error
+
+
+def critic_gradient(ppo: PPO, params: PyTree, state: PPOState, part: Sample) -> tuple[Array, PyTree]:
+    """The value loss of steps [N], and the gradient of the critic's part of the whole loss: in the critic alone this
+    backpropagates."""
+
+    def loss(critic: PyTree) -> tuple[Array, Array]:
+        one = lambda obs: ppo.nets.apply({**params, "critic": critic}, obs, ppo.nets.carry)[0].value  # noqa: E731
+        found = 0.5 * jnp.mean(value_error(ppo, state, part, jax.vmap(one)(part.observations)))
+        return state.value_coef * found, found
+
+    gradient, found = jax.grad(loss, has_aux=True)(params["critic"])
+    return found, gradient
 
 
 def evaluate_sequences(ppo: PPO, params: PyTree, part: Sample) -> Output:

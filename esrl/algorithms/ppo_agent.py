@@ -15,7 +15,7 @@ import optax
 from esrl.algorithms.agent import Agent, Kind, Metrics, Plan, stepping
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
-from esrl.algorithms.ppo import PPO, PPOState, backpropagated, rollout, update
+from esrl.algorithms.ppo import PPO, Experience, PPOState, backpropagated, rollout, update
 from esrl.core import sharding
 from esrl.core.jaxprs import path_name
 from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
@@ -137,6 +137,7 @@ def assembled(
     config: PPO,
     memory: Callable[[PyTree], PyTree] = lambda params: (),
     trained: Callable[[str], str] = lambda path: "gradient",
+    play: Callable[[PPO, PPOState], Experience] = rollout,
 ) -> Agent:
     """The agent of a configuration.
 
@@ -145,6 +146,7 @@ def assembled(
       start: values of the state's hyperparameters, by their names, among others.
       memory: from parameters to what the state remembers at the start.
       trained: from a parameter's path to how it is trained.
+      play: an iteration's rollout.
     """
     nets, number = config.nets, config.lanes
     normalized = given["normalize_observations"] and any(jax.tree.leaves(nets.policy.normalizable))
@@ -185,7 +187,7 @@ def assembled(
         plan=_plan(config, trained),
         hyperparams=HYPERPARAMS,
         options=changed_options(constructor, given),
-        **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
+        **stepping(env, init, partial(play, config), partial(update, config), config.mesh),
     )
 
 
@@ -195,11 +197,14 @@ def configured(
     nets: ActorCritic,
     gradient: Callable[..., tuple[PyTree, Metrics, PyTree]] = backpropagated,
     fit: Callable[..., tuple[PyTree, PyTree]] | None = None,
+    estimate: Callable[..., PyTree] | None = None,
+    together: int = 1,
 ) -> PPO:
     """The configuration of a run, from its options, environment and networks.
 
     Args:
-      gradient, fit: as in `PPO`.
+      gradient, fit, estimate: as in `PPO`.
+      together: lanes that stay on one device.
 
     Raises:
       EsrlError: an option that does not fit the others.
@@ -211,7 +216,7 @@ def configured(
     _check_minibatches(options, nets)
     sequences = options.num_envs * (1 if nets.recurrent else options.num_steps) // options.num_minibatches
     # A device takes whole lanes in the rollout and whole sequences of a minibatch in the update: it must divide both.
-    shared = math.gcd(options.num_envs, sequences)
+    shared = math.gcd(options.num_envs // together, sequences)
     mesh = sharding.default_mesh(shared) if on_device(env) else sharding.one_device()
 
     base = scheduled("learning_rate", options.learning_rate)
@@ -230,6 +235,7 @@ def configured(
         optimizer=make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm, params),
         learning_rate=learning_rate,
         gradient=gradient,
+        estimate=estimate,
         fit=fit,
         lanes=options.num_envs,
         steps=options.num_steps,
