@@ -1,8 +1,8 @@
 """One training run under a budget of environment steps, of seconds, or of several such, scored as it goes.
 
 Seconds are those of training alone: compiling and scoring are counted beside them, so that a budget of seconds buys
-every agent the same, whatever it compiles. On one core they are those in which the core was at work on the run, so that a
-machine with other work as well does not shorten a run; on several, and on an accelerator, they are the clock's.
+every agent the same, whatever it compiles. On one core they are those in which the core was at work on the run, so that
+other work on the machine does not shorten a run; on several, and on an accelerator, they are the clock's.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A file has tables [eggroll], [open_es], [ppo], [es] (shared by EGGROLL and OpenES) and [policy] (the network's keys,
 shared by all). In them a list is a choice, `{low = 0.01, high = 0.5, log = true}` a range, anything else is fixed; a
-fixed list is a choice of one, as `hidden = [[64, 64]]`. `one_of` is a choice between tables of fixed values, for keys that
-do not go together with each of the others' values: `one_of = [{hidden = [], skip = false}, {hidden = [32], skip = true}]`.
+fixed list is a choice of one, as `hidden = [[64, 64]]`. `one_of` is a choice between tables of fixed values, for keys
+whose values do not all go together: `one_of = [{hidden = [], skip = false}, {hidden = [32], skip = true}]`.
 """
 
 from __future__ import annotations

@@ -23,17 +23,17 @@ from experiments.lab.store import ROOT, results
 
 # Seconds of training on one core, of a trial and of a final run. Where a step costs more, both are longer.
 SECONDS = {
-    "jumanji/Snake-v1": (6, 30),
-    "navix/Navix-Dynamic-Obstacles-6x6-Random-v0": (6, 30),
-    "brax/inverted_double_pendulum": (8, 30),
     "gymnax/CartPole-v1": (4, 15),
     "gymnax/Pendulum-v1": (5, 20),
+    "brax/inverted_double_pendulum": (8, 30),
     "jumanji/Game2048-v1": (6, 30),
+    "navix/Navix-Dynamic-Obstacles-6x6-Random-v0": (6, 30),
     "jumanji/Knapsack-v1": (6, 30),
-    "navix/Navix-DoorKey-8x8-v0": (8, 60),
-    "brax/hopper": (10, 40),
-    "brax/halfcheetah": (10, 60),
     "gymnax/Breakout-MinAtar": (8, 30),
+    "brax/hopper": (10, 40),
+    "navix/Navix-DoorKey-8x8-v0": (8, 60),
+    "jumanji/Snake-v1": (6, 30),
+    "brax/halfcheetah": (10, 60),
     "navix/Navix-FourRooms-v0": (6, 30),
 }
 TRIALS, SEEDS = 20, 5
