@@ -95,10 +95,10 @@ def rollout(windows: WeightWindows, ppo: PPO, state: PPOState) -> Experience:
         def one(lanes: Lanes, window: Array) -> tuple[Lanes, tuple[Trajectory, Array, EpisodeStats]]:
             context = (state.params, state.moments, windows.noise_of(state, window, pairs[::2]))  # lanes lie by pairs
             own = jax.random.fold_in(key, window)
-            after, *found = ppo.runner.unroll(
+            after, trajectory, last, stats = ppo.runner.unroll(
                 windows.act, windows.value, context, lanes, own, ppo.nets.carry, windows.window
             )
-            return after, tuple(found)
+            return after, (trajectory, last, stats)
 
         numbers = jnp.arange(ppo.steps // windows.window)
         if windows.scan:
