@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,14 +25,18 @@ from esrl.envs.base import on_device
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
 from esrl.perturbation import aligned, forward
+from esrl.perturbation.aligned import Reading
 from esrl.perturbation.classify import classify
 from esrl.perturbation.noise import low_rank
 from esrl.policies.actor_critic import ActorCritic, actor_critic
 from esrl.policies.networks import mlp
+from esrl.policies.policy import Policy, bind
 from esrl.policies.user_network import network as as_network
 
 # The options of one noise alone.
 NOISES = {"aligned": ("pairs", "feedback", "residual", "feedback_decay"), "weights": ("rank", "window")}
+REGRESSIONS = ("ridge", "policy_ridge")  # critics
+CRITICS = ("separate", *REGRESSIONS)
 NETWORK = mlp((64, 64), output_scale=0.01, skip=True)  # the policy unless given
 
 
@@ -92,7 +98,8 @@ def eggroll_ac(
     (`esrl.perturbation.aligned`). The policy is evaluated forward only, so it may hold hard thresholds, sorts or
     lookups; the output layer has its derivative in closed form. `esrl.algorithms.node_perturbation` has the equations.
 
-    The critic "separate" is a network that is trained by backpropagation; "ridge" needs no gradient anywhere.
+    The critic "separate" is a network that is trained by backpropagation; "ridge" and "policy_ridge" need no
+    gradient anywhere.
 
     With noise="weights" the policy's weights are perturbed as in `esrl.eggroll`, by low-rank noise that is drawn anew
     for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`.
@@ -110,7 +117,7 @@ def eggroll_ac(
       rank: of noise on weights. window: steps for which it is held, a divisor of num_steps; lanes are antithetic pairs.
       gradient: "perturbation", or "backprop" as a control: the actor's gradient by backpropagation, all else equal.
       critic: "separate" is a network of its own, built like the policy's; "ridge" is a regression on random features,
-        fitted after every iteration; or a network.
+        and "policy_ridge" on what the policy's output layer sees, fitted after every iteration; or a network.
       **shared: as in `esrl.ppo`:
 
     Raises:
@@ -126,17 +133,21 @@ def eggroll_ac(
     options, start = SimpleNamespace(**given, precision="float32"), start_values(given)
     if isinstance(critic, str) and critic == "shared":
         raise EsrlError(
-            'critic is "shared", which would train the policy by backpropagation; use "separate" or "ridge"'
+            f'critic is "shared", which would train the policy by backpropagation; use one of {", ".join(CRITICS)}'
         )
-    if isinstance(critic, str) and critic not in ("separate", "ridge"):
-        raise EsrlError(f'critic is {critic!r}, but must be "separate" or "ridge", or a network')
+    if isinstance(critic, str) and critic not in CRITICS:
+        raise EsrlError(f"critic is {critic!r}, but must be {' or '.join(map(json.dumps, CRITICS))}, or a network")
     env = make(env)
     check_contract(env)
 
     network = NETWORK if policy is None else as_network(policy)
-    regression = ridge.Ridge(one_hot=network.one_hot) if isinstance(critic, str) and critic == "ridge" else None
-    values = critic if regression is None else regression.network()
-    nets = actor_critic(network, env.observation_space, env.action_space, values, squash)
+    regression = None
+    if isinstance(critic, str) and critic in REGRESSIONS:
+        policy = bind(network, env.observation_space, env.action_space, False, squash)
+        regression = _regression(env, policy, critic, network.one_hot)
+        nets = regression.critic_of(policy)
+    else:
+        nets = actor_critic(network, env.observation_space, env.action_space, critic, squash)
     if jax.tree.leaves(nets.policy.carry):
         raise EsrlError(
             "eggroll_ac takes no policy with memory: what noise in one step does to later steps is not measured;"
@@ -145,7 +156,7 @@ def eggroll_ac(
     if noise not in NOISES:
         raise EsrlError(f'noise is {noise!r}, but must be "aligned" or "weights"')
     _check_together(given)
-    fit = partial(_fit, regression, env) if regression else None
+    fit = partial(_fit, regression) if regression else None
     aligned_noise = _aligned(nets, options) if gradient == "perturbation" and noise == "aligned" else None
     windows = _windows(env, nets, options) if noise == "weights" else None
     if windows is None:
@@ -157,7 +168,7 @@ def eggroll_ac(
     def memory(params: PyTree) -> Memory:
         return Memory(
             aligned_noise.memory() if aligned_noise and feedback else None,
-            regression.zeros(params["critic"]) if regression else None,
+            regression.zeros(params) if regression else None,
             jax.tree.map(jnp.zeros_like, params["actor"]["network"]) if windows else None,
         )
 
@@ -195,16 +206,15 @@ def _check_together(given: dict[str, Any]) -> None:
 def _windows(env: Any, nets: ActorCritic, options: SimpleNamespace) -> WeightWindows:
     """How the policy's weights are perturbed."""
     policy = nets.policy
-    alone = lambda net, seen, carry: policy.network({"network": net}, seen, carry)  # noqa: E731
     shapes = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))["network"]
     space = low_rank(options.rank)
-    leaves = space.plan(classify(alone, shapes, policy.observation, policy.carry))
+    leaves = space.plan(classify(_alone(policy), shapes, policy.observation, policy.carry))
     return WeightWindows(
         nets=nets,
         noise=space,
         leaves=leaves,
         draw=jax.jit(lambda key, pairs: space.sample(key, leaves, pairs)),
-        forward=forward.population(alone, leaves),
+        forward=forward.population(_alone(policy), leaves),
         sigma=options.sigma,
         window=options.window,
         deterministic=options.deterministic,
@@ -227,12 +237,28 @@ def _of_windows(
 def _aligned(nets: ActorCritic, options: SimpleNamespace) -> NodePerturbation:
     """How aligned noise estimates the actor's gradient, for the policy's network."""
     policy = nets.policy
-    params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
-    alone = lambda net, seen, carry: policy.network({"network": net}, seen, carry)  # noqa: E731
-    reading = aligned.read(alone, params["network"], policy.observation, policy.carry)
     return NodePerturbation(
-        reading, options.sigma, options.pairs, options.residual, options.feedback_decay, policy.head.size
+        _read(policy), options.sigma, options.pairs, options.residual, options.feedback_decay, policy.head.size
     )
+
+
+def _read(policy: Policy) -> Reading:
+    """The policy's network, as aligned noise reads it."""
+    params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
+    return aligned.read(_alone(policy), params["network"], policy.observation, policy.carry)
+
+
+def _alone(policy: Policy) -> Callable[..., Any]:
+    """The policy's network as a function of its own parameters."""
+    return lambda net, seen, carry: policy.network({"network": net}, seen, carry)
+
+
+def _regression(env: Any, policy: Policy, critic: str, one_hot: bool) -> ridge.Ridge:
+    """The critic without gradients."""
+    space = env.observation_space
+    if critic == "ridge":
+        return ridge.Ridge(ridge.random_features(space, one_hot))
+    return ridge.Ridge(ridge.policy_features(space, one_hot, _read(policy), policy.carry))
 
 
 def _gradient(estimate: NodePerturbation | None) -> Any:
@@ -250,11 +276,11 @@ def _gradient(estimate: NodePerturbation | None) -> Any:
 
 
 def _fit(
-    regression: ridge.Ridge, env: Any, params: PyTree, memory: Memory, _: PPOState, samples: Sample
+    regression: ridge.Ridge, params: PyTree, memory: Memory, _: PPOState, samples: Sample
 ) -> tuple[PyTree, Memory]:
     """The critic's regression, with an iteration's steps added."""
     observations, target, sound = jax.tree.map(lambda x: x[:, 0], (samples.observations, samples.target, samples.sound))
-    weights, sums = regression.fit(env.observation_space, _sums(memory), observations, target, sound)
+    weights, sums = regression.fit(params, _sums(memory), observations, target, sound)
     return {**params, "critic": weights}, memory._replace(critic=sums)
 
 

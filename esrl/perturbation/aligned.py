@@ -94,6 +94,10 @@ class Reading:
         """Numbers of the points that need noise."""
         return tuple(i for i, point in enumerate(self.points) if not point.output)
 
+    def added(self, use: Use) -> bool:
+        """Whether a use adds its parameter, rather than multiplies by it."""
+        return self._jaxpr.eqns[use.equation].primitive.name in _ADDITIONS
+
     def forward(self, leaves: Sequence[Array], noise: dict[int, Array], *inputs: PyTree) -> tuple[Any, list[Array]]:
         """The network for one lane.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 
 import esrl
+from experiments.lab.budget import CoreClock, one_core
 from experiments.lab.stats import interquartile_mean, interval
 from experiments.lab.store import Row
 
@@ -24,7 +23,8 @@ def measure(
     """The evaluations of a run: `env_steps`, `seconds` and `return_mean`.
 
     Seconds are those that one core was at work on training, without compiling and evaluating: the clock's, less what
-    other processes had. Arguments are those of `esrl.iterate`.
+    other processes had (of a process that is bound to one core, see lab/budget.py). Arguments are those of
+    `esrl.iterate`.
     """
     run = esrl.iterate(
         agent,
@@ -36,13 +36,13 @@ def measure(
         eval_episodes=eval_episodes,
     )
     rows: list[Row] = []
-    whole, core = time.perf_counter(), time.process_time()
+    if one_core():
+        run.clock = CoreClock()
     for _, _, row in run:
-        share = min(1.0, (time.process_time() - core) / (time.perf_counter() - whole))
         if "start_return_mean" in row:
             rows.append({"env_steps": 0, "seconds": 0.0, "return_mean": row["start_return_mean"]})
         if "eval_return_mean" in row:
-            now = {"env_steps": row["env_steps"], "seconds": share * row["seconds_training"]}
+            now = {"env_steps": row["env_steps"], "seconds": row["seconds_training"]}
             rows.append({**now, "return_mean": row["eval_return_mean"]})
     return rows
 

@@ -192,7 +192,7 @@ def test_not_finite_rewards_and_observations_never_reach_the_parameters():
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(kept))
 
 
-@pytest.mark.parametrize("critic", ["separate", "ridge"])
+@pytest.mark.parametrize("critic", ["separate", "ridge", "policy_ridge"])
 def test_resuming_equals_never_having_stopped(critic, tmp_path):
     agent = esrl.eggroll_ac(Walk(), TINY, critic=critic, **SMALL)
     straight, _ = run(agent, 4)
@@ -230,15 +230,29 @@ def test_what_trains_each_parameter_is_described():
 # ---- the critic by regression ---------------------------------------------------------------------------------------
 
 
-def test_ridge_learns_the_values_of_a_later_reward():
+@pytest.mark.parametrize("critic", ["ridge", "policy_ridge"])
+def test_ridge_learns_the_values_of_a_later_reward(critic):
     agent = esrl.eggroll_ac(
-        LaterReward(), TINY, critic="ridge", gamma=0.5, gae_lambda=1.0, normalize_rewards=False, **SMALL
+        LaterReward(), TINY, critic=critic, gamma=0.5, gae_lambda=1.0, normalize_rewards=False, **SMALL
     )
     state, metrics = run(agent, 20)
     seen = jax.vmap(partial(running_statistics.normalize, state.moments))(jnp.array([[0.0], [1.0]]))
     values = agent.config.value((state.params, None), seen, ((), ()))
     np.testing.assert_allclose(values, [0.5, 1.0], atol=0.05)
     assert metrics["explained_variance"] > 0.9
+
+
+def test_the_features_of_the_policy_are_what_its_output_layer_sees():
+    agent = esrl.eggroll_ac(Walk(), esrl.mlp((7, 5), "tanh", skip=True), critic="policy_ridge", **SMALL)
+    params = agent.init(seed_key(0)).params
+    seen, w = jnp.array([0.3]), params["actor"]["network"]
+    hidden = jnp.tanh(seen @ w["Dense_0"]["kernel"] + w["Dense_0"]["bias"])
+    hidden = jnp.tanh(hidden @ w["Dense_1"]["kernel"] + w["Dense_1"]["bias"])
+    phi = jnp.concatenate([jnp.ones(1), seen, hidden, seen])  # the last one by the skip
+    assert params["critic"]["w"].shape == phi.shape
+    known = {**params, "critic": {"w": jnp.arange(phi.size, dtype=jnp.float32)}}
+    value = agent.config.nets.apply(known, seen, agent.config.nets.carry)[0].value
+    np.testing.assert_allclose(value, known["critic"]["w"] @ phi, rtol=1e-5)
 
 
 # ---- learning -------------------------------------------------------------------------------------------------------
@@ -287,7 +301,7 @@ def test_probe_environments_are_solved(case):
     [
         ({"policy": esrl.gru(4)}, "eggroll_ac takes no policy with memory"),
         ({"critic": "shared"}, 'critic is "shared", which would train the policy by backpropagation'),
-        ({"critic": "rigde"}, 'critic is \'rigde\', but must be "separate" or "ridge"'),
+        ({"critic": "rigde"}, 'critic is \'rigde\', but must be "separate" or "ridge" or "policy_ridge"'),
         ({"gradient": "exact"}, "gradient is 'exact'"),
         ({"residual": 1.5}, "residual is 1.5, but must be a number in 0 .. 1"),
         ({"pairs": 0}, "pairs is 0"),
