@@ -75,7 +75,9 @@ class Ridge(NamedTuple):
         )
         alpha = self.penalty * jnp.mean(jnp.diagonal(sums.square)) + 1e-8
         system = sums.square + alpha * jnp.eye(phi.shape[1])
-        return {"w": jax.scipy.linalg.solve(system, sums.product, assume_a="pos")}, sums
+        w = jax.scipy.linalg.solve(system, sums.product, assume_a="pos")
+        # Rounding may leave a system of nearly equal features without a solution: then the critic stays as it was.
+        return {"w": jnp.where(jnp.all(jnp.isfinite(w)), w, params["critic"]["w"])}, sums
 
 
 def random_features(space: spaces.Space, one_hot: bool, width: int = 256) -> Callable[[PyTree, PyTree], Array]:
