@@ -116,16 +116,16 @@ class Run:
         compile_seconds()  # begins to listen: what compiles before the first call is not counted
         state = self.agent.init(self._key)
         state = state._replace(**{name: jnp.float32(value) for name, value in self.hyperparams.items()})
-        rows: list[Row] = []
+        kept: Row | None = None
         if self.folder is not None:
             if checkpoint.generations(self.folder.checkpoints):
                 state = checkpoint.restore(self.folder.checkpoints, state)
                 checkpoint.set_aside_beyond(self.folder.checkpoints, int(state.generation))
-            rows = self.folder.open(int(state.generation))
-        last = rows[-1] if rows else {}
+            kept = self.folder.open(int(state.generation))
+        last = kept or {}
         self.clock = type(self.clock)(last)
         try:
-            if rows and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
+            if kept and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
                 yield int(state.generation), state, last
             while self.progress(state) < 1:
                 before = self.progress(state)

@@ -6,8 +6,6 @@ Events need tensorboardX and the curve matplotlib, which `esrl[logs]` installs; 
 from __future__ import annotations
 
 import contextlib
-import json
-import math
 import os
 import tomllib
 from pathlib import Path
@@ -17,9 +15,8 @@ import tomli_w
 
 from esrl.core.options import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError, notice
+from esrl.training.logs import Events, Metrics, Row
 from esrl.training.suite_defaults import ES
-
-Row = dict[str, Any]
 
 
 class RunFolder:
@@ -33,11 +30,11 @@ class RunFolder:
         self.path = at(path)
         home = self.path.absolute()  # the program may go to another working folder while it trains
         self.checkpoints = home / "checkpoints"
-        self.metrics = home / "metrics.jsonl"
+        self._metrics = Metrics(home / "metrics.jsonl")
         self.recipe = home / "recipe.toml"
         self._curve = home / "curve.png"
-        self._lines: Any = None
-        self._events: Any = None
+        self._opened = False
+        self._events: Events | None = None
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], recipe: dict[str, Any]) -> RunFolder:
@@ -115,44 +112,33 @@ class RunFolder:
 
     def rows(self) -> list[Row]:
         """All rows written so far; a last line that a kill cut short is left out."""
-        if not self.metrics.exists():
-            return []
-        rows = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return rows
+        return self._metrics.rows()
 
-    def open(self, generation: int) -> list[Row]:
-        """Opens the logs to go on after a generation: what was written beyond it is cut off. Returns the rows kept."""
-        rows = [row for row in self.rows() if row["generation"] <= generation]
-        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        self._lines = self.metrics.open("a")
+    def open(self, generation: int) -> Row | None:
+        """Opens the logs to go on after a generation: what was written beyond it is cut off.
+
+        Returns the last row that is kept, or None.
+        """
+        last = self._metrics.open(generation)
+        self._opened = True
         with contextlib.suppress(ImportError):
-            from tensorboardX import SummaryWriter
-
-            self._events = SummaryWriter(str(self.recipe.parent), purge_step=generation + 1 if generation else None)
-        return rows
+            self._events = Events(self.recipe.parent, generation)
+        return last
 
     def write(self, row: Row) -> None:
         """Adds a generation's row to the JSON lines and the events."""
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-        self._lines.write(json.dumps(clean) + "\n")
-        self._lines.flush()
-        for name, value in clean.items():
-            if self._events is not None and isinstance(value, (int, float)) and name != "generation":
-                self._events.add_scalar(name, value, row["generation"])
+        self._metrics.write(row)
+        if self._events is not None:
+            self._events.write(row)
 
     def close(self) -> None:
         """Closes the logs and draws the learning curve."""
-        if self._lines is None:
+        if not self._opened:
             return
-        self._lines.close()
+        self._metrics.close()
         if self._events is not None:
             self._events.close()
-        self._lines = self._events = None
+        self._opened, self._events = False, None
         with contextlib.suppress(ImportError):
             draw_curve(self.rows(), self._curve, self.path.name)
 

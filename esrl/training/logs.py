@@ -1,0 +1,127 @@
+"""A run's logs: metrics as JSON lines, and TensorBoard events. Both are only ever added to, or cut at their end.
+
+Nothing here has a thread or a queue: a row that was written is in the file, whatever happens to the process after.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+_BLOCK = 1 << 16  # bytes that are read at once from the end of a file
+
+
+class Metrics:
+    """`metrics.jsonl`: a line for each generation.
+
+    Attributes:
+      path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = None
+
+    def rows(self) -> list[Row]:
+        """All rows written so far; a line that is none, as a last one that a kill cut short, is left out."""
+        if not self.path.exists():
+            return []
+        with self.path.open("rb") as file:
+            return [row for line in file if (row := _row(line)) is not None]
+
+    def open(self, generation: int) -> Row | None:
+        """Opens the file to go on after a generation, and returns the last row that is kept.
+
+        What was written beyond the generation is cut off, in place: at every moment the file holds all that it keeps.
+        """
+        last, end = self._last(generation)
+        if self.path.exists() and self.path.stat().st_size > end:
+            os.truncate(self.path, end)
+        self._file = self.path.open("ab", buffering=0)  # a row is one write
+        return last
+
+    def _last(self, generation: int) -> tuple[Row | None, int]:
+        """The last row up to a generation, and the byte behind it; found from the end, however long the file is."""
+        if not self.path.exists():
+            return None, 0
+        with self.path.open("rb") as file:
+            place = file.seek(0, os.SEEK_END)
+            known = b""  # from `place` on, up to the line that is looked at
+            while True:
+                head, found, line = known[:-1].rpartition(b"\n")
+                if not found and place > 0:  # the line may begin further ahead
+                    size = min(_BLOCK, place)
+                    place = file.seek(place - size)
+                    known = file.read(size) + known
+                    continue
+                if not known:
+                    return None, 0
+                row = _row(line + known[-1:])
+                if row is not None and row["generation"] <= generation:
+                    return row, place + len(known)
+                known = head + found
+
+    def write(self, row: Row) -> None:
+        """Adds a row; numbers that are not finite are written as null."""
+        self._file.write((json.dumps(finite(row)) + "\n").encode())
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
+
+def _row(line: bytes) -> Row | None:
+    """A line as a row; None where it is not whole, or none of ours."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("generation"), int) else None
+
+
+def finite(row: Row) -> Row:
+    """The row with None for what is not finite, which JSON has no word for."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+class Events:
+    """TensorBoard's events of a run, one file for each time that it was gone on with. Needs tensorboardX.
+
+    tensorboardX's own SummaryWriter hands what it is given to a thread by a queue, in which an interrupt can hang; here
+    its file is written by whoever has something to write.
+    """
+
+    def __init__(self, folder: Path, generation: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        self._event = event_pb2.Event
+        # The suffix tells two processes of one second apart, whose files would else have one name.
+        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{generation}")
+        if generation:  # TensorBoard then leaves out what an earlier process wrote beyond it
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._writer.write_event(event_pb2.Event(step=generation + 1, file_version="brain.Event:2"))
+            self._writer.write_event(event_pb2.Event(step=generation + 1, session_log=start))
+
+    def write(self, row: Row) -> None:
+        """Adds every number of a row, at its generation."""
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        numbers = {k: v for k, v in finite(row).items() if isinstance(v, (int, float)) and k != "generation"}
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        event = self._event(wall_time=time.time(), step=row["generation"], summary=Summary(value=values))
+        self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
