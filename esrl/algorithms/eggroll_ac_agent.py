@@ -41,16 +41,17 @@ NETWORK = mlp((64, 64), output_scale=0.01, skip=True)  # the policy unless given
 
 
 class Memory(NamedTuple):
-    """What the agent's estimates remember, in `PPOState.memory`; None where there is none.
-
-    Attributes:
-      feedback: of aligned noise. critic: the regression's sums.
-      network: of noise on weights, the last iteration's estimate.
-    """
+    """What aligned noise and the critic's regression remember, in `PPOState.memory`; None where there is none."""
 
     feedback: Feedback | None
     critic: ridge.Sums | None
-    network: PyTree | None = None
+
+
+class WindowsMemory(NamedTuple):
+    """The same with noise on weights: `network` is the last iteration's estimate."""
+
+    network: PyTree
+    critic: ridge.Sums | None
 
 
 @agent_constructor(shares=ppo)
@@ -102,7 +103,8 @@ def eggroll_ac(
     gradient anywhere.
 
     With noise="weights" the policy's weights are perturbed as in `esrl.eggroll`, by low-rank noise that is drawn anew
-    for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`.
+    for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`. There is no surrogate then,
+    so that clip_eps and entropy_coef have no effect.
 
     Args:
       env: an environment, or whatever `esrl.make` takes.
@@ -165,12 +167,11 @@ def eggroll_ac(
         estimate = partial(_estimate, windows)
         config = configured(env, options, nets, _of_windows, fit, estimate, together=2)
 
-    def memory(params: PyTree) -> Memory:
-        return Memory(
-            aligned_noise.memory() if aligned_noise and feedback else None,
-            regression.zeros(params) if regression else None,
-            jax.tree.map(jnp.zeros_like, params["actor"]["network"]) if windows else None,
-        )
+    def memory(params: PyTree) -> Memory | WindowsMemory:
+        sums = regression.zeros(params) if regression else None
+        if windows:
+            return WindowsMemory(jax.tree.map(jnp.zeros_like, params["actor"]["network"]), sums)
+        return Memory(aligned_noise.memory() if aligned_noise and feedback else None, sums)
 
     def trained(path: str) -> str:
         if path.startswith("critic/"):
@@ -222,14 +223,16 @@ def _windows(env: Any, nets: ActorCritic, options: SimpleNamespace) -> WeightWin
     )
 
 
-def _estimate(windows: WeightWindows, config: PPO, state: PPOState, experience: Experience, rewards: Array) -> Memory:
+def _estimate(
+    windows: WeightWindows, config: PPO, state: PPOState, experience: Experience, rewards: Array
+) -> WindowsMemory:
     """The memory with an iteration's estimate, as `PPO.estimate` is."""
     return state.memory._replace(network=weight_windows.estimate(windows, config, state, experience, rewards))
 
 
 def _of_windows(
-    config: PPO, params: PyTree, memory: Memory, state: PPOState, part: Sample, _: Key
-) -> tuple[PyTree, Metrics, Memory]:
+    config: PPO, params: PyTree, memory: WindowsMemory, state: PPOState, part: Sample, _: Key
+) -> tuple[PyTree, Metrics, WindowsMemory]:
     """The gradient of a minibatch with noise on weights, as `PPO.gradient` is."""
     return (*weight_windows.gradient(config, params, memory.network, state, part), memory)
 
@@ -275,15 +278,8 @@ def _gradient(estimate: NodePerturbation | None) -> Any:
     return gradient
 
 
-def _fit(
-    regression: ridge.Ridge, params: PyTree, memory: Memory, _: PPOState, samples: Sample
-) -> tuple[PyTree, Memory]:
+def _fit(regression: ridge.Ridge, params: PyTree, memory: Any, _: PPOState, samples: Sample) -> tuple[PyTree, Any]:
     """The critic's regression, with an iteration's steps added."""
     observations, target, sound = jax.tree.map(lambda x: x[:, 0], (samples.observations, samples.target, samples.sound))
-    weights, sums = regression.fit(params, _sums(memory), observations, target, sound)
+    weights, sums = regression.fit(params, memory.critic, observations, target, sound)
     return {**params, "critic": weights}, memory._replace(critic=sums)
-
-
-def _sums(memory: Memory) -> ridge.Sums:
-    assert memory.critic is not None  # there is a regression, so there are its sums
-    return memory.critic
