@@ -103,8 +103,8 @@ def eggroll_ac(
     gradient anywhere.
 
     With noise="weights" the policy's weights are perturbed as in `esrl.eggroll`, by low-rank noise that is drawn anew
-    for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`. There is no surrogate then,
-    so that clip_eps and entropy_coef have no effect.
+    for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`. There is no surrogate
+    then, so that clip_eps and entropy_coef have no effect.
 
     Args:
       env: an environment, or whatever `esrl.make` takes.
