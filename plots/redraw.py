@@ -33,6 +33,7 @@ FIGURES = {
     "ablation": Figure("ablation.figures", "ablation/results/*.parquet"),
     "claims": Figure("claims.figures", "claims/results/*.csv"),
     "compare": Figure("study.curves", "study/results/compare/*/*.csv"),
+    "exact": Figure("credit.exact", "credit/results/exact.csv", ("--table",)),
     "study": Figure("study.figures", "study/results/study/statistics.csv"),
     "study_curves": Figure(
         "study.curves",

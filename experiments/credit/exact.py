@@ -228,6 +228,8 @@ def draw(rows: list[Row]) -> None:
             axis.axhline(0, color="0.7", lw=0.6)
         axes[0][column].set(title=f"{name}, {policy}", xscale="log")
         axes[1][column].set(xlabel="environment steps")
+        axes[1][column].set_xticks(steps, [f"{number:,.0f}" for number in steps], minor=False)
+        axes[1][column].minorticks_off()
     axes[0][0].set_ylabel("cosine, all layers")
     axes[1][0].set_ylabel("cosine, hidden layers")
     handles, labels = axes[0][0].get_legend_handles_labels()
