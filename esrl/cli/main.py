@@ -6,6 +6,7 @@ import contextlib
 import json as jsons
 import math
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -22,10 +23,12 @@ from esrl.core.extras import import_extra
 from esrl.core.runtime import check_jax
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.base import name_of
+from esrl.training import checkpoint
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
 from esrl.training.run_folder import RunFolder, at
+from esrl.training.stopping import Stopped
 
 # ---- commands -------------------------------------------------------------------------------------------------------
 
@@ -35,8 +38,8 @@ def train(
 ) -> int:
     """Train a policy on an environment, or by a recipe.
 
-    Metrics, checkpoints and the learning curve go to a folder; Ctrl-C stops with everything saved. Flags left out have
-    the values in brackets.
+    Metrics, checkpoints and the learning curve go to a folder; Ctrl-C (or SIGTERM) stops with everything saved. Flags
+    left out have the values in brackets.
 
     Args:
       out: folder for the run. Without it: runs/ENV-AGENT-seedN-TIME.
@@ -54,12 +57,13 @@ def train(
     missing = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
     run = recipe.run(agent, folder, resume is not None)
     progress = Progress(sys.stderr if json else sys.stdout)
-    interrupted = False
+    status = 0
     try:
         last = finish(run, progress).metrics
-    except KeyboardInterrupt:
-        interrupted, last = True, (RunFolder(folder).rows() or [{}])[-1]
-        progress.end(last, folder, interrupted)
+    except KeyboardInterrupt as error:
+        status = 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
+        last = (RunFolder(folder).rows() or [{}])[-1]
+        progress.stopped(last, folder, max(checkpoint.generations(RunFolder(folder).checkpoints), default=0))
     except EsrlError as error:
         if RunFolder(folder).rows():
             go_on = f"go on with: esrl train --resume {folder}"
@@ -69,7 +73,7 @@ def train(
         raise
     if json:
         _say_json(_summary(last, folder))
-    return 130 if interrupted else 0
+    return status
 
 
 def evaluate(folder: str, *, episodes: int = 128, seed: int = 1000, json: bool = False) -> int:

@@ -19,6 +19,7 @@ import jax
 
 from esrl.core.types import EsrlError, notice
 from esrl.envs.base import reason_of
+from esrl.training.stopping import protected
 
 NEWER = ("average", "signal")  # fields of a state that older checkpoints do not have
 KEEP = 2  # whole states kept in a run folder: the last one, and one before it
@@ -57,7 +58,7 @@ def save(folder: Path, state: Any) -> None:
         return
     final = (folder / f"{generation:08d}").resolve()
     try:
-        with _LOCK, _plain(final) as path, _orbax().StandardCheckpointer() as checkpointer:
+        with protected(), _LOCK, _plain(final) as path, _orbax().StandardCheckpointer() as checkpointer:
             checkpointer.save(path, state)
     except OSError as error:
         raise EsrlError(f"a checkpoint cannot be written to {folder}: {error.strerror or error}") from error

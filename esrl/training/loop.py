@@ -15,13 +15,14 @@ import numpy as np
 from esrl.algorithms.agent import Agent, Metrics
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
-from esrl.core.types import EsrlError, nearest, seed_key
+from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.training import checkpoint
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
 from esrl.training.progress import Progress, watched
 from esrl.training.run_folder import RunFolder
+from esrl.training.stopping import Stop, Stopped
 
 
 class Result(NamedTuple):
@@ -293,7 +294,8 @@ def train(
 ) -> Result:
     """Trains an agent to the end of its budget and returns where it ended.
 
-    Ctrl-C and errors leave everything so far saved in `out`.
+    Errors leave everything so far saved in `out`. Ctrl-C, SIGTERM and SIGHUP stop it after the generation under way,
+    with everything saved, and raise `KeyboardInterrupt`; a second one leaves at once, without that generation.
 
     Args:
       agent: from `esrl.eggroll` or another constructor.
@@ -327,18 +329,28 @@ def finish(
     metrics: Metrics = {}
     if progress is not None:
         progress.start(run.agent, out)
+    stop = Stop(notice if progress is None else progress.say)
     try:
         # Closed here, not when it is collected: whoever catches an error finds everything saved.
         generations: Any = iter(run)
-        with closing(generations):
+        with stop, closing(generations):
             for generation, state, metrics in generations:
                 if progress is not None:
                     progress.show(metrics, run.progress(state))
                 if on_generation is not None:
                     on_generation(generation, state, metrics)
+                if stop.asked:
+                    break
+    except BaseException as error:
+        # What an interrupt becomes depends on what it met: JAX makes an error of one in a callback.
+        if stop.times > 1 and not isinstance(error, KeyboardInterrupt):
+            raise Stopped(stop.asked) from error
+        raise
     finally:
         if progress is not None:
             progress.stop()
+    if stop.asked and run.progress(state) < 1:
+        raise Stopped(stop.asked)
     if progress is not None:
         progress.end(metrics, out)
     return Result(run.agent, state, metrics, out)

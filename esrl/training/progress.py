@@ -110,13 +110,20 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def end(self, row: dict[str, Any], out: Path | None, interrupted: bool = False) -> None:
+    def say(self, text: str) -> None:
+        """Shows a line of its own."""
+        self._print(text)
+
+    def stopped(self, row: dict[str, Any], out: Path, saved: int) -> None:
+        """Says where a run was stopped that is to go on: `saved` is the last generation on disk, 0 for none."""
+        last = row.get("generation", 0)
+        done = f"after generation {last}" if last else "before the first generation"
+        whole = "everything" if saved == last else f"generation {saved}"
+        kept = f"{whole} is saved" if saved else "nothing is saved yet"
+        self._print(f"stopped {done}; {kept}. Go on with: esrl train --resume {out}")
+
+    def end(self, row: dict[str, Any], out: Path | None) -> None:
         """Says what came out, and what to do next."""
-        if interrupted:
-            done = f"after generation {row['generation']}" if row else "before the first generation"
-            saved = "; everything is saved" if row and out else ""
-            self._print(f"stopped {done}{saved}." + (f" Go on with: esrl train --resume {out}" if out else ""))
-            return
         start = f"{self._start:.1f} -> " if self._start is not None else ""
         reached = f"return {start}{self._return:.1f}, " if self._return is not None else ""
         self._print(

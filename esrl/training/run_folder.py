@@ -16,6 +16,7 @@ import tomli_w
 from esrl.core.options import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError, notice
 from esrl.training.logs import Events, Metrics, Row
+from esrl.training.stopping import protected
 from esrl.training.suite_defaults import ES
 
 
@@ -127,14 +128,19 @@ class RunFolder:
 
     def write(self, row: Row) -> None:
         """Adds a generation's row to the JSON lines and the events."""
-        self._metrics.write(row)
-        if self._events is not None:
-            self._events.write(row)
+        with protected():
+            self._metrics.write(row)
+            if self._events is not None:
+                self._events.write(row)
 
     def close(self) -> None:
         """Closes the logs and draws the learning curve."""
         if not self._opened:
             return
+        with protected():
+            self._close()
+
+    def _close(self) -> None:
         self._metrics.close()
         if self._events is not None:
             self._events.close()

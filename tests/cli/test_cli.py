@@ -592,7 +592,8 @@ def test_an_error_at_once_leaves_a_folder_as_it_was(capsys):
     assert list(Path("kept").iterdir()) == []
 
 
-def test_ctrl_c_saves_and_stops():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_saves_and_stops(number):
     """A real signal to a real process."""
     # a shell's background job ignores SIGINT, and so would all that it starts
     heed = (
@@ -607,9 +608,10 @@ def test_ctrl_c_saves_and_stops():
         for line in process.stdout:
             if line.startswith("gen "):
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
+    assert "stopping after this generation; again to leave now" in out
     assert "everything is saved. Go on with: esrl train --resume run" in out and "Traceback" not in err
     done = [row["generation"] for row in rows("run")]
     assert done == list(range(1, len(done) + 1)) and int(esrl.load("run").state.generation) == len(done)
