@@ -59,7 +59,7 @@ def eggroll_ac(
     env: Any,
     policy: Any = None,
     *,
-    noise: str = "aligned",
+    noise_space: str = "aligned",
     sigma: float = 0.1,
     pairs: int = 1,
     feedback: bool = True,
@@ -102,21 +102,22 @@ def eggroll_ac(
     The critic "separate" is a network that is trained by backpropagation; "ridge" and "policy_ridge" need no
     gradient anywhere.
 
-    With noise="weights" the policy's weights are perturbed as in `esrl.eggroll`, by low-rank noise that is drawn anew
-    for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`. There is no surrogate
-    then, so that clip_eps and entropy_coef have no effect.
+    With noise_space="weights" the policy's weights are perturbed as in `esrl.eggroll`, by low-rank noise that is drawn
+    anew for each window of steps, whose advantage is its fitness: `esrl.algorithms.weight_windows`. There is no
+    surrogate then, so that clip_eps and entropy_coef have no effect.
 
     Args:
       env: an environment, or whatever `esrl.make` takes.
       policy: a network without memory; None is `esrl.mlp((64, 64), output_scale=0.01, skip=True)`.
-      noise: "aligned" at hidden units, or "weights".
+      noise_space: "aligned" is noise at hidden units, "weights" noise on the weights.
       sigma: deviation of the noise that is added to every hidden unit's input sum, or to every weight.
       pairs: antithetic pairs of noise for every step and epoch.
       feedback: learn how the outputs follow each hidden unit, and predict from that what noise would measure.
       residual: factor on what feedback failed to predict, between 0 (only the prediction counts: quiet, and biased) and
         1 (unbiased). Without feedback everything is measured, and counts fully.
       feedback_decay: decay of feedback's running means, for each minibatch.
-      rank: of noise on weights. window: steps for which it is held, a divisor of num_steps; lanes are antithetic pairs.
+      rank: rank of the noise on weights.
+      window: steps for which noise on weights is held, a divisor of num_steps; lanes are antithetic pairs.
       gradient: "perturbation", or "backprop" as a control: the actor's gradient by backpropagation, all else equal.
       critic: "separate" is a network of its own, built like the policy's; "ridge" is a regression on random features,
         and "policy_ridge" on what the policy's output layer sees, fitted after every iteration; or a network.
@@ -155,12 +156,12 @@ def eggroll_ac(
             "eggroll_ac takes no policy with memory: what noise in one step does to later steps is not measured;"
             " use eggroll, or ppo"
         )
-    if noise not in NOISES:
-        raise EsrlError(f'noise is {noise!r}, but must be "aligned" or "weights"')
+    if noise_space not in NOISES:
+        raise EsrlError(f'noise_space is {noise_space!r}, but must be "aligned" or "weights"')
     _check_together(given)
     fit = partial(_fit, regression) if regression else None
-    aligned_noise = _aligned(nets, options) if gradient == "perturbation" and noise == "aligned" else None
-    windows = _windows(env, nets, options) if noise == "weights" else None
+    aligned_noise = _aligned(nets, options) if gradient == "perturbation" and noise_space == "aligned" else None
+    windows = _windows(env, nets, options) if noise_space == "weights" else None
     if windows is None:
         config = configured(env, options, nets, _gradient(aligned_noise), fit)
     else:
@@ -187,13 +188,13 @@ def eggroll_ac(
 
 def _check_together(given: dict[str, Any]) -> None:
     """Raises `EsrlError` for options that the noise has no use for, or that do not fit it."""
-    noise = given["noise"]
+    noise = given["noise_space"]
     if noise == "weights" and given["gradient"] == "backprop":
-        raise EsrlError('gradient is "backprop", which has no noise; leave out noise="weights"')
+        raise EsrlError('gradient is "backprop", which has no noise; leave out noise_space="weights"')
     changed = changed_options(eggroll_ac, given)
     for name in NOISES["weights" if noise == "aligned" else "aligned"]:
         if name in changed:
-            raise EsrlError(f'{name} has no meaning with noise="{noise}"; leave it out')
+            raise EsrlError(f'{name} has no meaning with noise_space="{noise}"; leave it out')
     if noise == "weights":
         if given["num_envs"] % 2:
             raise EsrlError(f"num_envs is {given['num_envs']}, but antithetic pairs of lanes need an even number")

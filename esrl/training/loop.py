@@ -119,6 +119,7 @@ class Run:
         state = state._replace(**{name: jnp.float32(value) for name, value in self.hyperparams.items()})
         kept: Row | None = None
         if self.folder is not None:
+            self.folder.hold()
             if checkpoint.generations(self.folder.checkpoints):
                 state = checkpoint.restore(self.folder.checkpoints, state)
                 checkpoint.set_aside_beyond(self.folder.checkpoints, int(state.generation))
@@ -142,6 +143,7 @@ class Run:
                 if int(state.generation):
                     checkpoint.save(self.folder.checkpoints, state)
                 self.folder.close()
+                self.folder.release()
 
     def _generation(self, state: Any, first: bool) -> tuple[Any, Row]:
         start = self._score(state) if first and self.grid.num_evals else {}

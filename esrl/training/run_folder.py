@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class RunFolder:
         self._curve = home / "curve.png"
         self._opened = False
         self._events: Events | None = None
+        self._lock: Any = None
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], recipe: dict[str, Any]) -> RunFolder:
@@ -72,12 +74,53 @@ class RunFolder:
             raise EsrlError(f"{run.checkpoints} is no folder, but must be that of the checkpoints; move the file away")
         return run
 
+    def hold(self) -> None:
+        """Keeps other processes from training in this folder, until `release` or the end of this process, of any kind.
+
+        Raises:
+          EsrlError: another process holds it.
+        """
+        if self._lock is not None:
+            return
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        path = self.checkpoints / ".lock"
+        with contextlib.suppress(OSError):  # what cannot be written says so when a checkpoint is to be
+            self._lock = path.open("a+")
+        if self._lock is None:
+            return
+        try:
+            # A lock of the process, not of the file: worker processes do not inherit it.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self._lock.seek(0)
+            who = self._lock.read().strip()
+            self.release()
+            raise EsrlError(
+                f"{self.path} is being trained by another process{f' ({who})' if who else ''}; wait for it, or stop it"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {platform.node()}\n")
+        self._lock.flush()
+
+    def release(self) -> None:
+        """Lets other processes train in this folder."""
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
+
     def go_on(self, recipe: dict[str, Any]) -> None:
         """Compares the run's recipe with that of the agent which is to go on with it, and writes down what may change.
 
         Raises:
-          EsrlError: they differ in what shapes the training, which the checkpoint holds: new values would be ignored.
+          EsrlError: they differ in what shapes the training, which the checkpoint holds: new values would be ignored;
+            or another process trains in the folder.
         """
+        self.hold()
         try:
             old = tomllib.loads(self.recipe.read_text())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -67,7 +67,7 @@ WHOLE: dict[str, Any] = {**COMMON, "sigma": 0.05, "episodes_per_member": 1}
 ESTIMATES: dict[str, tuple[str, dict[str, Any]]] = {
     "whole episodes, rank 1": ("eggroll", WHOLE),
     "whole episodes, dense": ("open_es", WHOLE),
-    "windows of 16 steps, rank 1": ("eggroll_ac", {**LEARNER, "noise": "weights", "sigma": 0.05}),
+    "windows of 16 steps, rank 1": ("eggroll_ac", {**LEARNER, "noise_space": "weights", "sigma": 0.05}),
     "aligned, 1 pair": ("eggroll_ac", {**LEARNER, "feedback": False}),
     "aligned, 8 pairs": ("eggroll_ac", {**LEARNER, "feedback": False, "pairs": 8}),
     "aligned, feedback": ("eggroll_ac", LEARNER),

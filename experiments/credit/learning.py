@@ -44,7 +44,7 @@ AGENTS: dict[str, tuple[str, dict[str, Any]]] = {
     "control": ("eggroll_ac", {"gradient": "backprop"}),
     "eggroll_ac, ridge": ("eggroll_ac", {"critic": "ridge"}),
     "eggroll_ac, policy_ridge": ("eggroll_ac", {"critic": "policy_ridge"}),
-    "eggroll_ac, weights": ("eggroll_ac", {"noise": "weights", "sigma": 0.05, "learning_rate": 1e-3}),
+    "eggroll_ac, weights": ("eggroll_ac", {"noise_space": "weights", "sigma": 0.05, "learning_rate": 1e-3}),
     "eggroll_ac, residual 0": ("eggroll_ac", {"residual": 0.0}),
     "eggroll_ac, no feedback": ("eggroll_ac", {"feedback": False}),
     "ppo": ("ppo", {}),

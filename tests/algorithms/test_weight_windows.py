@@ -20,7 +20,7 @@ from esrl.training import checkpoint
 ppo = importlib.import_module("esrl.algorithms.ppo")
 
 TINY = esrl.mlp((7, 11), "tanh")
-SMALL = {"noise": "weights", "num_envs": 16, "num_steps": 8, "window": 4, "num_minibatches": 4, "num_epochs": 2}
+SMALL = {"noise_space": "weights", "num_envs": 16, "num_steps": 8, "window": 4, "num_minibatches": 4, "num_epochs": 2}
 PLAIN = {"critic": "ridge", "normalize_rewards": False, "normalize_advantages": False}  # whose values begin at 0
 
 
@@ -157,7 +157,11 @@ def test_on_a_linear_bandit_the_mean_is_the_policy_gradient(noise):
     params = {"first": jax.random.normal(seed_key(1), (1, 6)), "last": jax.random.normal(seed_key(2), (6, 1))}
     network = esrl.network(lambda params, seen: (seen @ params["first"]) @ params["last"], params=params)
     # Aligned noise is smaller: what goes beyond the clipped ratio counts for nothing.
-    own = {"noise": "weights", "window": 1, "sigma": 0.05} if noise == "weights" else {"sigma": 0.005, "residual": 1.0}
+    own = (
+        {"noise_space": "weights", "window": 1, "sigma": 0.05}
+        if noise == "weights"
+        else {"sigma": 0.005, "residual": 1.0}
+    )
     agent = esrl.eggroll_ac(
         Bandit(), network, **own, **PLAIN, num_envs=2048, num_steps=8, gamma=0.0, normalize_observations=False
     )
@@ -251,7 +255,7 @@ def test_what_trains_each_parameter_is_described():
 )
 def test_probe_environments_are_solved(env, best, options):
     defaults = {"num_envs": 32, "num_steps": 16, "num_minibatches": 4, "learning_rate": 0.01, "gamma": 0.5}
-    agent = esrl.eggroll_ac(env(), TINY, **{**defaults, "noise": "weights", "window": 2, **options})
+    agent = esrl.eggroll_ac(env(), TINY, **{**defaults, "noise_space": "weights", "window": 2, **options})
     result = esrl.train(agent, generations=120, num_evals=0)
     score = esrl.evaluate(agent, result.state, 128).return_mean
     assert score > best - 0.15, score
@@ -260,11 +264,11 @@ def test_probe_environments_are_solved(env, best, options):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"noise": "weight"}, 'noise is \'weight\', but must be "aligned" or "weights"'),
+        ({"noise_space": "weight"}, 'noise_space is \'weight\', but must be "aligned" or "weights"'),
         ({"num_envs": 15, "num_minibatches": 1}, "num_envs is 15, but antithetic pairs of lanes need an even number"),
         ({"window": 3}, "num_steps is 8, but must be a multiple of window 3"),
-        ({"pairs": 2}, 'pairs has no meaning with noise="weights"'),
-        ({"noise": "aligned"}, 'window has no meaning with noise="aligned"'),
+        ({"pairs": 2}, 'pairs has no meaning with noise_space="weights"'),
+        ({"noise_space": "aligned"}, 'window has no meaning with noise_space="aligned"'),
         ({"gradient": "backprop"}, 'gradient is "backprop", which has no noise'),
         ({"window": 0}, "window is 0"),
     ],

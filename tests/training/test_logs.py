@@ -3,13 +3,18 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 import esrl
 from esrl.training import logs
 from esrl.training.logs import Events, Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def written(path, number, more=b""):
@@ -94,3 +99,24 @@ def test_a_run_is_gone_on_with_after_its_metrics_were_lost(tmp_path):
     result = esrl.train(agent, generations=4, num_evals=0, out=tmp_path / "run", resume=True)
     assert int(result.state.generation) == 4
     assert [row["generation"] for row in Metrics(tmp_path / "run" / "metrics.jsonl").rows()] == [3, 4]
+
+
+HOLDS = "import sys, time; from esrl.training.run_folder import RunFolder; run = RunFolder.existing(sys.argv[1])"
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    """A second one is refused; one that was killed holds nothing."""
+    agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((4,)), population=8)
+    esrl.train(agent, generations=1, num_evals=0, out=tmp_path / "run")
+    command = [sys.executable, "-c", f"{HOLDS}; run.hold(); print(flush=True); time.sleep(600)", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        try:
+            process.stdout.readline()
+            before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+            with pytest.raises(esrl.EsrlError, match=f"is being trained by another process .process {process.pid} on"):
+                esrl.train(agent, generations=2, num_evals=0, out=tmp_path / "run", resume=True)
+            assert before == {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*")}
+        finally:
+            process.kill()
+    result = esrl.train(agent, generations=2, num_evals=0, out=tmp_path / "run", resume=True)
+    assert int(result.state.generation) == 2
