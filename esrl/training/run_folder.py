@@ -87,29 +87,38 @@ class RunFolder:
         except ImportError:  # Windows
             return
         path = self.checkpoints / ".lock"
-        with contextlib.suppress(OSError):  # what cannot be written says so when a checkpoint is to be
-            self._lock = path.open("a+")
-        if self._lock is None:
-            return
-        try:
-            # A lock of the process, not of the file: worker processes do not inherit it.
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            self._lock.seek(0)
-            who = self._lock.read().strip()
-            self.release()
-            raise EsrlError(
-                f"{self.path} is being trained by another process{f' ({who})' if who else ''}; wait for it, or stop it"
-            ) from None
-        except OSError:  # a file system without locks
-            return
-        self._lock.truncate(0)
-        self._lock.write(f"process {os.getpid()} on {platform.node()}\n")
-        self._lock.flush()
+        while True:
+            try:
+                file = path.open("a+")
+            except OSError:  # what cannot be written says so when a checkpoint is to be
+                return
+            try:
+                # A lock of the process, not of the file: worker processes do not inherit it.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                with file:
+                    file.seek(0)
+                    who = file.read().strip()
+                raise EsrlError(
+                    f"{self.path} is being trained by another process{f' ({who})' if who else ''}; wait for it, or"
+                    " stop it"
+                ) from None
+            except OSError:  # a file system without locks
+                file.close()
+                return
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                break
+            file.close()  # whoever held it has taken the file away since it was opened
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        self._lock = file
 
     def release(self) -> None:
         """Lets other processes train in this folder."""
         if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.checkpoints / ".lock").unlink()
             self._lock.close()
         self._lock = None
 
