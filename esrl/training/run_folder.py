@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import tomllib
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -89,37 +90,35 @@ class RunFolder:
         path = self.checkpoints / ".lock"
         while True:
             try:
-                file = path.open("a+")
+                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             except OSError:  # what cannot be written says so when a checkpoint is to be
                 return
             try:
                 # A lock of the process, not of the file: worker processes do not inherit it.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
-                with file:
-                    file.seek(0)
-                    who = file.read().strip()
+                who = os.read(file, 200).decode(errors="replace").strip()
+                os.close(file)
                 raise EsrlError(
                     f"{self.path} is being trained by another process{f' ({who})' if who else ''}; wait for it, or"
                     " stop it"
                 ) from None
             except OSError:  # a file system without locks
-                file.close()
+                os.close(file)
                 return
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(file)):
                 break
-            file.close()  # whoever held it has taken the file away since it was opened
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
-        self._lock = file
+            os.close(file)  # whoever held it has taken the file away since it was opened
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
+        self._lock = weakref.finalize(self, os.close, file)  # also where this is dropped and never trained
 
     def release(self) -> None:
         """Lets other processes train in this folder."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
                 (self.checkpoints / ".lock").unlink()
-            self._lock.close()
+            self._lock()
         self._lock = None
 
     def go_on(self, recipe: dict[str, Any]) -> None:
@@ -130,6 +129,13 @@ class RunFolder:
             or another process trains in the folder.
         """
         self.hold()
+        try:
+            self._go_on(recipe)
+        except EsrlError:
+            self.release()
+            raise
+
+    def _go_on(self, recipe: dict[str, Any]) -> None:
         try:
             old = tomllib.loads(self.recipe.read_text())
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
