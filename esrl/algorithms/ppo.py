@@ -179,14 +179,18 @@ def rollout(ppo: PPO, state: PPOState) -> Experience:
         after, trajectory, last_value, stats = ppo.runner.unroll(
             ppo.act, ppo.value, context, lanes, key, ppo.nets.carry, ppo.steps
         )
-        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.observations)
-        live = jnp.ones(trajectory.rewards.size, bool)
-        sums = running_statistics.accumulate(running_statistics.zero_sums(context[1]), context[1], seen, live)
-        return (after, trajectory, last_value), (sums, stats)
+        return (after, trajectory, last_value), (observed(context[1], trajectory), stats)
 
     args = ((state.params, state.moments), key)
     rows, totals = sharding.map_devices(play, args, state.lanes, ppo.mesh)
     return Experience(*rows, *totals)
+
+
+def observed(moments: Moments | None, trajectory: Trajectory) -> Sums | None:
+    """The sums of a trajectory's observations."""
+    seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.observations)
+    live = jnp.ones(trajectory.rewards.size, bool)
+    return running_statistics.accumulate(running_statistics.zero_sums(moments), moments, seen, live)
 
 
 def update(ppo: PPO, state: PPOState, experience: Experience) -> tuple[PPOState, Metrics]:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from esrl.algorithms.advantages import gae, next_values
 from esrl.algorithms.agent import Metrics
-from esrl.algorithms.ppo import PPO, Decision, Experience, PPOState, Sample, critic_gradient, standardize
+from esrl.algorithms.ppo import PPO, Decision, Experience, PPOState, Sample, critic_gradient, observed, standardize
 from esrl.core import sharding
 from esrl.core.types import Array, Key, PyTree
 from esrl.perturbation.noise import Leaf, Noise
@@ -111,10 +111,8 @@ def rollout(windows: WeightWindows, ppo: PPO, state: PPOState) -> Experience:
             found = jax.tree.map(lambda *x: jnp.stack(x), *each)
         trajectory, last, stats = found
         trajectory = jax.tree.map(_joined, trajectory)
-        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.observations)
-        live = jnp.ones(trajectory.rewards.size, bool)
-        sums = running_statistics.accumulate(running_statistics.zero_sums(state.moments), state.moments, seen, live)
-        return (after, trajectory, last[-1]), (sums, jax.tree.map(lambda x: jnp.sum(x, axis=0), stats))
+        totals = observed(state.moments, trajectory), jax.tree.map(lambda x: jnp.sum(x, axis=0), stats)
+        return (after, trajectory, last[-1]), totals
 
     rows, totals = sharding.map_devices(play, state, (state.lanes, sharding.iota(ppo.lanes) // 2), ppo.mesh)
     return Experience(*rows, *totals)
