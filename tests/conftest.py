@@ -35,6 +35,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook("esrl", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
+@pytest.fixture(autouse=True)
+def own_memory(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a machine remembers of its owner (`esrl.training.trust`) is remembered for one test."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture
 def lenient() -> Iterator[None]:
     """JAX's ordinary promotion rules, for third-party environments that rely on them."""

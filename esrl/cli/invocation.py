@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from esrl.cli.arguments import HELP, Groups, dashed, texts
@@ -24,10 +25,11 @@ from esrl.training.recipe import (
 )
 from esrl.training.run_folder import RunFolder
 from esrl.training.suite_defaults import suite_defaults
+from esrl.training.trust import check_code
 
 _RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
 _BUDGET = 1e6  # environment steps when no budget is given
-_RESUMABLE = ("resume", "json", "dry_run", *Budget._fields)  # what a run that goes on may still be told
+_RESUMABLE = ("resume", "trust", "json", "dry_run", *Budget._fields)  # what a run that goes on may still be told
 TARGET = Option(
     "env",
     str,
@@ -109,10 +111,15 @@ def _base(given: dict[str, Any]) -> Recipe:
             raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
         recipe = read(RunFolder.existing(resume).recipe, run=True)
         check_again(recipe.env)
+        check_code(vars(recipe), resume, "trust" in given)
         return recipe
     agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
     if target is not None and target.endswith(".toml"):
-        return read(target).override(agent, network)
+        recipe = read(target)
+        # In a run's folder, which may have come from elsewhere.
+        if (Path(target).expanduser().parent / "checkpoints").is_dir():
+            check_code(vars(recipe), target, "trust" in given)
+        return recipe.override(agent, network)
     recipe = Recipe(target or "").override(agent)
     policy, options = suite_defaults(recipe.env, recipe.agent)
     return dataclasses.replace(recipe, policy=policy, options=options).override({}, network)

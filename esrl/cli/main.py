@@ -23,7 +23,6 @@ from esrl.core.extras import import_extra
 from esrl.core.runtime import check_jax
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.base import name_of
-from esrl.training import checkpoint
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
@@ -34,7 +33,13 @@ from esrl.training.stopping import Stopped
 
 
 def train(
-    recipe: Recipe, *, out: str | None = None, resume: str | None = None, dry_run: bool = False, json: bool = False
+    recipe: Recipe,
+    *,
+    out: str | None = None,
+    resume: str | None = None,
+    trust: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
 ) -> int:
     """Train a policy on an environment, or by a recipe.
 
@@ -44,6 +49,7 @@ def train(
     Args:
       out: folder for the run. Without it: runs/ENV-AGENT-seedN-TIME.
       resume: go on with the run in this folder; it ends as if it had never stopped.
+      trust: with --resume, run the code that the folder's recipe names, though nobody has named it here before.
       dry_run: say what the run would take (memory, compiling, steps/s), and train nothing.
       json: end with one JSON object on standard output.
     """
@@ -62,10 +68,10 @@ def train(
         last = finish(run, progress).metrics
     except KeyboardInterrupt as error:
         status = 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
-        last = (RunFolder(folder).rows() or [{}])[-1]
-        progress.stopped(last, folder, max(checkpoint.generations(RunFolder(folder).checkpoints), default=0))
+        last = RunFolder(folder).last_row()
+        progress.stopped(last, folder, max(RunFolder(folder).checkpoints.generations(), default=0))
     except EsrlError as error:
-        if RunFolder(folder).rows():
+        if RunFolder(folder).last_row():
             go_on = f"go on with: esrl train --resume {folder}"
             raise EsrlError(f"{error}; earlier generations are saved, {go_on}") from error
         if resume is None:
@@ -76,16 +82,26 @@ def train(
     return status
 
 
-def evaluate(folder: str, *, episodes: int = 128, seed: int = 1000, json: bool = False) -> int:
+def evaluate(
+    folder: str,
+    *,
+    episodes: int = 128,
+    seed: int = 1000,
+    generation: int | str | None = None,
+    trust: bool = False,
+    json: bool = False,
+) -> int:
     """Score a trained agent's unperturbed parameters on episodes that training never saw.
 
     Args:
       folder: the folder of a run.
       episodes: held-out episodes.
       seed: seed of the episodes' worlds.
+      generation: whose checkpoint, or "best": the one with the highest held-out score. Without it: the last.
+      trust: run the code that the folder's recipe names, though nobody has named it here before.
       json: end with one JSON object on standard output.
     """
-    agent, state, recipe = esrl.load(folder)
+    agent, state, recipe = esrl.load(folder, generation=generation, trust=trust)
     scored = esrl.evaluate(agent, state, episodes, seed)
     text = (
         f"{recipe.agent} on {name_of(agent.env)}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
@@ -94,7 +110,15 @@ def evaluate(folder: str, *, episodes: int = 128, seed: int = 1000, json: bool =
     return _tell({k: v for k, v in scored._asdict().items() if k != "returns"}, text, json)
 
 
-def render(folder: str, *, form: str = "auto", out: str | None = None, seed: int = 1000) -> int:
+def render(
+    folder: str,
+    *,
+    form: str = "auto",
+    out: str | None = None,
+    seed: int = 1000,
+    generation: int | str | None = None,
+    trust: bool = False,
+) -> int:
     """Write an episode of a trained agent: a page that opens offline (Brax), or an MP4 or GIF.
 
     Args:
@@ -102,17 +126,22 @@ def render(folder: str, *, form: str = "auto", out: str | None = None, seed: int
       form: kind of file: html, mp4, gif, or auto: a page for Brax, else a video.
       out: the file without its ending. Without it: FOLDER/episode.
       seed: seed of the episode's world.
+      generation: whose checkpoint, or "best": the one with the highest held-out score. Without it: the last.
+      trust: run the code that the folder's recipe names, though nobody has named it here before.
     """
-    agent, state, _ = esrl.load(folder)
+    agent, state, _ = esrl.load(folder, generation=generation, trust=trust)
     path, episode = esrl.render(agent, state, out or at(folder) / "episode", seed, form)
     print(f"{path}: return {episode.total:.1f} in {len(episode.rewards)} steps")
     return 0
 
 
-def describe(recipe: Recipe) -> int:
+def describe(recipe: Recipe, *, trust: bool = False) -> int:
     """Print how each parameter would be perturbed, and how many random numbers that takes.
 
     Flags are those of train; ENV may also be the folder of a run.
+
+    Args:
+      trust: run the code that a run's folder names, though nobody has named it here before.
     """
     if not recipe.env:
         raise EsrlError("say what to describe: an environment as brax/hopper, a recipe file, or the folder of a run")
@@ -150,9 +179,9 @@ def _default_out(recipe: Recipe) -> str:
 
 def _remove(out: Path, made: list[Path]) -> None:
     """Removes what a run wrote that trained nothing, and the folders that were made for it."""
-    for inside in out.iterdir():
-        shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # it may be gone
+        for inside in out.iterdir():
+            shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
         for path in made:
             path.rmdir()
 

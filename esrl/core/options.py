@@ -82,6 +82,7 @@ CHOICES = {
     "gradient_scale": ("unbiased", "paper"),
     **dict.fromkeys(("distribution", "noise_distribution"), ("normal", "rademacher")),
     **dict.fromkeys(("dtype", "noise_dtype"), ("float32", "bfloat16", "int8")),
+    "keep": ("last", "best", "all"),
     "variance": ("group", "global"),
 }
 _WORDS: dict[Any, str] = {

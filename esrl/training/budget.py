@@ -64,10 +64,10 @@ class Clock:
 
     def __init__(self, earlier: Row | None = None) -> None:
         row = earlier or {}
-        self._begun = time.perf_counter() - row.get("seconds", 0.0)
-        self._compiled = compile_seconds() - row.get("seconds_compile", 0.0)
-        self.training = row.get("seconds_training", 0.0)
-        self.evaluating = row.get("seconds_evaluate", 0.0)
+        self._begun = time.perf_counter() - (row.get("seconds") or 0.0)
+        self._compiled = compile_seconds() - (row.get("seconds_compile") or 0.0)
+        self.training = row.get("seconds_training") or 0.0
+        self.evaluating = row.get("seconds_evaluate") or 0.0
         self._last: dict[str, float] = {}
 
     def busy(self) -> float:

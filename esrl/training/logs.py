@@ -5,15 +5,21 @@ Nothing here has a thread or a queue: a row that was written is in the file, wha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from esrl.core.types import EsrlError
+from esrl.training.files import open_plain
+
 Row = dict[str, Any]
 _BLOCK = 1 << 16  # bytes that are read at once from the end of a file
+_LONGEST = 1 << 20  # bytes of a line at most
 
 
 class Metrics:
@@ -29,32 +35,60 @@ class Metrics:
 
     def rows(self) -> list[Row]:
         """All rows written so far; a line that is none, as a last one that a kill cut short, is left out."""
-        if not self.path.exists():
-            return []
-        with self.path.open("rb") as file:
-            return [row for line in file if (row := _row(line)) is not None]
+        return [row for line in self._lines() if (row := _row(line)) is not None]
+
+    def last(self) -> Row:
+        """The last row, found from the end of the file; empty where there is none."""
+        return self._last(math.inf)[0] or {}
+
+    def thinned(self, most: int, whole: str) -> list[Row]:
+        """About `most` rows, evenly spaced, and besides those every row that has the value `whole`.
+
+        A long run has a million rows, which take half a minute to read and gigabytes to hold.
+        """
+        wanted = f'"{whole}"'.encode()
+        step = max(1, sum(1 for _ in self._lines()) // most)
+        lines = (line for i, line in enumerate(self._lines()) if i % step == 0 or wanted in line)
+        return [row for line in lines if (row := _row(line)) is not None]
+
+    def _lines(self) -> Iterator[bytes]:
+        if self.path.exists():
+            with os.fdopen(open_plain(self.path), "rb") as file:
+                while line := file.readline(_LONGEST):
+                    yield line
 
     def open(self, generation: int) -> Row | None:
         """Opens the file to go on after a generation, and returns the last row that is kept.
 
         What was written beyond the generation is cut off, in place: at every moment the file holds all that it keeps.
+
+        Raises:
+          EsrlError: it is a link or no plain file, holds something else, or cannot be written.
         """
-        last, end = self._last(generation)
-        if self.path.exists() and self.path.stat().st_size > end:
-            os.truncate(self.path, end)
-        self._file = self.path.open("ab", buffering=0)  # a row is one write
+        try:
+            last, end = self._last(generation)
+            self._file = open_plain(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+            if os.fstat(self._file).st_size > end:
+                os.ftruncate(self._file, end)
+        except OSError as error:
+            raise self._unwritable(error) from error
         return last
 
-    def _last(self, generation: int) -> tuple[Row | None, int]:
+    def _unwritable(self, error: OSError) -> EsrlError:
+        return EsrlError(f"{self.path} cannot be written: {error.strerror or error}")
+
+    def _last(self, generation: float) -> tuple[Row | None, int]:
         """The last row up to a generation, and the byte behind it; found from the end, however long the file is."""
         if not self.path.exists():
             return None, 0
-        with self.path.open("rb") as file:
+        with os.fdopen(open_plain(self.path), "rb") as file:
             place = file.seek(0, os.SEEK_END)
             known = b""  # from `place` on, up to the line that is looked at
             while True:
                 head, found, line = known[:-1].rpartition(b"\n")
                 if not found and place > 0:  # the line may begin further ahead
+                    if len(known) > _LONGEST:
+                        raise EsrlError(f"{self.path} has a line of over {_LONGEST} bytes, which esrl never writes")
                     size = min(_BLOCK, place)
                     place = file.seek(place - size)
                     known = file.read(size) + known
@@ -67,13 +101,24 @@ class Metrics:
                 known = head + found
 
     def write(self, row: Row) -> None:
-        """Adds a row; numbers that are not finite are written as null."""
-        self._file.write((json.dumps(finite(row)) + "\n").encode())
+        """Adds a row; numbers that are not finite are written as null.
+
+        Raises:
+          EsrlError: the file cannot be written; it then ends with the row before.
+        """
+        rest = memoryview((json.dumps(finite(row)) + "\n").encode())
+        end = os.fstat(self._file).st_size
+        try:
+            while rest:  # a full disk takes a part
+                rest = rest[os.write(self._file, rest) :]
+        except OSError as error:
+            os.ftruncate(self._file, end)
+            raise self._unwritable(error) from error
 
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
-            self._file.close()
+            os.close(self._file)
         self._file = None
 
 
@@ -83,9 +128,14 @@ def _row(line: bytes) -> Row | None:
         return None
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("generation"), int) else None
+    sound = isinstance(row, dict) and type(row.get("generation")) is int and all(map(_is_number, row.values()))
+    return row if sound else None
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def finite(row: Row) -> Row:
@@ -123,5 +173,6 @@ class Events:
         self._writer.flush()
 
     def close(self) -> None:
-        """Closes the file."""
-        self._writer.close()
+        """Closes the file; what a full disk did not take is lost."""
+        with contextlib.suppress(OSError):
+            self._writer.close()

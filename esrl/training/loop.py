@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +18,6 @@ from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
-from esrl.training import checkpoint
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
 from esrl.training.progress import Progress, watched
@@ -56,6 +56,7 @@ class Run:
         eval_episodes: int,
         eval_seed: int | None,
         checkpoint_every: int | None,
+        keep: str,
         hyperparams: dict[str, float] | None,
         resume: bool,
     ) -> None:
@@ -66,7 +67,7 @@ class Run:
             raise EsrlError("checkpoint_every is given, but no folder to keep checkpoints in; give out as well")
         self.seed = seed
         self.eval_episodes, self.eval_seed = eval_episodes, seed if eval_seed is None else eval_seed
-        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every, self.keep = checkpoint_every, keep
         self.hyperparams = check_hyperparams(agent, hyperparams or {})
         # An evolution strategy is timed in two parts. What is one program on the device stays one.
         self._in_parts = agent.kind == "evolution" or not on_device(agent.env)
@@ -76,6 +77,7 @@ class Run:
         self.folder: RunFolder | None = None
         if out is not None:
             self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe())
+            self.folder.checkpoints.keep = keep
             if resume:
                 self.folder.go_on(self.recipe())
 
@@ -89,6 +91,7 @@ class Run:
             "eval_episodes": self.eval_episodes,
             "eval_seed": None if self.eval_seed == self.seed else self.eval_seed,
             "checkpoint_every": self.checkpoint_every,
+            "keep": None if self.keep == "last" else self.keep,
         }
         # By its very type: an optax transformation is a tuple as well.
         plain = (bool, int, float, str, dict)
@@ -120,9 +123,10 @@ class Run:
         kept: Row | None = None
         if self.folder is not None:
             self.folder.hold()
-            if checkpoint.generations(self.folder.checkpoints):
-                state = checkpoint.restore(self.folder.checkpoints, state)
-                checkpoint.set_aside_beyond(self.folder.checkpoints, int(state.generation))
+            checkpoints = self.folder.checkpoints
+            if checkpoints.generations():
+                state = checkpoints.restore(state)
+                checkpoints.set_aside_beyond(int(state.generation))
             kept = self.folder.open(int(state.generation))
         last = kept or {}
         self.clock = type(self.clock)(last)
@@ -136,14 +140,30 @@ class Run:
                     self.folder.write(last)
                 state = after  # only now: whatever breaks off, a saved generation has its row
                 if self.folder is not None and self._checkpoint_due(before, state):
-                    checkpoint.save(self.folder.checkpoints, state)
+                    self.folder.checkpoints.save(state, last.get("eval_return_mean"))
                 yield int(state.generation), state, last
         finally:
             if self.folder is not None:
-                if int(state.generation):
-                    checkpoint.save(self.folder.checkpoints, state)
-                self.folder.close()
-                self.folder.release()
+                self._end(self.folder, state, last)
+
+    @staticmethod
+    def _end(folder: RunFolder, state: Any, last: Row) -> None:
+        """Saves and closes everything that can be; an error of one keeps no other from that."""
+        with contextlib.ExitStack() as ending:
+            ending.callback(folder.release)
+            ending.callback(folder.close)
+            if not int(state.generation):
+                return
+            try:
+                folder.checkpoints.save(state, last.get("eval_return_mean"))
+            except EsrlError as error:
+                place = folder.checkpoints.rescue(state)
+                if place is None:
+                    raise
+                raise EsrlError(
+                    f"{error}; the last state was saved to {place} instead: once there is room, move it to"
+                    f" {folder.checkpoints.folder}, and go on"
+                ) from error
 
     def _generation(self, state: Any, first: bool) -> tuple[Any, Row]:
         start = self._score(state) if first and self.grid.num_evals else {}
@@ -225,6 +245,7 @@ def iterate(
     eval_episodes: int = 128,
     eval_seed: int | None = None,
     checkpoint_every: int | None = None,
+    keep: str = "last",
     hyperparams: dict[str, float] | None = None,
     resume: bool = False,
 ) -> Run:
@@ -246,6 +267,7 @@ def iterate(
       eval_episodes: held-out episodes of each evaluation.
       eval_seed: seed of the held-out worlds; None is `seed`.
       checkpoint_every: generations between checkpoints of the whole state; None makes one with each evaluation.
+      keep: checkpoints to keep: the last two ("last"), also the one with the highest held-out score ("best"), or "all".
       hyperparams: values of the state that differ from the agent's own (`agent.hyperparams` names them).
       resume: go on with the run in `out`; it ends as if it had never stopped, bit for bit on the same devices.
 
@@ -270,6 +292,7 @@ def iterate(
         eval_episodes=eval_episodes,
         eval_seed=eval_seed,
         checkpoint_every=checkpoint_every,
+        keep=keep,
         hyperparams=hyperparams,
         resume=resume,
     )
@@ -289,6 +312,7 @@ def train(
     eval_episodes: int = 128,
     eval_seed: int | None = None,
     checkpoint_every: int | None = None,
+    keep: str = "last",
     hyperparams: dict[str, float] | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -302,8 +326,8 @@ def train(
     Args:
       agent: from `esrl.eggroll` or another constructor.
       env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
-      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, hyperparams, resume: as in
-        `esrl.iterate`.
+      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, hyperparams,
+        resume: as in `esrl.iterate`.
       progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
       on_generation: called as `on_generation(generation, state, metrics)` after each generation.
 

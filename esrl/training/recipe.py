@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -39,12 +38,12 @@ from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
-from esrl.training import checkpoint
 from esrl.training.budget import Budget
 from esrl.training.loop import Run, iterate
-from esrl.training.run_folder import RunFolder, with_former_defaults
+from esrl.training.run_folder import RunFolder, read_table, with_former_defaults
 from esrl.training.suite_defaults import ES
 from esrl.training.trained import Trained
+from esrl.training.trust import check_code
 
 Constructor = Callable[..., Agent]
 AGENTS: dict[str, Constructor] = {
@@ -83,8 +82,8 @@ class Recipe:
     Attributes:
       env: what `esrl.make` takes. agent: a name in AGENTS.
       policy, options: the tables [policy] and [options] of the file.
-      env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every: the
-        arguments of `esrl.iterate`.
+      env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep:
+        the arguments of `esrl.iterate`.
     """
 
     env: str
@@ -98,6 +97,7 @@ class Recipe:
     eval_episodes: int = 128
     eval_seed: int | None = None
     checkpoint_every: int | None = None
+    keep: str = "last"
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -235,10 +235,12 @@ def read(path: str | Path, run: bool = False) -> Recipe:
       EsrlError: no such file, not TOML, an unknown key (near ones are offered), or a value of the wrong type.
     """
     try:
-        data = tomllib.loads(Path(path).expanduser().read_text())
-    except FileNotFoundError as error:
-        raise EsrlError(f"there is no recipe {path}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        # A recipe of one's own may lie behind a link.
+        whole = Path(path) if run else Path(path).expanduser().resolve()
+        if not whole.exists():
+            raise EsrlError(f"there is no recipe {path}")
+        data = read_table(whole)
+    except (RuntimeError, OSError) as error:  # no home folder, links that go round
         raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
     own = {"env": str, "agent": str, "policy": dict, "options": dict}
     found = _checked(f"{path}: ", data, {name: Option(name, kind) for name, kind in own.items()} | run_keys())
@@ -293,22 +295,25 @@ def tell_renamed(text: str) -> None:
 
 @checked
 def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agent | None = None,
-         generation: int | None = None, seed: int = 0) -> Trained:  # fmt: skip
-    """A trained agent from a run's folder: its recipe and its last checkpoint. No code is taken from either.
+         generation: int | str | None = None, seed: int = 0, trust: bool = False) -> Trained:  # fmt: skip
+    """A trained agent from a run's folder: its recipe and its last checkpoint.
+
+    Neither holds code. A recipe may name some, as `file.py:Class`; it is run where it was trained with, or by `trust`.
 
     Args:
       folder: what `out` was.
       env: the environment, when it was a Python object; or another one with the same spaces.
       policy: the network, when it was a Python object.
       agent: the agent itself, when only Python code can make it (a noise space of your own, say).
-      generation: generation of the checkpoint; None is the last.
+      generation: generation of the checkpoint; None is the last, "best" the one with the highest held-out score.
       seed: of the actions of `predict`, for policies that sample.
+      trust: run the code that the recipe names, also where nobody has named it here before.
 
     Returns:
       A `Trained`: `esrl.load(folder).predict(observation)`, or `agent, state, recipe = esrl.load(folder)`.
 
     Raises:
-      EsrlError: not a run's folder, no checkpoint in it yet, or one that does not fit.
+      EsrlError: not a run's folder, no checkpoint in it yet, one that does not fit, or code that nobody has named here.
 
     Example:
       >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
@@ -320,6 +325,9 @@ def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agen
     recipe = read(run.recipe, run=True)
     if agent is None and env is None:
         check_again(recipe.env)
+    if agent is None:
+        needed = {"env": recipe.env if env is None else "", "policy": recipe.policy if policy is None else {}}
+        check_code(needed, folder, trust)
     built = agent or recipe.build(env, policy)
-    state = checkpoint.restore(run.checkpoints, built.init(seed_key(recipe.seed)), generation)
+    state = run.checkpoints.restore(built.init(seed_key(recipe.seed)), generation)
     return Trained(built, state, recipe, seed)

@@ -17,6 +17,7 @@ from esrl.core.types import EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device, reason_of
 from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
 from esrl.policies.spaces import row, to_device, to_environment
+from esrl.training.files import replacing
 from esrl.training.run_folder import at
 
 FPS = 30  # frames a second, where the environment's metadata has no render_fps
@@ -102,7 +103,7 @@ def _page(agent: Agent, state: Any, out: Path, seed: int) -> tuple[Path, Episode
     subtitle = f"{agent.name}, return {episode.total:.0f} in {len(episode.rewards)} steps"
     html = page(brax.sys, shown, name_of(agent.env), float(brax.dt), subtitle, rewards=episode.rewards)
     path = out.with_name(out.name + ".html")
-    _write(path, lambda: path.write_text(html))
+    _write(path, lambda part: part.write_text(html))
     return path, episode
 
 
@@ -217,11 +218,11 @@ def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
     if form == "mp4":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="os.fork")  # the child only executes ffmpeg
-            _write(path, lambda: imageio.mimwrite(path, frames, fps=episode.fps, macro_block_size=2))
+            _write(path, lambda part: imageio.mimwrite(part, frames, fps=episode.fps, macro_block_size=2))
     else:
         every = max(1, round(episode.fps / 25))  # browsers slow down GIFs of more frames a second
         duration = 1000 * every / episode.fps
-        _write(path, lambda: imageio.mimwrite(path, frames[::every], duration=duration, loop=0))
+        _write(path, lambda part: imageio.mimwrite(part, frames[::every], duration=duration, loop=0))
     return path
 
 
@@ -231,9 +232,12 @@ def _even(frame: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(frame[: max(rows, 1), : max(columns, 1)])
 
 
-def _write(path: Path, write: Callable[[], Any]) -> None:
+def _write(path: Path, write: Callable[[Path], Any]) -> None:
+    """Has a file written under another name first: a link at its place is replaced, not followed."""
     try:
-        write()
+        path.unlink(missing_ok=True)
+        with replacing(path) as part:
+            write(part)
     except OSError as error:
         raise EsrlError(f"{path} cannot be written: {error.strerror or error}") from error
     if not path.exists():  # ffmpeg may fail without a word

@@ -10,6 +10,7 @@ import os
 import platform
 import tomllib
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ import tomli_w
 
 from esrl.core.options import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError, notice
+from esrl.training.checkpoint import Checkpoints
+from esrl.training.files import open_plain, read_bytes, replace_bytes, replacing
 from esrl.training.logs import Events, Metrics, Row
 from esrl.training.stopping import protected
 from esrl.training.suite_defaults import ES
+from esrl.training.trust import remember
+
+_RECIPE = 1 << 20  # bytes of a recipe at most
+_DRAWN = 20_000  # rows of a learning curve, beside those with a score
 
 
 class RunFolder:
@@ -32,7 +39,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = at(path)
         home = self.path.absolute()  # the program may go to another working folder while it trains
-        self.checkpoints = home / "checkpoints"
+        self.checkpoints = Checkpoints(home / "checkpoints")
         self._metrics = Metrics(home / "metrics.jsonl")
         self.recipe = home / "recipe.toml"
         self._curve = home / "curve.png"
@@ -54,10 +61,11 @@ class RunFolder:
             raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
         text = tomli_w.dumps(recipe)  # before there is a folder, which would stand in the way of the next try
         try:
-            run.checkpoints.mkdir(parents=True)
-            run.recipe.write_text(text)
+            run.checkpoints.folder.mkdir(parents=True)
+            replace_bytes(run.recipe, text.encode())
         except OSError as error:
             raise EsrlError(f"output folder {run.path} cannot be written: {error.strerror or error}") from error
+        remember(recipe)  # who trains with code has named it
         return run
 
     @classmethod
@@ -65,14 +73,16 @@ class RunFolder:
         """The folder of a run that was started before.
 
         Raises:
-          EsrlError: there is none.
+          EsrlError: there is none, or its checkpoints are elsewhere, by a link.
         """
         run = cls(path)
         if not run.recipe.is_file():
             why = "has no recipe.toml" if run.path.is_dir() else "does not exist"
             raise EsrlError(f"{run.path} is not the folder of a run: it {why}")
-        if run.checkpoints.exists() and not run.checkpoints.is_dir():
-            raise EsrlError(f"{run.checkpoints} is no folder, but must be that of the checkpoints; move the file away")
+        folder = run.checkpoints.folder
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            what = "a link, and none is followed in a run's folder" if folder.is_symlink() else "no folder"
+            raise EsrlError(f"{folder} is {what}, but must be the folder of the checkpoints; put that there")
         return run
 
     def hold(self) -> None:
@@ -87,10 +97,10 @@ class RunFolder:
             import fcntl
         except ImportError:  # Windows
             return
-        path = self.checkpoints / ".lock"
+        path = self.checkpoints.folder / ".lock"
         while True:
             try:
-                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+                file = open_plain(path, os.O_RDWR | os.O_CREAT)
             except OSError:  # what cannot be written says so when a checkpoint is to be
                 return
             try:
@@ -117,7 +127,7 @@ class RunFolder:
         """Lets other processes train in this folder."""
         if self._lock is not None:
             with contextlib.suppress(OSError):
-                (self.checkpoints / ".lock").unlink()
+                (self.checkpoints.folder / ".lock").unlink()
             self._lock()
         self._lock = None
 
@@ -136,10 +146,7 @@ class RunFolder:
             raise
 
     def _go_on(self, recipe: dict[str, Any]) -> None:
-        try:
-            old = tomllib.loads(self.recipe.read_text())
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise EsrlError(f"{self.recipe} cannot be read as a recipe: {error}") from error
+        old = read_table(self.recipe)
         old = with_former_defaults(todays(old))
         fixed = [text for name in ("env", "agent", "seed") if (text := _differs(name, old, recipe))]
         fixed += [
@@ -161,10 +168,8 @@ class RunFolder:
         if changed:
             new = dict(recipe)
             new.update({name: old[name] for name in ("env", "policy", "options") if name in old})
-            part = self.recipe.with_name("recipe.part.toml")
             try:
-                part.write_text(tomli_w.dumps(new))
-                os.replace(part, self.recipe)
+                replace_bytes(self.recipe, tomli_w.dumps(new).encode())
             except OSError as error:
                 raise EsrlError(f"{self.recipe} cannot be written: {error.strerror or error}") from error
             notice(f"{self.path} goes on with {', '.join(changed)}")
@@ -173,6 +178,10 @@ class RunFolder:
         """All rows written so far; a last line that a kill cut short is left out."""
         return self._metrics.rows()
 
+    def last_row(self) -> Row:
+        """The last row; empty where there is none. Reads the end of the file alone."""
+        return self._metrics.last()
+
     def open(self, generation: int) -> Row | None:
         """Opens the logs to go on after a generation: what was written beyond it is cut off.
 
@@ -180,31 +189,46 @@ class RunFolder:
         """
         last = self._metrics.open(generation)
         self._opened = True
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError), self._said():
             self._events = Events(self.recipe.parent, generation)
         return last
 
     def write(self, row: Row) -> None:
-        """Adds a generation's row to the JSON lines and the events."""
-        with protected():
+        """Adds a generation's row to the JSON lines and the events.
+
+        Raises:
+          EsrlError: they cannot be written.
+        """
+        with protected(), self._said():
             self._metrics.write(row)
             if self._events is not None:
                 self._events.write(row)
 
+    @contextlib.contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EsrlError(f"{self.path} cannot be written: {error.strerror or error}") from error
+
     def close(self) -> None:
-        """Closes the logs and draws the learning curve."""
+        """Closes the logs and draws the learning curve.
+
+        Raises:
+          EsrlError: the curve cannot be written.
+        """
         if not self._opened:
             return
-        with protected():
+        with protected(), self._said():
             self._close()
 
     def _close(self) -> None:
         self._metrics.close()
-        if self._events is not None:
-            self._events.close()
-        self._opened, self._events = False, None
+        events, self._opened, self._events = self._events, False, None
+        if events is not None:
+            events.close()
         with contextlib.suppress(ImportError):
-            draw_curve(self.rows(), self._curve, self.path.name)
+            draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
 
 
 def at(path: str | os.PathLike[str]) -> Path:
@@ -213,6 +237,24 @@ def at(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # ~someone of whom there is no home
         raise EsrlError(f"{path}: {error}") from error
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A recipe as the tables that its file holds.
+
+    Raises:
+      EsrlError: there is none, or it is no TOML, too long, or nested too deeply.
+    """
+    try:
+        return tomllib.loads(read_bytes(path, _RECIPE).decode())
+    except FileNotFoundError as error:
+        raise EsrlError(f"there is no recipe {path}") from error
+    except OSError as error:
+        raise EsrlError(f"{path} cannot be read as a recipe: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise EsrlError(f"{path} cannot be read as a recipe: it is nested too deeply") from error
+    except ValueError as error:  # TOML's own errors, other bytes than UTF-8, a number of thousands of digits
+        raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
 
 
 def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -268,6 +310,5 @@ def draw_curve(rows: list[Row], path: Path, title: str) -> None:
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    temporary = path.with_suffix(".part.png")
-    figure.savefig(temporary, dpi=120)
-    os.replace(temporary, path)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=120)

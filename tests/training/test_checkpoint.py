@@ -1,21 +1,26 @@
 """Run folders: any name keeps a run, a broken checkpoint gives way to the one before, a misfit is said by name."""
 
 import functools
+import json
+import os
 import shutil
+import tarfile
 import threading
 import tomllib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tomli_w
 from probes import Walk
+from safetensors.numpy import save
 
 import esrl
 from esrl import EsrlError
-from esrl.training import checkpoint
+from esrl.training import checkpoint, state_file
 
 NAMES = ["[lr=0.1]", "a*b?c", "{x} %20", "quote\" and ' space", "größe-行", "[", "**", "~tilde", "-dash", "new\nline"]
 
@@ -68,39 +73,76 @@ def test_a_link_to_a_folder_keeps_its_run(tmp_path):
 
 
 def emptied(path):
-    shutil.rmtree(path)
-    path.mkdir()
+    path.write_bytes(b"")
 
 
 def cut(path):
-    for file in path.rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def a_byte_short(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def lengthened(path):
+    path.write_bytes(path.read_bytes() + b"x")
 
 
 def zeroed(path):
-    for file in path.rglob("*"):
-        if file.is_file():
-            file.write_bytes(bytes(file.stat().st_size))
+    path.write_bytes(bytes(path.stat().st_size))
 
 
-def without_data(path):
-    for file in path.rglob("d/*"):
-        file.unlink()
+def another_number(path):
+    path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1]))
 
 
-def a_file(path):
-    shutil.rmtree(path)
-    path.write_text("")
+def a_folder(path):
+    path.unlink()
+    path.mkdir()
 
 
-@pytest.mark.parametrize("breaks", [emptied, cut, zeroed, without_data, a_file])
+def a_former_folder(path):
+    path.unlink()
+    path.with_suffix("").mkdir()
+
+
+def a_link(path):
+    os.replace(path, path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_device(path):
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def of_another_generation(path):
+    shutil.copy(path.with_name("00000001.safetensors"), path)
+
+
+def a_model_of_someone(path):
+    path.write_bytes(save({"weight": np.zeros(3, np.float32)}))
+
+
+BREAKS = [
+    emptied, cut, a_byte_short, lengthened, zeroed, another_number, a_folder, a_former_folder, a_link, a_pipe, a_device,
+    of_another_generation, a_model_of_someone,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("breaks", BREAKS)
 def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, breaks):
     whole = trained(tmp_path / "whole", 3)
     trained(tmp_path / "run")
     places = tmp_path / "run" / "checkpoints"
-    breaks(places / "00000002")
+    breaks(places / "00000002.safetensors")
     (places / "notes").mkdir()  # a stray name is no checkpoint
+    (places / "²²²²²²²²").mkdir()
     assert int(esrl.load(tmp_path / "run", agent=agent()).state.generation) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "checkpoint 2" in said and "is broken" in said and "1 is used" in said
@@ -110,6 +152,110 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, break
     np.testing.assert_array_equal(params_of(rest.state), params_of(whole.state))
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 3 and int(esrl.load(tmp_path / "run", agent=agent()).state.generation) == 3
+
+
+def test_every_bit_of_a_checkpoint_counts(tmp_path):
+    """One bit of each byte is flipped in turn: it is noticed, or the state is the same (a space of padding)."""
+    result = trained(tmp_path / "run", 1)
+    template = agent().init(jax.random.key(0))
+    path = tmp_path / "run" / "checkpoints" / "00000001.safetensors"
+    data = path.read_bytes()
+    noticed = 0
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ (1 << place % 8)]) + data[place + 1 :])
+        try:
+            found = state_file.read(path, template)
+        except state_file.Broken:
+            noticed += 1
+        else:
+            assert all(map(np.array_equal, *map(jax.tree.leaves, (saved_form(found), saved_form(result.state)))))
+    assert noticed > 0.98 * len(data)
+
+
+def saved_form(state):
+    return state_file._leaves(state)
+
+
+def test_a_checkpoint_of_a_later_version_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(state_file, "VERSION", 99)
+    trained(tmp_path / "run", 1)
+    monkeypatch.undo()
+    with pytest.raises(EsrlError, match="is of version 99, this esrl reads up to 2"):
+        esrl.load(tmp_path / "run", agent=agent())
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    class State(NamedTuple):
+        generation: Any
+        parts: Any
+
+    key = jax.random.split(jax.random.key(3), 2)
+    numbers = {name: jnp.arange(6).reshape(2, 3).astype(name) for name in ("bfloat16", "float16", "int8", "uint32")}
+    state = State(
+        jnp.int32(4), {"key": key, "none": None, "empty": jnp.zeros((0, 2)), "yes": jnp.array(True), **numbers}
+    )
+    path = tmp_path / "state.safetensors"
+    state_file.write(path, state, score=1.5)
+    found = state_file.read(path, jax.tree.map(jnp.zeros_like, state._replace(parts=state.parts | {"key": key[::-1]})))
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    for one, other in zip(jax.tree.leaves(saved_form(found)), jax.tree.leaves(saved_form(state)), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+    head = state_file.read_head(path)
+    assert (head.generation, head.score, head.arrays["parts/int8"]) == (4, 1.5, ("int8", (2, 3)))
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("last", [5, 6]), ("best", [3, 5, 6]), ("all", [1, 2, 3, 4, 5, 6])])
+def test_what_is_kept(tmp_path, keep, kept):
+    folder = checkpoint.Checkpoints(tmp_path, keep)
+    state = agent().init(jax.random.key(0))
+    for generation, score in enumerate([0.0, None, 7.0, 7.0, float("nan"), -1.0], 1):
+        folder._wait_again = 0.0 if generation == 6 else float("inf")  # the disk is waited for once
+        folder.save(state._replace(generation=jnp.uint32(generation)), score)
+    assert folder.generations() == kept
+    assert checkpoint.Checkpoints(tmp_path).best() == (3 if 3 in kept else 6)
+    assert int(folder.restore(state, "best").generation) == (3 if 3 in kept else 6)
+
+
+def test_what_the_disk_has_is_kept(tmp_path):
+    """A loss of power takes what the disk was not waited for, so the last one that it was waited for stays."""
+    folder = checkpoint.Checkpoints(tmp_path)
+    state = agent().init(jax.random.key(0))
+    for generation in range(1, 7):
+        folder._wait_again = 0.0 if generation == 2 else float("inf")
+        folder.save(state._replace(generation=jnp.uint32(generation)))
+    assert folder.generations() == [2, 5, 6]
+
+
+def test_the_best_one_is_loaded_by_name(tmp_path):
+    result = esrl.train(agent(), generations=4, out=tmp_path / "run", num_evals=4, eval_episodes=2, keep="all")
+    assert tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())["keep"] == "all"
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    best = max(rows, key=lambda row: row["eval_return_mean"])["generation"]
+    assert int(esrl.load(tmp_path / "run", agent=agent(), generation="best").state.generation) == best
+    with pytest.raises(EsrlError, match="there is no checkpoint of generation first"):
+        esrl.load(tmp_path / "run", agent=agent(), generation="first")
+    trained(tmp_path / "unscored", 1)
+    with pytest.raises(EsrlError, match="has a held-out score; take the last one"):
+        esrl.load(tmp_path / "unscored", agent=agent(), generation="best")
+    assert result.out == tmp_path / "run"
+
+
+def test_a_run_of_version_1_is_read_and_gone_on_with(tmp_path):
+    """`former_run.tar.gz` holds a run of three generations that was saved by Orbax, when that was what esrl did."""
+    with tarfile.open(Path(__file__).with_name("former_run.tar.gz")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = esrl.load(tmp_path / "former_run", agent=agent())
+    given = {"generations": 5, "num_evals": 1, "eval_episodes": 2, "checkpoint_every": 1}
+    whole = esrl.train(agent(), out=tmp_path / "whole", **given)
+    assert int(found.state.generation) == 3
+    gone_on = esrl.train(agent(), resume=True, out=tmp_path / "former_run", **given)
+    for one, other in zip(*map(jax.tree.leaves, (saved_form(gone_on.state), saved_form(whole.state))), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)  # it was made by a program for one device
+    assert sorted(path.name for path in (tmp_path / "former_run" / "checkpoints").iterdir()) == [
+        "00000004.safetensors",
+        "00000005.safetensors",
+    ]
 
 
 def test_no_whole_checkpoint_is_one_sentence(tmp_path):
@@ -184,10 +330,7 @@ def test_what_may_change_is_taken_said_and_written(tmp_path, capsys):
     recipe = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())
     assert (recipe["generations"], recipe["num_evals"], recipe["eval_episodes"]) == (2, 1, 2)
     always = {"optimizer": "clipup", "episodes_per_member": 2, "averaging": 0.97}
-    assert (
-        recipe["options"] == {"population": 4, **always}
-        and Path(tmp_path / "run" / "recipe.part.toml").exists() is False
-    )
+    assert recipe["options"] == {"population": 4, **always} and not list((tmp_path / "run").glob(".*"))
 
 
 def test_an_old_recipe_goes_on(tmp_path):
@@ -199,7 +342,8 @@ def test_an_old_recipe_goes_on(tmp_path):
 
 def test_a_run_from_before_the_defaults_changed_goes_on_by_those_it_had(tmp_path, monkeypatch):
     """Its recipe leaves out what was a default then, and its checkpoints have no memory of the signal."""
-    monkeypatch.setattr(checkpoint, "save", functools.partial(_saved_then, checkpoint.save))
+    saved = checkpoint.Checkpoints.save
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", lambda self, *given: _saved_then(saved, self, *given))
     former = agent(episodes_per_member=1, optimizer="adam", averaging=0.0)
     esrl.train(former, generations=1, out=tmp_path / "run", num_evals=0)
     recipe = tmp_path / "run" / "recipe.toml"
@@ -230,5 +374,5 @@ class _StateThen(NamedTuple):
     padded_steps: Any
 
 
-def _saved_then(save, folder, state):
+def _saved_then(save, folder, state, score=None):
     save(folder, _StateThen(**{name: getattr(state, name) for name in _StateThen._fields}))

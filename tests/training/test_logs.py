@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def written(path, number, more=b""):
-    rows = ({"generation": g, "x": "é" * (g % 7)} for g in range(1, number + 1))
+    rows = ({"generation": g, "x": 10 ** (g % 7)} for g in range(1, number + 1))
     path.write_bytes(b"".join(json.dumps(row).encode() + b"\n" for row in rows) + more)
     return Metrics(path)
 
@@ -46,7 +46,7 @@ def test_opening_writes_nothing_again(tmp_path, monkeypatch):
     """A kill at any moment of it would lose what is being written: so the file is only made shorter."""
     metrics = written(tmp_path / "metrics.jsonl", 100_000)
     inode, cuts = metrics.path.stat().st_ino, []
-    monkeypatch.setattr(logs.os, "truncate", lambda path, size, own=os.truncate: (cuts.append(size), own(path, size)))
+    monkeypatch.setattr(logs.os, "ftruncate", lambda file, size, own=os.ftruncate: (cuts.append(size), own(file, size)))
     size = metrics.path.stat().st_size
     assert metrics.open(100_000)["generation"] == 100_000 and not cuts
     metrics.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import esrl
-from esrl.training import checkpoint
+from esrl.training.checkpoint import Checkpoints
 from esrl.training.stopping import SIGNALS, Stop, Stopped, protected
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def test_the_generation_ends_and_is_saved(tmp_path, capsys, number):
     with pytest.raises(Stopped) as caught:
         esrl.train(agent(), generations=50, num_evals=0, out=tmp_path / "run", on_generation=ask)
     assert caught.value.signum == number and isinstance(caught.value, KeyboardInterrupt)
-    assert checkpoint.generations(tmp_path / "run" / "checkpoints")[-1] == 3
+    assert Checkpoints(tmp_path / "run" / "checkpoints").generations()[-1] == 3
     result = esrl.train(agent(), generations=5, num_evals=0, out=tmp_path / "run", resume=True)
     assert int(result.state.generation) == 5
 
