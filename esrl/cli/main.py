@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from esrl.core.extras import import_extra
 from esrl.core.runtime import check_jax
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.base import name_of
+from esrl.envs.faults import show_tracebacks
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
@@ -227,7 +229,8 @@ commands:
 {commands}
 
 esrl COMMAND --help says more. A first run:
-  esrl train brax/inverted_pendulum --hidden 32 32 --population 256 --env-steps 2e6 --out runs/first"""
+  esrl train brax/inverted_pendulum --hidden 32 32 --population 256 --env-steps 2e6 --out runs/first
+With --traceback an error is shown with all of Python's traceback, an environment's own too."""
 
 
 def _dispatch(argv: Sequence[str]) -> int:
@@ -254,9 +257,16 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0, 2 for bad input (one line says what), or 130 when interrupted."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    whole = "--traceback" in given
+    if whole:
+        given.remove("--traceback")
+        show_tracebacks()
     try:
-        return _dispatch(sys.argv[1:] if argv is None else list(argv))
+        return _dispatch(given)
     except EsrlError as error:
+        if whole:
+            traceback.print_exception(error)
         print(f"esrl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except SystemExit as stop:  # tyro ends so after --help

@@ -65,7 +65,7 @@ LIMITS = {
     ),
     **dict.fromkeys(
         ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory_gib", "clip_eps", "reward_scale", "anneal_steps",
-         "seconds", "max_excess_variance", "max_grad_norm", "signal_pairs", "horizon_steps"),
+         "seconds", "max_excess_variance", "max_grad_norm", "signal_pairs", "horizon_steps", "env_timeout"),
         Limit(0, open=True),
     ),
     **dict.fromkeys(
@@ -73,7 +73,7 @@ LIMITS = {
          "output_scale", "warm_statistics"),
         Limit(0),
     ),
-    **dict.fromkeys(("gamma", "gae_lambda", "residual"), Limit(0, 1)),
+    **dict.fromkeys(("gamma", "gae_lambda", "residual", "max_failed"), Limit(0, 1)),
     **dict.fromkeys(("averaging", "feedback_decay"), Limit(0, 0.9999)),
     **dict.fromkeys(("seed", "seeds", "eval_seed"), SEED),
 }  # fmt: skip
@@ -82,6 +82,7 @@ CHOICES = {
     "gradient_scale": ("unbiased", "paper"),
     **dict.fromkeys(("distribution", "noise_distribution"), ("normal", "rademacher")),
     **dict.fromkeys(("dtype", "noise_dtype"), ("float32", "bfloat16", "int8")),
+    "on_env_error": ("fail", "stop"),
     "keep": ("last", "best", "all"),
     "variance": ("group", "global"),
 }

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from esrl.core.options import Option
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.core.types import reason_of as reason_of
+from esrl.envs.faults import Faults
 from esrl.envs.host_lanes import HostLanes
 
 MAX_EPISODE_STEPS = 1000  # steps after which an episode is cut off when the environment does not say
@@ -52,6 +53,7 @@ class HostEnv(NamedTuple):
       make_lanes: `make_lanes(shape, together) -> HostLanes`, see `esrl.envs.host_lanes.lanes_maker`.
       make_one: `make_one(**kwargs) -> gymnasium.Env`, for checks and for rendering.
       recipe_name: what a recipe calls it, where that is not `name`.
+      faults: what failed while its lanes were stepped; None where lanes cannot fail one by one.
     """
 
     name: str
@@ -61,6 +63,7 @@ class HostEnv(NamedTuple):
     make_lanes: Callable[..., HostLanes]
     make_one: Callable[..., gymnasium.Env]
     recipe_name: str = ""
+    faults: Faults | None = None
 
 
 def on_device(env: Any) -> bool:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from esrl.core.types import EsrlError, PyTree, reason_of
+from esrl.envs.faults import Faults
 
 Outcome = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray]  # observations, rewards, terminated, truncated
 
@@ -24,7 +25,8 @@ KEPT = 2  # sets of lanes that an environment keeps: the population's, and an ev
 class Pool(Protocol):
     """Worlds of L lanes. What is returned has new arrays with K rows, one for each lane of `ids` [K], in their order.
 
-    `ids` ascend. `seeds` and `actions` have a row for every lane.
+    `ids` ascend. `seeds` and `actions` have a row for every lane. A pool whose environments may fail one by one has
+    `drain() -> list[Fault]` as well, and a number `seconds` that a call of an environment may take.
     """
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
@@ -44,8 +46,10 @@ class HostLanes:
       failed: whether a call was broken off; then no more can be asked of these lanes.
     """
 
-    def __init__(self, name: str, pool: Pool, lanes: int, max_episode_steps: int) -> None:
+    def __init__(self, name: str, pool: Pool, lanes: int, max_episode_steps: int, faults: Faults | None = None) -> None:
         self.failed = False
+        self._faults = Faults() if faults is None else faults
+        self._drain = getattr(pool, "drain", list)
         self._name, self._pool, self._limit = name, pool, max_episode_steps
         self._observations: PyTree = None
         self._steps = np.zeros(lanes, np.int64)
@@ -54,6 +58,7 @@ class HostLanes:
         """Begins an episode in the lanes of `which` [L] bool with their seeds [L]; returns every lane's observation."""
         ids = np.flatnonzero(which)
         begun = self._ask("reset", lambda: self._pool.begin(ids, np.asarray(seeds)))
+        self._faults.begun += ids.size
         self._steps[ids] = 0
         return self._merge(ids, begun)
 
@@ -89,7 +94,11 @@ class HostLanes:
 
     def _ask(self, what: str, call: Callable[[], Any]) -> Any:
         try:
-            return call()
+            if hasattr(self._pool, "seconds"):
+                self._pool.seconds = self._faults.seconds
+            answer = call()
+            self._faults.add(self._drain())
+            return answer
         except BaseException as error:  # Ctrl-C as well: nobody knows which lanes were stepped
             self.failed = True
             if not isinstance(error, Exception) or (isinstance(error, EsrlError) and str(error).startswith(self._name)):
@@ -100,13 +109,13 @@ class HostLanes:
 
 
 def lanes_maker(
-    name: str, make_pool: Callable[[tuple[int, ...], bool], Pool], max_episode_steps: int
+    name: str, make_pool: Callable[[tuple[int, ...], bool], Pool], max_episode_steps: int, faults: Faults | None = None
 ) -> Callable[..., HostLanes]:
     """`make_lanes(shape, together=False)` of a `HostEnv`, from `make_pool(shape, together)`.
 
     `shape` is (L,), or (P, S, E) of the pairs, signs and episodes of a population; lanes are flat either way.
     `together` lanes always begin all at once. They are made once for each shape, and the last two sets of them are
-    kept; a set that failed is replaced.
+    kept; a set that failed is replaced. All of them count their `faults` together.
     """
     kept: dict[tuple[int, ...], HostLanes] = {}
 
@@ -123,7 +132,7 @@ def lanes_maker(
             raise
         except Exception as error:
             raise EsrlError(f"{name}: its lanes cannot be made: {reason_of(error)}") from error
-        lanes = HostLanes(name, pool, math.prod(shape), max_episode_steps)
+        lanes = HostLanes(name, pool, math.prod(shape), max_episode_steps, faults)
         if together:
             kept[shape] = lanes
         return lanes

@@ -18,11 +18,14 @@ from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
+from esrl.envs.faults import LIMIT
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
 from esrl.training.progress import Progress, watched
 from esrl.training.run_folder import RunFolder
 from esrl.training.stopping import Stop, Stopped
+
+MAX_FAILED = 0.5  # share of a generation's episodes that may fail in the environment
 
 
 class Result(NamedTuple):
@@ -57,6 +60,9 @@ class Run:
         eval_seed: int | None,
         checkpoint_every: int | None,
         keep: str,
+        on_env_error: str,
+        max_failed: float,
+        env_timeout: float,
         hyperparams: dict[str, float] | None,
         resume: bool,
     ) -> None:
@@ -68,6 +74,7 @@ class Run:
         self.seed = seed
         self.eval_episodes, self.eval_seed = eval_episodes, seed if eval_seed is None else eval_seed
         self.checkpoint_every, self.keep = checkpoint_every, keep
+        self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout
         self.hyperparams = check_hyperparams(agent, hyperparams or {})
         # An evolution strategy is timed in two parts. What is one program on the device stays one.
         self._in_parts = agent.kind == "evolution" or not on_device(agent.env)
@@ -92,6 +99,9 @@ class Run:
             "eval_seed": None if self.eval_seed == self.seed else self.eval_seed,
             "checkpoint_every": self.checkpoint_every,
             "keep": None if self.keep == "last" else self.keep,
+            "on_env_error": None if self.on_env_error == "fail" else self.on_env_error,
+            "max_failed": None if self.max_failed == MAX_FAILED else self.max_failed,
+            "env_timeout": None if self.env_timeout == LIMIT else self.env_timeout,
         }
         # By its very type: an optax transformation is a tuple as well.
         plain = (bool, int, float, str, dict)
@@ -166,6 +176,15 @@ class Run:
                 ) from error
 
     def _generation(self, state: Any, first: bool) -> tuple[Any, Row]:
+        faults = getattr(self.agent.env, "faults", None)
+        if faults is None:
+            return self._played(state, first)
+        with faults.tolerating(self.env_timeout, self.max_failed if self.on_env_error == "fail" else 0.0):
+            after, row = self._played(state, first)
+            failed = faults.taken()
+        return after, row | {"env_faults": failed}
+
+    def _played(self, state: Any, first: bool) -> tuple[Any, Row]:
         start = self._score(state) if first and self.grid.num_evals else {}
         before, steps_before = self.progress(state), int(state.env_steps)
         if self._in_parts:
@@ -179,6 +198,8 @@ class Run:
         values = {name: _number(value) for name, value in jax.device_get(metrics).items()}
         # Ranks of nothing but NaN would be a step of zero, for ever and without a word.
         if values.pop("all_nonfinite", False):
+            if (faults := getattr(self.agent.env, "faults", None)) is not None:
+                faults.check()  # why it is so, where the environment failed
             raise EsrlError(
                 f"{name_of(self.agent.env)}: generation {int(after.generation)} has not one finite return; the"
                 " environment's rewards are NaN or infinite (esrl.check_env says at which step)"
@@ -201,9 +222,12 @@ class Run:
     def _score(self, state: Any) -> Row:
         with self.clock.measure("evaluate"):
             scored = evaluate(self.agent, state, self.eval_episodes, self.eval_seed)
+        returns, sound = scored.returns, np.isfinite(scored.returns)
+        if getattr(self.agent.env, "faults", None) is not None and sound.any():
+            returns = returns[sound]  # an episode whose environment failed says nothing of the policy
         return {
-            "eval_return_mean": scored.return_mean,
-            "eval_return_std": scored.return_std,
+            "eval_return_mean": float(returns.mean()),
+            "eval_return_std": float(returns.std()),
             "eval_length_mean": scored.length_mean,
         }
 
@@ -246,6 +270,9 @@ def iterate(
     eval_seed: int | None = None,
     checkpoint_every: int | None = None,
     keep: str = "last",
+    on_env_error: str = "fail",
+    max_failed: float = MAX_FAILED,
+    env_timeout: float = LIMIT,
     hyperparams: dict[str, float] | None = None,
     resume: bool = False,
 ) -> Run:
@@ -268,6 +295,10 @@ def iterate(
       eval_seed: seed of the held-out worlds; None is `seed`.
       checkpoint_every: generations between checkpoints of the whole state; None makes one with each evaluation.
       keep: checkpoints to keep: the last two ("last"), also the one with the highest held-out score ("best"), or "all".
+      on_env_error: what an error, an exit or a hang of a Gymnasium environment means: its episode counts as failed
+        ("fail"; the metric env_faults counts them), or the run stops ("stop").
+      max_failed: share of a generation's episodes that may fail so; above it the run stops.
+      env_timeout: seconds that a reset or a step of a Gymnasium environment may take; one that takes longer has failed.
       hyperparams: values of the state that differ from the agent's own (`agent.hyperparams` names them).
       resume: go on with the run in `out`; it ends as if it had never stopped, bit for bit on the same devices.
 
@@ -293,6 +324,9 @@ def iterate(
         eval_seed=eval_seed,
         checkpoint_every=checkpoint_every,
         keep=keep,
+        on_env_error=on_env_error,
+        max_failed=max_failed,
+        env_timeout=env_timeout,
         hyperparams=hyperparams,
         resume=resume,
     )
@@ -313,6 +347,9 @@ def train(
     eval_seed: int | None = None,
     checkpoint_every: int | None = None,
     keep: str = "last",
+    on_env_error: str = "fail",
+    max_failed: float = MAX_FAILED,
+    env_timeout: float = LIMIT,
     hyperparams: dict[str, float] | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -326,8 +363,8 @@ def train(
     Args:
       agent: from `esrl.eggroll` or another constructor.
       env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
-      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, hyperparams,
-        resume: as in `esrl.iterate`.
+      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, on_env_error,
+        max_failed, env_timeout, hyperparams, resume: as in `esrl.iterate`.
       progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
       on_generation: called as `on_generation(generation, state, metrics)` after each generation.
 

@@ -35,11 +35,12 @@ from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
 from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of
 from esrl.core.types import EsrlError, nearest, notice, seed_key
+from esrl.envs.faults import LIMIT
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training.budget import Budget
-from esrl.training.loop import Run, iterate
+from esrl.training.loop import MAX_FAILED, Run, iterate
 from esrl.training.run_folder import RunFolder, read_table, with_former_defaults
 from esrl.training.suite_defaults import ES
 from esrl.training.trained import Trained
@@ -82,8 +83,8 @@ class Recipe:
     Attributes:
       env: what `esrl.make` takes. agent: a name in AGENTS.
       policy, options: the tables [policy] and [options] of the file.
-      env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep:
-        the arguments of `esrl.iterate`.
+      env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep,
+        on_env_error, max_failed, env_timeout: the arguments of `esrl.iterate`.
     """
 
     env: str
@@ -98,6 +99,9 @@ class Recipe:
     eval_seed: int | None = None
     checkpoint_every: int | None = None
     keep: str = "last"
+    on_env_error: str = "fail"
+    max_failed: float = MAX_FAILED
+    env_timeout: float = LIMIT
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 

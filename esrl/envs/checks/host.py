@@ -11,6 +11,7 @@ from gymnasium import spaces
 from esrl.core.types import EsrlError, PyTree, notice, seed_key
 from esrl.envs.base import HostEnv, reason_of
 from esrl.envs.checks.device import alike, check_step
+from esrl.envs.faults import LIMIT, WATCH, Hang
 from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
 from esrl.policies.policy import action_mask
 from esrl.policies.random_policy import random_policy
@@ -36,6 +37,7 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
     call, act, told = "reset", _allowed_actions(env, seed), False
     try:
         env.action_space.seed(seed)
+        WATCH.start(LIMIT, env.name)
         # Twice: the first reset may make what the second finds.
         earlier, observation = (first(env, one.reset(seed=seed)) for _ in range(2))
         if not _repeats(env.observation_space, earlier, observation):
@@ -43,6 +45,7 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
             raise EsrlError(f"{env.name}: reset with the same seed gave two different observations; {advice}")
         for t in range(min(steps, env.max_episode_steps)):
             seen, call = observation, f"step {t + 1}"
+            WATCH.start(LIMIT, env.name)
             problem = outside(env.observation_space, seen)
             action = env.action_space.sample() if problem or act is None else act(seen, t)
             observation, reward, terminated, truncated = outcome_of(env.name, one.step(action), call)
@@ -56,10 +59,13 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
                 observation = first(env, one.reset())
     except EsrlError:
         raise
+    except Hang:
+        raise EsrlError(f"{env.name}: {call} took longer than {LIMIT:g} s") from None
     except Exception as error:
         _explain(env, one.unwrapped, seed)
         raise EsrlError(f"{env.name}: {call} raised {reason_of(error)}") from error
     finally:
+        WATCH.stop()
         one.close()
 
 

@@ -17,6 +17,7 @@ from gymnasium.envs.registration import load_env_creator
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, notice_once
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of, reason_of
+from esrl.envs.faults import Faults
 from esrl.envs.host_lanes import Pool, lanes_maker
 from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
@@ -167,7 +168,9 @@ def _host_env(
     def limited(**kwargs: Any) -> gymnasium.Env:
         return gymnasium.wrappers.TimeLimit(single(**kwargs), limit)
 
-    return HostEnv(name, seen, one.action_space, limit, lanes_maker(name, make_pool, limit), limited)
+    faults = Faults()
+    make_lanes = lanes_maker(name, make_pool, limit, faults)
+    return HostEnv(name, seen, one.action_space, limit, make_lanes, limited, faults=faults)
 
 
 def _sync_pool(name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> SyncPool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,8 @@ import jax
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from esrl.core.types import EsrlError, PyTree, reason_of
+from esrl.core.types import EsrlError, PyTree
+from esrl.envs.faults import LIMIT, WATCH, Fault, Hang, fault_of, hung, is_users
 from esrl.envs.host_lanes import Outcome
 from esrl.policies.spaces import outside, rows_of, seen, visible
 
@@ -20,25 +22,32 @@ from esrl.policies.spaces import outside, rows_of, seen, visible
 class SyncPool:
     """Environments of one lane each, stepped one after the other.
 
-    Each lane is seeded by itself, so the signs of a pair share their world by equal seeds. An error inside an
-    environment is said with the step that it happened in.
+    Each lane is seeded by itself, so the signs of a pair share their world by equal seeds. A lane whose environment
+    raises, exits or hangs gets a reward of NaN and the end of its episode, and a new environment before its next one.
+
+    Attributes:
+      faults: what failed and was not drained yet. seconds: that a call of an environment may take.
     """
 
     def __init__(self, name: str, make: Callable[[], gymnasium.Env], lanes: int) -> None:
-        self._name = name
+        self.faults: list[Fault] = []
+        self.seconds = LIMIT
+        self._name, self._make = name, make
         self._envs: list[gymnasium.Env] = []
         self._close = weakref.finalize(self, _close_all, self._envs)
         for _ in range(lanes):
             self._envs.append(make())
         self._space = visible(self._envs[0].observation_space)[0]
+        self._actions = self._envs[0].action_space
         self._steps = [0] * lanes
+        self._failed: dict[int, Any] = {}  # the last observation of lanes whose episode failed
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         return self._batch([self._begin(lane, int(seeds[lane])) for lane in ids.tolist()])
 
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
         lanes = ids.tolist()
-        taken = rows_of(self._envs[0].action_space, actions, lanes)
+        taken = rows_of(self._actions, actions, lanes)
         rows = [self._step(lane, action) for lane, action in zip(lanes, taken, strict=True)]
         observations, rewards, terminated, truncated = zip(*rows, strict=True)
         return self._batch(observations), np.array(rewards), np.array(terminated), np.array(truncated)
@@ -46,26 +55,72 @@ class SyncPool:
     def close(self) -> None:
         self._close()
 
+    def drain(self) -> list[Fault]:
+        """What failed since the last call."""
+        found, self.faults = self.faults, []
+        return found
+
     def _begin(self, lane: int, seed: int) -> Any:
         self._steps[lane] = 0
+        if lane in self._failed and not self._made_anew(lane):
+            return self._failed[lane]
         try:
+            WATCH.start(self.seconds, self._name)
             out = self._envs[lane].reset(seed=seed)
-        except Exception as error:
-            raise EsrlError(f"{self._name}: reset raised {reason_of(error)}") from error
+        except BaseException as error:
+            return self._fail(lane, "reset", error, self._blank())
+        finally:
+            WATCH.stop()
         return observation_of(self._name, out)
 
+    def _made_anew(self, lane: int) -> bool:
+        """Puts a new environment in the place of a failed one. Where that fails as well, the next episode does."""
+        try:
+            with contextlib.suppress(Exception):  # an environment that failed may fail again
+                self._envs[lane].close()
+            WATCH.start(self.seconds, self._name)
+            self._envs[lane] = self._make()
+            self._failed.pop(lane)
+        except BaseException as error:
+            self._fail(lane, "making it anew", error, self._failed[lane])
+        finally:
+            WATCH.stop()
+        return lane not in self._failed
+
     def _step(self, lane: int, action: Any) -> tuple[Any, float, bool, bool]:
+        if lane in self._failed:
+            return self._failed[lane], math.nan, True, False
         self._steps[lane] += 1
         try:
+            WATCH.start(self.seconds, self._name)
             out = self._envs[lane].step(action)
-        except Exception as error:
+        except BaseException as error:
             called = f"step {self._steps[lane]} of an episode"
-            raise EsrlError(f"{self._name}: {called} raised {reason_of(error)}") from error
+            return self._fail(lane, called, error, self._blank()), math.nan, True, False
+        finally:
+            WATCH.stop()
         try:  # the usual case, at every step of every lane
             observation, reward, terminated, truncated, _ = out
             return observation, float(reward), bool(terminated), bool(truncated)
         except (TypeError, ValueError):
             return outcome_of(self._name, out, f"step {self._steps[lane]} of an episode")
+
+    def _fail(self, lane: int, called: str, error: BaseException, observation: Any) -> Any:
+        """Notes a lane's failure; returns the observation that stands for those it does not give."""
+        if is_users(error):
+            raise error
+        called = f"{self._name}: {called}"
+        self.faults.append(hung(called, self.seconds) if isinstance(error, Hang) else fault_of(called, error))
+        self._failed[lane] = observation
+        return observation
+
+    def blank(self) -> PyTree:
+        """An observation [1, ...] of zeros, which stands for one that was never given."""
+        made: Any = create_empty_array(self._space, 1, fn=np.zeros)
+        return made
+
+    def _blank(self) -> Any:
+        return jax.tree.map(lambda x: x[0], self.blank())
 
     def _batch(self, observations: Any) -> PyTree:
         """Observations as arrays [K, ...] of their space's types, whatever the environment gave."""

@@ -6,12 +6,16 @@ A step costs one message to each process and one back, for all lanes of its shar
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -22,16 +26,21 @@ import jax
 import numpy as np
 
 from esrl.core.types import EsrlError, PyTree
+from esrl.envs.faults import GRACE, LIMIT, WATCH, Fault
 from esrl.envs.host_lanes import Outcome, Pool
 
-_GRACE = 5.0  # seconds that a process gets to end by itself
+_LONG = 1e6  # seconds that are waited at most
+_HUNG = 97  # exit code of a process whose environment hangs
 
 
 class WorkersPool:
     """Pools of L lanes in W processes.
 
-    The processes end with the one that made them, and leave Ctrl-C to it. After a call that was broken off by anything
-    but an error of the environment, nothing more can be asked.
+    The processes end with the one that made them, and leave Ctrl-C to it. One that ends by itself, or has to be ended
+    because it hangs, costs the episodes of its lanes, and another takes its place.
+
+    Attributes:
+      seconds: that a call of an environment may take.
     """
 
     def __init__(self, name: str, make: Callable[[int], Pool], lanes: int, workers: int) -> None:
@@ -48,23 +57,26 @@ class WorkersPool:
         """
         if os.name != "posix":
             raise EsrlError(f"{name}: vectorization=workers and async need Linux or macOS; use vectorization=sync")
+        self.seconds = LIMIT
         self._name = name
         self._bounds = np.linspace(0, lanes, min(workers, lanes) + 1).round().astype(int)  # of each share's lanes
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen] = []
         self._close = weakref.finalize(self, _end, self._pipes, self._processes)
+        self._jobs = []
+        self._faults: list[Fault] = []
         for share in np.diff(self._bounds):
             try:
-                job = cloudpickle.dumps(partial(make, int(share)))
+                self._jobs.append(cloudpickle.dumps(partial(make, int(share))))
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
                 raise EsrlError(f"{name} cannot be sent to other processes; use vectorization=sync ({why})") from error
-            here, process = _start(job)
+            here, process = _start(self._jobs[-1])
             self._pipes.append(here)
             self._processes.append(process)
-        self._answers(
-            range(len(self._pipes))
-        )  # they make their shares at the same time; each says that its share is made
+        # They make their shares at the same time; each answers with a blank observation once its share is made.
+        blanks = [self._made(i) for i in range(len(self._pipes))]
+        self._blank = blanks[0]
 
     def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
         return self._ask("begin", ids, seeds)
@@ -75,37 +87,84 @@ class WorkersPool:
     def close(self) -> None:
         self._close()
 
+    def drain(self) -> list[Fault]:
+        """What failed since the last call."""
+        found, self._faults = self._faults, []
+        return found
+
     def _ask(self, what: str, ids: np.ndarray, rows: PyTree) -> Any:
         """What the shares that have lanes in `ids` answer, one after the other; they work at the same time."""
         cuts = np.searchsorted(ids, self._bounds)  # ids ascend, so those of a share lie side by side
         asked = np.flatnonzero(np.diff(cuts)).tolist()
+        messages = {}
         for i in asked:
             first, end = self._bounds[i : i + 2]
-            try:
-                share = jax.tree.map(lambda x, a=first, b=end: x[a:b], rows)
-                self._pipes[i].send((what, ids[cuts[i] : cuts[i + 1]] - first, share))
-            except OSError:
-                raise self._dead(i) from None
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *self._answers(asked))
-
-    def _answers(self, asked: Iterable[int]) -> list[Any]:
-        """An answer of each process that was asked; when all are there, the first error among them is raised."""
-        answers: list[tuple[Any, str | None]] = []
-        for index in asked:
-            try:
-                answers.append(self._pipes[index].recv())
-            except (EOFError, OSError):
-                raise self._dead(index) from None
-        for _, error in answers:
+            share = jax.tree.map(lambda x, a=first, b=end: x[a:b], rows)
+            messages[i] = (what, self.seconds, ids[cuts[i] : cuts[i + 1]] - first, share)
+            with contextlib.suppress(OSError):  # it has ended: the answer that does not come says so
+                self._pipes[i].send(messages[i])
+        answers = [self._answer(i, messages[i]) for i in asked]
+        for _, error, _ in answers:  # raised when all are there
             if error is not None:
                 raise EsrlError(error)
-        return [answer for answer, _ in answers]
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *[answer for answer, _, _ in answers])
 
-    def _dead(self, index: int) -> EsrlError:
+    def _answer(self, index: int, message: tuple[Any, ...]) -> tuple[Any, str | None, list[Fault]]:
+        """A process's answer to a message. One that gives none is replaced, and its lanes have failed."""
+        _, seconds, ids, _ = message
+        # It breaks off calls by itself; this is for one that cannot even do that.
+        found = self._received(index, (seconds + 2 * GRACE) * len(ids))
+        if found is None:
+            found = self._replaced(index, message)
+        self._faults += found[2]
+        return found
+
+    def _received(self, index: int, seconds: float) -> tuple[Any, str | None, list[Fault]] | None:
+        with contextlib.suppress(EOFError, OSError):
+            if self._pipes[index].poll(min(seconds, _LONG)):
+                return self._pipes[index].recv()
+        return None
+
+    def _replaced(self, index: int, message: tuple[Any, ...]) -> tuple[Any, str | None, list[Fault]]:
+        what, _, ids, _ = message
+        fault = Fault(f"{self._name}: {self._dead(index)}", "")
+        with contextlib.suppress(OSError):
+            self._pipes[index].close()
+        self._processes[index].kill()
+        self._processes[index].wait()
+        self._pipes[index], self._processes[index] = _start(self._jobs[index])
+        self._made(index)
+        lost = [fault] * len(ids)
+        blank = jax.tree.map(lambda x: np.repeat(x, len(ids), axis=0), self._blank)
+        if what == "step":
+            ended = np.ones(len(ids), bool)
+            return (blank, np.full(len(ids), math.nan), ended, ~ended), None, lost
+        with contextlib.suppress(OSError):
+            self._pipes[index].send(message)
+        again = self._received(index, (message[1] + 2 * GRACE) * len(ids))
+        if again is None:
+            raise EsrlError(f"{self._name}: {self._dead(index)}: twice in a row while episodes began")
+        return again[0], again[1], [fault, *again[2]]
+
+    def _made(self, index: int) -> PyTree:
+        """Waits until a process has made its share; returns a blank observation."""
+        answer = self._received(index, _LONG)
+        if answer is None:
+            raise EsrlError(f"{self._name}: {self._dead(index)}")
+        if answer[1] is not None:
+            raise EsrlError(answer[1])
+        return answer[0]
+
+    def _dead(self, index: int) -> str:
         how = "stopped answering"
         with contextlib.suppress(subprocess.TimeoutExpired):
-            how = f"ended with exit code {self._processes[index].wait(_GRACE)}"
-        return EsrlError(f"{self._name}: a process that steps its lanes {how}; vectorization=sync may show why")
+            code = self._processes[index].wait(GRACE)
+            how = f"ended with exit code {code}"
+            if code == _HUNG:
+                how = f"hung for more than {self.seconds:g} s in a call (env_timeout)"
+            elif code < 0:
+                how = f"was ended by {signal.Signals(-code).name}"
+        return f"a process that steps its lanes {how}; vectorization=sync may show why"
 
 
 def _start(job: bytes) -> tuple[Connection, subprocess.Popen]:
@@ -134,7 +193,7 @@ def _end(pipes: list[Connection], processes: list[subprocess.Popen]) -> None:
         process.terminate()
     for process in processes:
         try:
-            process.wait(_GRACE)
+            process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -144,22 +203,34 @@ def _end(pipes: list[Connection], processes: list[subprocess.Popen]) -> None:
 
 
 def work(descriptor: int) -> None:
-    """Answers messages with (answer, None) or (None, a sentence), until the other end is closed.
+    """Answers messages with (answer, None, faults) or (None, a sentence, []), until the other end is closed.
 
     The first message is ("make", how), which makes the pool; the others are calls of the pool.
     """
-    pipe, pool = Connection(descriptor), None
+    pipe = Connection(descriptor)
+    pool: Any = None
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
+    WATCH.leave = lambda _: os._exit(_HUNG)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
         while True:
             what, *given = pipe.recv()
             try:
                 if what == "make":
                     # Runs code, the parent's own: over a pipe that only these two hold, never from a file or a network.
-                    pool, out = cloudpickle.loads(*given)(), None
+                    pool = cloudpickle.loads(*given)()
+                    out = pool.blank() if hasattr(pool, "blank") else None
                 else:
+                    pool.seconds, *given = given
                     out = getattr(pool, what)(*given)
-                pipe.send((out, None))
-            except Exception as error:
+                pipe.send((out, None, getattr(pool, "drain", list)()))
+            except BaseException as error:  # exits and interrupts as well: nobody but the environment raises any here
                 said = str(error) if isinstance(error, EsrlError) else f"{type(error).__name__}: {error}"
-                pipe.send((None, said))
+                pipe.send((None, said, []))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent is gone, also while an environment hangs."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)

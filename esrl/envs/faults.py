@@ -1,0 +1,209 @@
+"""Environments that fail while they are stepped: what is counted, what is said, and what ends a run.
+
+An environment that Python steps may raise, call exit, hang, or take its worker process with it. While a run tolerates
+that, the episode under way gets a reward of NaN and ends, so that every agent takes it for failed, and the lane gets a
+new environment. Otherwise the first fault is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import signal
+import sys
+import threading
+import time
+import traceback as tracebacks
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from esrl.core.types import EsrlError, notice, reason_of
+
+LIMIT = 300.0  # seconds that a reset or a step may take, unless a run says otherwise
+GRACE = 5.0  # seconds that a call which was broken off may take to end
+_LOOK = 0.2  # seconds between looks at a deadline
+_MANY = 100  # faults after which a generation is not played to its end where too many fail
+_SHOWN = {"traceback": False}
+
+
+class Fault(NamedTuple):
+    """One failure: a sentence, and the environment's whole traceback."""
+
+    text: str
+    traceback: str
+
+
+class Faults:
+    """The faults of one environment.
+
+    Attributes:
+      seconds: that a reset or a step may take.
+      tolerated: the share of a generation's episodes that may fail; at 0 the first fault is raised.
+      count: faults since the last `taken`. begun: episodes that were begun since then.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self.tolerated = LIMIT, 0.0
+        self.count = self.begun = 0
+        self._first: Fault | None = None
+
+    @contextlib.contextmanager
+    def tolerating(self, seconds: float, tolerated: float) -> Iterator[None]:
+        """Within it, a share of the episodes may fail, and a call may take `seconds`."""
+        before = self.seconds, self.tolerated
+        self.seconds, self.tolerated = seconds, tolerated
+        try:
+            yield
+        finally:
+            self.seconds, self.tolerated = before
+
+    def add(self, faults: Sequence[Fault]) -> None:
+        """Counts what happened, and says the first one.
+
+        Raises:
+          EsrlError: it is not tolerated.
+        """
+        for fault in faults:
+            if not self.tolerated:
+                raise EsrlError(said(fault))
+            if self._first is None:
+                self._first = fault
+                notice(
+                    f"{said(fault)}; the episode counts as failed, its lane got a new environment, and more of these"
+                    " are counted as env_faults"
+                )
+            self.count += 1
+            if self.count >= _MANY:
+                self.check()
+
+    def taken(self) -> int:
+        """Faults since the last call.
+
+        Raises:
+          EsrlError: more episodes failed than are tolerated.
+        """
+        self.check()
+        found, self.count, self.begun = self.count, 0, 0
+        return found
+
+    def check(self) -> None:
+        """Raises an EsrlError where more of the episodes failed than are tolerated."""
+        if self._first is not None and self.count > self.tolerated * self.begun:
+            raise EsrlError(
+                f"{said(self._first)}; {self.count} of the {self.begun} episodes of a generation failed, a share of"
+                f" more than {self.tolerated:g} (max_failed)"
+            )
+
+
+def show_tracebacks() -> None:
+    """From now on a fault is said with its whole traceback."""
+    _SHOWN["traceback"] = True
+
+
+def said(fault: Fault) -> str:
+    """A fault's sentence; its traceback goes to standard error where it is asked for."""
+    if _SHOWN["traceback"] and fault.traceback:
+        print(fault.traceback, file=sys.stderr)
+    return fault.text
+
+
+def fault_of(called: str, error: BaseException) -> Fault:
+    """The fault of a call that raised: with the line that did, the environment's own where it has one."""
+    frames = tracebacks.extract_tb(error.__traceback__)[1:]  # the first is the caller's
+    own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
+    last = (own or list(frames))[-1:]
+    where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in last)
+    told = f"{type(error).__name__}: {error}" if isinstance(error, SystemExit) else _reason(error)
+    whole = "".join(tracebacks.format_exception(error)).rstrip()
+    return Fault(f"{called} raised {told}{where}", whole)
+
+
+def _reason(error: BaseException) -> str:
+    return reason_of(error) if isinstance(error, Exception) else type(error).__name__
+
+
+def is_users(error: BaseException) -> bool:
+    """Whether an interrupt that came while an environment was stepped is the user's, and not raised by its code."""
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    # While a run hears signals, an interrupt of the user's is a class of its own, which says so.
+    return type(error) is not KeyboardInterrupt or signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# ---- time limits ----------------------------------------------------------------------------------------------------
+
+
+class Hang(BaseException):
+    """A call of an environment took too long. No `Exception`, so that an environment's own handlers let it through."""
+
+
+class Watch:
+    """Breaks off a call in the main thread that takes longer than its limit; there is one in a process.
+
+    A thread looks at a deadline and sends the main thread a signal, whose handler raises `Hang`: that ends Python's own
+    loops, and what waits in the operating system. Of code that returns to Python for neither the process is ended.
+
+    Attributes:
+      leave: `leave(name)` ends the process because of an environment.
+    """
+
+    def __init__(self) -> None:
+        self.leave: Callable[[str], Any] = _leave_hanging
+        self._deadline, self._name = math.inf, ""
+        self._main = threading.main_thread().ident or 0
+        self._thread: threading.Thread | None = None
+        self._possible = hasattr(signal, "pthread_kill")
+
+    def start(self, seconds: float, name: str) -> None:
+        """A call of an environment begins."""
+        if self._possible and threading.get_ident() == self._main:  # no other thread can be interrupted
+            self._name, self._deadline = name, time.monotonic() + seconds
+            if self._thread is None:
+                self._begin()
+
+    def stop(self) -> None:
+        """It has ended."""
+        self._deadline = math.inf
+
+    def _begin(self) -> None:
+        self._possible = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL  # else it is somebody's
+        if self._possible:
+            signal.signal(signal.SIGALRM, self._heard)
+            self._thread = threading.Thread(target=self._look, name="esrl-watch", daemon=True)
+            self._thread.start()
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(_LOOK)
+            late = self._deadline
+            if time.monotonic() > late:
+                signal.pthread_kill(self._main, signal.SIGALRM)
+                given_up = time.monotonic() + GRACE
+                while self._deadline == late and time.monotonic() < given_up:
+                    time.sleep(_LOOK)
+                if self._deadline == late:
+                    self.leave(self._name)
+
+    def _heard(self, *_: Any) -> None:
+        if time.monotonic() > self._deadline:  # the call may have ended since the signal was sent
+            self.stop()
+            raise Hang
+
+
+def _leave_hanging(name: str) -> None:
+    print(
+        f"esrl: error: {name} hangs in compiled code, which nothing in this process can break off; what was saved can"
+        " be gone on with, and with vectorization=workers only a worker process ends",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
+
+
+WATCH = Watch()
+
+
+def hung(called: str, seconds: float) -> Fault:
+    """The fault of a call that took too long."""
+    return Fault(f"{called} took longer than {seconds:g} s (env_timeout)", "")
