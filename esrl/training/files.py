@@ -17,6 +17,7 @@ from esrl.core.types import EsrlError
 
 # Absent on Windows, which has neither.
 _CAREFUL = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_PART = ".esrl-part"
 
 
 class NotPlain(EsrlError):
@@ -100,7 +101,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     A link at the path is replaced, and what it points to stays as it is. After an error nothing new is left.
     """
-    part = path.with_name(f".{secrets.token_hex(6)}.part{path.suffix}")  # a name that nobody could have put a link at
+    part = path.with_name(f".{secrets.token_hex(6)}{_PART}{path.suffix}")  # at which nobody could have put a link
     try:
         yield part
         if part.exists():  # ffmpeg may fail without a word
@@ -108,3 +109,10 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def clear_parts(folder: Path) -> None:
+    """Deletes what a process that was killed has left of files it was writing."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f".*{_PART}*"):
+            path.unlink()

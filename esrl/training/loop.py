@@ -138,6 +138,9 @@ class Run:
                 state = checkpoints.restore(state)
                 checkpoints.set_aside_beyond(int(state.generation))
             kept = self.folder.open(int(state.generation))
+            missing = int(state.generation) - (kept or {}).get("generation", 0)
+            if missing:
+                notice(f"{self.folder.path} has no rows of its last {missing} generations: metrics.jsonl was cut short")
         last = kept or {}
         self.clock = type(self.clock)(last)
         try:

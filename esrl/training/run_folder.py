@@ -19,7 +19,7 @@ import tomli_w
 from esrl.core.options import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError, notice
 from esrl.training.checkpoint import Checkpoints
-from esrl.training.files import open_plain, read_bytes, replace_bytes, replacing
+from esrl.training.files import clear_parts, open_plain, read_bytes, replace_bytes, replacing
 from esrl.training.logs import Events, Metrics, Row
 from esrl.training.stopping import protected
 from esrl.training.suite_defaults import ES
@@ -55,13 +55,13 @@ class RunFolder:
           EsrlError: the path exists and is not an empty folder, or cannot be written.
         """
         run = cls(path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        if run.path.exists() and (not run.path.is_dir() or _holds_files(run)):
             kind = "holds files" if run.path.is_dir() else "is a file"
             go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
             raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
         text = tomli_w.dumps(recipe)  # before there is a folder, which would stand in the way of the next try
         try:
-            run.checkpoints.folder.mkdir(parents=True)
+            run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
             replace_bytes(run.recipe, text.encode())
         except OSError as error:
             raise EsrlError(f"output folder {run.path} cannot be written: {error.strerror or error}") from error
@@ -189,6 +189,8 @@ class RunFolder:
         """
         last = self._metrics.open(generation)
         self._opened = True
+        clear_parts(self.path)
+        clear_parts(self.checkpoints.folder)
         with contextlib.suppress(ImportError), self._said():
             self._events = Events(self.recipe.parent, generation)
         return last
@@ -229,6 +231,16 @@ class RunFolder:
             events.close()
         with contextlib.suppress(ImportError):
             draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
+
+
+def _holds_files(run: RunFolder) -> bool:
+    """Whether a folder holds anything but what a run leaves that was killed before it had a recipe."""
+    try:
+        clear_parts(run.path)
+        there = [path.name for path in run.path.iterdir()]
+        return there not in ([], ["checkpoints"]) or (bool(there) and any(run.checkpoints.folder.iterdir()))
+    except OSError:
+        return True
 
 
 def at(path: str | os.PathLike[str]) -> Path:

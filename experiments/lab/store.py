@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("esrl", "jax", "jaxlib", "flax", "optax", "gymnasium", "brax", "numpy")
+LATER = ("keep", "on_env_error", "max_failed", "env_timeout")
 ORIGIN = ("recipe", "commit", "versions", "machine", "date")  # columns of a Parquet table that the JSON has now
 
 Row = dict[str, Any]
@@ -55,7 +56,10 @@ def folder_name(env: str) -> str:
 
 def plain(recipe: Recipe) -> dict[str, Any]:
     """What decides a run, apart from its seed, as JSON holds it."""
-    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if v is not None and k != "seed"}
+    given = dataclasses.asdict(recipe).items()
+    # Keys that recipes did not have when tables began are left out at their defaults, by which nothing was different.
+    defaults = {f.name: f.default for f in dataclasses.fields(recipe) if f.name in LATER}
+    fields = {k: v for k, v in given if v is not None and k != "seed" and v != defaults.get(k)}
     return json.loads(json.dumps(fields))
 
 
