@@ -53,16 +53,18 @@ class Limit(NamedTuple):
 
 SEED = Limit(0, 2**32 - 1)
 _LARGEST = 2**31 - 1  # JAX counts in int32
+_LAYERS = 100  # of a ready-made network: more take minutes to compile
 
 # A name means the same wherever it stands.
 LIMITS = {
     **dict.fromkeys(
         ("population", "episodes_per_member", "chunk_pairs", "num_envs", "num_steps", "num_epochs", "num_minibatches",
-         "rank", "hidden", "channels", "env_steps", "generations", "episodes", "eval_episodes", "checkpoint_every",
+         "rank", "env_steps", "generations", "episodes", "eval_episodes", "checkpoint_every",
          "batch_size", "size", "cpu_devices", "max_episode_steps", "steps", "max_population", "generation_steps",
          "horizon", "pairs", "window"),
         Limit(1),
     ),
+    **dict.fromkeys(("hidden", "channels"), Limit(1, 2**16)),
     **dict.fromkeys(
         ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory_gib", "clip_eps", "reward_scale", "anneal_steps",
          "seconds", "max_excess_variance", "max_grad_norm", "signal_pairs", "horizon_steps", "env_timeout"),
@@ -142,6 +144,8 @@ class Option(NamedTuple):
         parts = [plain] if isinstance(plain, (int, float)) else plain if isinstance(plain, (tuple, list)) else []
         if plain is None or not all(map(limit.hold, parts)) or plain not in CHOICES.get(self.name, (plain,)):
             raise EsrlError(f"{called} is {shown(value)}, but must be {self._wanted(limit)}")
+        if len(parts) > _LAYERS and self.name in ("hidden", "channels"):
+            raise EsrlError(f"{called} has {len(parts)} layers, but must have at most {_LAYERS}")
         if limit != SEED and any(isinstance(part, int) and part > _LARGEST for part in parts):
             raise EsrlError(f"{called} is {shown(value)}, but must be below 2^31")
         return plain

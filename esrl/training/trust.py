@@ -31,8 +31,8 @@ def code_in(recipe: dict[str, Any]) -> list[str]:
     """
     env = str(recipe.get("env", "")).partition("?")[0]
     network = str(recipe.get("policy", {}).get("network", ""))
-    found = [text for text in (env, env.removeprefix("gymnasium/"), network) if is_file(text) or is_module(text)]
-    return [_whole(text) for text in found]
+    named = dict.fromkeys((env, env.removeprefix("gymnasium/"), network))
+    return [_whole(text) for text in named if is_file(text) or is_module(text)]
 
 
 def _whole(text: str) -> str:
