@@ -10,6 +10,10 @@ action = esrl.load("runs/hopper").predict(observation)
 
 from typing import Any
 
+from esrl.core import interrupts as interrupts  # first: what is imported below takes seconds
+
+# isort: split
+
 from esrl.algorithms import shaping
 from esrl.algorithms.agent import Agent, Plan
 from esrl.algorithms.description import describe

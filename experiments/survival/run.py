@@ -82,12 +82,15 @@ class Chain:
         begun = (self.run / "recipe.toml").exists()
         own = ("--resume", str(self.run)) if begun else (*CASES[self.name], *ENDLESS, "--out", str(self.run))
         flags = f"--xla_force_host_platform_device_count={self.devices} --xla_cpu_multi_thread_eigen=false"
-        return subprocess.Popen(
-            [sys.executable, "-m", "esrl", "train", *(arguments or own)],
-            stdout=self.log.open("w"),
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        )
+        with self.log.open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "esrl", "train", *(arguments or own)],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+                # Where this script is a shell's background job, SIGINT is ignored, and would be in every process.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
 
     def kill(self) -> None:
         """Trains for a while, and is killed."""
@@ -109,14 +112,16 @@ class Chain:
         if self.random.random() < 0.8:
             self._wait_for_generation(process)
         time.sleep(self.random.uniform(0, 1))
-        number = self.random.choice(SIGNALS)
-        for _ in range(self.random.choice((1, 1, 2, 3))):
+        number, times = self.random.choice(SIGNALS), self.random.choice((1, 1, 2, 3))
+        asked = f"{number.name} {times} times"
+        for _ in range(times):
             process.send_signal(number)
             time.sleep(self.random.uniform(0, 0.3))
         try:
             process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.wrong["hangs"] += 1
+            print(f"{self.name}: {asked} does not end it", self.log.read_text(), sep="\n", file=sys.stderr)
             process.kill()
             process.wait()
         self._look(process, said=self.log.read_text(errors="replace"))
