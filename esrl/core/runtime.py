@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import jax
+import jaxlib
 
 from esrl.core.options import checked
 from esrl.core.types import EsrlError
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 _used = False  # whether this process has asked JAX for its devices
 _forked = False  # whether it was forked from one that had
+_PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 _MIXED_TYPES = ("scatter inputs have incompatible types", "Explicitly requested dtype")
 
 
@@ -36,6 +38,8 @@ def configure(cpu_devices: int | None = None) -> None:
     * One CPU device for each core: a population split over them steps environments several times faster than one device
       with all cores, whose many small operations are not worth splitting. Must happen before JAX is first used; when it
       is too late, everything still runs. Left alone when `XLA_FLAGS` or `jax_num_cpu_devices` already say a number.
+    * An hour instead of 40 seconds that one CPU device waits for another before XLA ends the process: a machine may be
+      busy, or asleep.
     * A persistent compilation cache in the user's cache folder (`ESRL_CACHE_DIR`, or `XDG_CACHE_HOME`/esrl), unless one
       is set; `ESRL_CACHE_DIR=` (empty) turns it off.
 
@@ -51,6 +55,9 @@ def configure(cpu_devices: int | None = None) -> None:
     if not chosen:
         with contextlib.suppress(RuntimeError):  # JAX has been used already
             jax.config.update("jax_num_cpu_devices", cpu_devices or cores())
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jaxlib.__version__.startswith("0.10.") and _PATIENCE not in flags:  # a flag that XLA does not know ends it
+        os.environ["XLA_FLAGS"] = f"{flags} {_PATIENCE}=3600".strip()
     folder = _cache_folder()
     if folder is not None and not jax.config.jax_compilation_cache_dir:
         with contextlib.suppress(OSError):

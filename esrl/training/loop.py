@@ -16,7 +16,7 @@ import numpy as np
 from esrl.algorithms.agent import Agent, Metrics
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
-from esrl.core.types import EsrlError, nearest, notice, seed_key
+from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT
 from esrl.training.budget import Budget, Clock, Grid, Row
@@ -25,6 +25,7 @@ from esrl.training.progress import Progress, watched
 from esrl.training.run_folder import RunFolder
 from esrl.training.stopping import Stop, Stopped
 
+MOST_LOST = 100  # generations in a row without a finite gradient step
 MAX_FAILED = 0.5  # share of a generation's episodes that may fail in the environment
 
 
@@ -81,6 +82,7 @@ class Run:
         self._key = seed_key(seed)
         self.clock = Clock()  # what measures seconds; another may take its place before the run begins
         self._started = False
+        self._lost = 0  # generations in a row without a finite gradient step
         self.folder: RunFolder | None = None
         if out is not None:
             self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe())
@@ -137,6 +139,11 @@ class Run:
             if checkpoints.generations():
                 state = checkpoints.restore(state)
                 checkpoints.set_aside_beyond(int(state.generation))
+                if self.agent.kind != "evolution" and not on_device(self.agent.env):
+                    notice(
+                        f"the worlds of {name_of(self.agent.env)} are Python's, and no checkpoint has them: every lane"
+                        " begins a new episode, so this run ends other than it would have without the stop"
+                    )
             kept = self.folder.open(int(state.generation))
             missing = int(state.generation) - (kept or {}).get("generation", 0)
             if missing:
@@ -179,6 +186,24 @@ class Run:
                 ) from error
 
     def _generation(self, state: Any, first: bool) -> tuple[Any, Row]:
+        try:
+            after, row = self._tolerant(state, first)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise EsrlError(
+                f"{name_of(self.agent.env)}: generation {int(state.generation) + 1} does not fit into memory"
+                f" ({reason_of(error)}); fewer members or lanes take less, as do memory_gib and chunk_pairs"
+            ) from error
+        self._lost = self._lost + 1 if row.get("skipped_steps") == 1 else 0
+        if self._lost >= MOST_LOST:
+            raise EsrlError(
+                f"{name_of(self.agent.env)}: not one gradient step of the last {MOST_LOST} generations was finite;"
+                " lower the learning rate, or normalize observations"
+            )
+        return after, row
+
+    def _tolerant(self, state: Any, first: bool) -> tuple[Any, Row]:
         faults = getattr(self.agent.env, "faults", None)
         if faults is None:
             return self._played(state, first)

@@ -4,6 +4,7 @@ import io
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import Walk
@@ -106,3 +107,44 @@ def test_bad_arguments_are_said_before_anything_runs(given, sentence):
         esrl.iterate(agent(), **given)
     with pytest.raises(EsrlError, match=sentence):
         esrl.train(agent(), **given)
+
+
+class _Fails:
+    """An agent whose step fails, or whose every gradient step is not finite."""
+
+    def __init__(self, agent, error=None):
+        self._agent, self._error = agent, error
+
+    def __getattr__(self, name):
+        return getattr(self._agent, name)
+
+    def step(self, state):
+        if self._error is not None:
+            raise self._error
+        state, metrics = self._agent.step(state)
+        return state, metrics | {"skipped_steps": jnp.float32(1)}
+
+    def rollout(self, state):
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating")]
+)
+def test_what_does_not_fit_into_memory_is_one_sentence(tmp_path, error):
+    agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((2,)), population=4)
+    run = esrl.iterate(agent, generations=3, num_evals=0, out=tmp_path / "run")
+    run.agent = _Fails(agent, error)
+    with pytest.raises(EsrlError, match=r"generation 1 does not fit into memory \(.*\); fewer members"):
+        next(iter(run))
+
+
+def test_a_run_without_a_finite_gradient_step_ends(monkeypatch):
+    monkeypatch.setattr("esrl.training.loop.MOST_LOST", 3)
+    net = esrl.mlp((2,))
+    agent = esrl.ppo("gymnasium/phys2d/CartPole-v1", net, num_envs=2, num_steps=4, num_minibatches=1, num_epochs=1)
+    run = esrl.iterate(agent, generations=9, num_evals=0)
+    run.agent = _Fails(agent)
+    generations = []
+    with pytest.raises(EsrlError, match="not one gradient step of the last 3 generations was finite"):
+        generations += [generation for generation, _, _ in run]
