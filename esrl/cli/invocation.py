@@ -115,9 +115,9 @@ def _base(given: dict[str, Any]) -> Recipe:
         return recipe
     agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
     if target is not None and target.endswith(".toml"):
-        recipe = read(target)
-        # In a run's folder, which may have come from elsewhere.
-        if (Path(target).expanduser().parent / "checkpoints").is_dir():
+        in_folder = Path(target).name == "recipe.toml"  # of a run, which may have come from elsewhere
+        recipe = read(target, run=in_folder)
+        if in_folder:
             check_code(vars(recipe), target, "trust" in given)
         return recipe.override(agent, network)
     recipe = Recipe(target or "").override(agent)

@@ -73,10 +73,12 @@ def train(
         last = RunFolder(folder).last_row()
         progress.stopped(last, folder, max(RunFolder(folder).checkpoints.generations(), default=0))
     except EsrlError as error:
-        if RunFolder(folder).last_row():
-            go_on = f"go on with: esrl train --resume {folder}"
-            raise EsrlError(f"{error}; earlier generations are saved, {go_on}") from error
-        if resume is None:
+        saved = max(RunFolder(folder).checkpoints.generations(), default=0)
+        if saved and run.begun:
+            raise EsrlError(
+                f"{error}; generation {saved} is saved, go on with: esrl train --resume {folder}"
+            ) from error
+        if resume is None and not saved and not RunFolder(folder).last_row():
             _remove(folder, missing)
         raise
     if json:
@@ -270,9 +272,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"esrl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except SystemExit as stop:  # tyro ends so after --help
+        if isinstance(stop.code, str):  # of an environment's own
+            print(f"esrl: error: exit was called: {stop.code}", file=sys.stderr)
+            return 2
         return int(stop.code or 0)
     except KeyboardInterrupt:
         print("esrl: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:  # a name that is too long, a folder of another user, a terminal that is gone
+        with contextlib.suppress(OSError):
+            print(f"esrl: error: {error}", file=sys.stderr)
+        return 2

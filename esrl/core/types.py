@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Iterable
@@ -26,9 +27,15 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
+def why_of(error: BaseException) -> str:
+    """As `reason_of`, also of an exit or an interrupt that an environment's own code raises."""
+    return reason_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
 def notice(text: str) -> None:
     """Says something on standard error that stops nothing."""
-    print(f"esrl: notice: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"esrl: notice: {text}", file=sys.stderr)
 
 
 notice_once = cache(notice)  # of each text, in a process

@@ -18,7 +18,7 @@ import traceback as tracebacks
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from esrl.core.types import EsrlError, notice, reason_of
+from esrl.core.types import EsrlError, notice, why_of
 
 LIMIT = 300.0  # seconds that a reset or a step may take, unless a run says otherwise
 GRACE = 5.0  # seconds that a call which was broken off may take to end
@@ -41,11 +41,12 @@ class Faults:
       seconds: that a reset or a step may take.
       tolerated: the share of a generation's episodes that may fail; at 0 the first fault is raised.
       count: faults since the last `taken`. begun: episodes that were begun since then.
+      lanes: the most that were stepped side by side.
     """
 
     def __init__(self) -> None:
         self.seconds, self.tolerated = LIMIT, 0.0
-        self.count = self.begun = 0
+        self.count = self.begun = self.lanes = 0
         self._first: Fault | None = None
 
     @contextlib.contextmanager
@@ -53,6 +54,7 @@ class Faults:
         """Within it, a share of the episodes may fail, and a call may take `seconds`."""
         before = self.seconds, self.tolerated
         self.seconds, self.tolerated = seconds, tolerated
+        self.count = self.begun = self.lanes = 0
         try:
             yield
         finally:
@@ -84,14 +86,16 @@ class Faults:
           EsrlError: more episodes failed than are tolerated.
         """
         self.check()
-        found, self.count, self.begun = self.count, 0, 0
+        found = self.count
+        self.count = self.begun = self.lanes = 0
         return found
 
     def check(self) -> None:
         """Raises an EsrlError where more of the episodes failed than are tolerated."""
-        if self._first is not None and self.count > self.tolerated * self.begun:
+        played = max(self.begun, self.lanes)  # lanes that live on may begin no episode in a generation
+        if self._first is not None and self.count > self.tolerated * played:
             raise EsrlError(
-                f"{said(self._first)}; {self.count} of the {self.begun} episodes of a generation failed, a share of"
+                f"{said(self._first)}; {self.count} of the {played} episodes of a generation failed, a share of"
                 f" more than {self.tolerated:g} (max_failed)"
             )
 
@@ -114,13 +118,8 @@ def fault_of(called: str, error: BaseException) -> Fault:
     own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
     last = (own or list(frames))[-1:]
     where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in last)
-    told = f"{type(error).__name__}: {error}" if isinstance(error, SystemExit) else _reason(error)
     whole = "".join(tracebacks.format_exception(error)).rstrip()
-    return Fault(f"{called} raised {told}{where}", whole)
-
-
-def _reason(error: BaseException) -> str:
-    return reason_of(error) if isinstance(error, Exception) else type(error).__name__
+    return Fault(f"{called} raised {why_of(error)}{where}", whole)
 
 
 def is_users(error: BaseException) -> bool:
@@ -146,10 +145,14 @@ class Watch:
 
     Attributes:
       leave: `leave(name)` ends the process because of an environment.
+      number: the signal. fatal: also let the operating system end the process, where code hangs that holds Python's
+        lock, so that no thread and no handler of this process runs.
     """
 
     def __init__(self) -> None:
         self.leave: Callable[[str], Any] = _leave_hanging
+        self.number: int = getattr(signal, "SIGALRM", 0)
+        self.fatal = False
         self._deadline, self._name = math.inf, ""
         self._main = threading.main_thread().ident or 0
         self._thread: threading.Thread | None = None
@@ -159,17 +162,21 @@ class Watch:
         """A call of an environment begins."""
         if self._possible and threading.get_ident() == self._main:  # no other thread can be interrupted
             self._name, self._deadline = name, time.monotonic() + seconds
+            if self.fatal:
+                signal.setitimer(signal.ITIMER_REAL, seconds + 2 * GRACE)
             if self._thread is None:
                 self._begin()
 
     def stop(self) -> None:
         """It has ended."""
         self._deadline = math.inf
+        if self.fatal:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _begin(self) -> None:
-        self._possible = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL  # else it is somebody's
+        self._possible = signal.getsignal(self.number) == signal.SIG_DFL  # else it is somebody's
         if self._possible:
-            signal.signal(signal.SIGALRM, self._heard)
+            signal.signal(self.number, self._heard)
             self._thread = threading.Thread(target=self._look, name="esrl-watch", daemon=True)
             self._thread.start()
 
@@ -178,7 +185,7 @@ class Watch:
             time.sleep(_LOOK)
             late = self._deadline
             if time.monotonic() > late:
-                signal.pthread_kill(self._main, signal.SIGALRM)
+                signal.pthread_kill(self._main, self.number)
                 given_up = time.monotonic() + GRACE
                 while self._deadline == late and time.monotonic() < given_up:
                     time.sleep(_LOOK)
@@ -186,8 +193,8 @@ class Watch:
                     self.leave(self._name)
 
     def _heard(self, *_: Any) -> None:
-        if time.monotonic() > self._deadline:  # the call may have ended since the signal was sent
-            self.stop()
+        # The call may have ended since the signal was sent. The deadline stays: the environment may catch this as well.
+        if time.monotonic() > self._deadline:
             raise Hang
 
 

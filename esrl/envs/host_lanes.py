@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from esrl.core.types import EsrlError, PyTree, reason_of
-from esrl.envs.faults import Faults
+from esrl.envs.faults import Faults, Hang
 
 Outcome = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray]  # observations, rewards, terminated, truncated
 
@@ -68,6 +68,7 @@ class HostLanes:
         The others stand still: their observation is their last, their reward 0, and they end no more.
         """
         ids, lanes = np.flatnonzero(live), len(self._steps)
+        self._faults.lanes = max(self._faults.lanes, lanes)
         reward, terminated, truncated = np.zeros(lanes), np.zeros(lanes, bool), np.zeros(lanes, bool)
         if ids.size:
             out = self._ask("step", lambda: self._pool.step(ids, actions))
@@ -101,6 +102,9 @@ class HostLanes:
             return answer
         except BaseException as error:  # Ctrl-C as well: nobody knows which lanes were stepped
             self.failed = True
+            if isinstance(error, (Hang, SystemExit)):  # raised behind a call, or where lanes cannot fail one by one
+                why = "took too long" if isinstance(error, Hang) else f"called exit ({error})"
+                raise EsrlError(f"{self._name}: {what} of its lanes {why}") from error
             if not isinstance(error, Exception) or (isinstance(error, EsrlError) and str(error).startswith(self._name)):
                 raise
             if isinstance(error, EsrlError):

@@ -66,6 +66,8 @@ def import_module(name: str) -> ModuleType:
     Raises:
       EsrlError: there is none of that name, or it cannot be imported.
     """
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise EsrlError(f"there is no module {name!r}: the parts of its name would be letters, digits and _")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:  # the script `esrl` begins with its own folder instead
         sys.path.append(here)
@@ -96,7 +98,7 @@ def _load(path: Path) -> ModuleType:
     try:
         with _beside(path.parent):
             spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = ""
         if isinstance(error, ImportError) and "relative import" in str(error):
             hint = "; a file by itself is in no package: import without the leading dot, or name it package.module:Name"

@@ -8,11 +8,15 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from esrl.core.types import EsrlError, notice
 from esrl.training import former_checkpoints, state_file
+from esrl.training.files import sync
 from esrl.training.state_file import SUFFIX, Broken
 from esrl.training.stopping import protected
 
@@ -45,7 +49,7 @@ class Checkpoints:
         found = set()
         for path in self.folder.glob("*"):
             name = path.name.removesuffix(SUFFIX)
-            if name.isascii() and name.isdecimal() and 8 <= len(name) <= 18:  # other digits are no number of ours
+            if name.isascii() and name.isdecimal() and len(name) <= 18 and name == f"{int(name):08d}":
                 found.add(int(name))
         return sorted(found)
 
@@ -81,6 +85,14 @@ class Checkpoints:
             self._wait_again = now + _SHARE * (now - begun)
         self._scores[generation] = score
         self._prune()
+
+    def settle(self) -> None:
+        """Waits until the disk has the last state, at the end of a run."""
+        there = self.generations()
+        if there and self._synced != there[-1]:
+            with contextlib.suppress(OSError, EsrlError):
+                sync(self.path(there[-1]))
+            self._synced = there[-1]
 
     def rescue(self, state: Any) -> Path | None:
         """Saves a state among the temporary files, where its own folder cannot be written; None if that fails too."""
@@ -121,6 +133,21 @@ class Checkpoints:
                 self._scores[generation] = state_file.read_head(self.path(generation)).score
         score = self._scores[generation]
         return score if score is not None and math.isfinite(score) else None
+
+    def check(self, init: Callable[[Any], Any], key: Any, generation: int | str | None = None) -> None:
+        """Compares a checkpoint with the states of an agent before one is made: that of a stranger's may have any size.
+
+        Args:
+          init: `agent.init`. key: for it. generation: as in `restore`.
+
+        Raises:
+          EsrlError: it does not fit.
+        """
+        found = self.generations()
+        number = self.best() if generation == "best" else generation or (found[-1] if found else None)
+        if number in found and not (path := self.path(int(number or 0))).is_dir():
+            with contextlib.suppress(Broken):
+                state_file.check(path, jax.eval_shape(lambda key: state_file.leaves(init(key)), key))
 
     def restore(self, template: Any, generation: int | str | None = None) -> Any:
         """The state of a generation, or the last one that is whole, in the form and on the devices of a template.

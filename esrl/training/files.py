@@ -67,6 +67,25 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return data
 
 
+def sync(path: Path) -> None:
+    """Waits until the disk has a file that was put at a path."""
+    file = open_plain(path)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    if sys.platform != "win32":
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
 def replace_bytes(path: Path, data: bytes, sync: bool = False) -> None:
     """Puts a whole file at a path: at every moment what was there before is there, or all of this.
 
@@ -87,12 +106,8 @@ def replace_bytes(path: Path, data: bytes, sync: bool = False) -> None:
                 os.fsync(file)
         finally:
             os.close(file)
-    if sync and sys.platform != "win32":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    if sync:
+        _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -104,8 +119,7 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{secrets.token_hex(6)}{_PART}{path.suffix}")  # at which nobody could have put a link
     try:
         yield part
-        if part.exists():  # ffmpeg may fail without a word
-            os.replace(part, path)
+        os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

@@ -46,7 +46,11 @@ def read(path: Path, template: Any) -> Any:
       Broken: it cannot be read.
       EsrlError: it is whole and does not fit the template.
     """
-    for inside in path.rglob("*"):
+    files = list(path.rglob("*"))
+    held = sum(x.nbytes for x in jax.tree.leaves(template) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key))
+    if len(files) > 1000 or sum(file.lstat().st_size for file in files) > 4 * held + (16 << 20):
+        raise Broken("it is far larger than a state of this agent")
+    for inside in files:
         if inside.is_symlink() or not (inside.is_file() or inside.is_dir()):
             raise Broken(f"{inside} is a link or no plain file")
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), template)

@@ -39,7 +39,9 @@ class Metrics:
 
     def last(self) -> Row:
         """The last row, found from the end of the file; empty where there is none."""
-        return self._last(math.inf)[0] or {}
+        with contextlib.suppress(OSError):  # of another user
+            return self._last(math.inf)[0] or {}
+        return {}
 
     def thinned(self, most: int, whole: str) -> list[Row]:
         """About `most` rows, evenly spaced, and besides those every row that has the value `whole`.
@@ -135,7 +137,9 @@ def _row(line: bytes) -> Row | None:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or type(value) is int or (type(value) is float and math.isfinite(value))
+    if type(value) is int:
+        return abs(value) < 2**63
+    return value is None or (type(value) is float and math.isfinite(value))
 
 
 def finite(row: Row) -> Row:

@@ -83,6 +83,8 @@ class Run:
         self.clock = Clock()  # what measures seconds; another may take its place before the run begins
         self._started = False
         self._lost = 0  # generations in a row without a finite gradient step
+        self._failed = 0  # episodes of this generation that failed in the environment
+        self.begun = False  # whether the folder was opened, and training began
         self.folder: RunFolder | None = None
         if out is not None:
             self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe())
@@ -136,7 +138,9 @@ class Run:
         if self.folder is not None:
             self.folder.hold()
             checkpoints = self.folder.checkpoints
-            if checkpoints.generations():
+            if not checkpoints.generations():
+                self.folder.begin_anew()
+            else:
                 state = checkpoints.restore(state)
                 checkpoints.set_aside_beyond(int(state.generation))
                 if self.agent.kind != "evolution" and not on_device(self.agent.env):
@@ -145,13 +149,16 @@ class Run:
                         " begins a new episode, so this run ends other than it would have without the stop"
                     )
             kept = self.folder.open(int(state.generation))
+            self.begun = True
             missing = int(state.generation) - (kept or {}).get("generation", 0)
             if missing:
                 notice(f"{self.folder.path} has no rows of its last {missing} generations: metrics.jsonl was cut short")
+        self.clock = type(self.clock)(kept)
         last = kept or {}
-        self.clock = type(self.clock)(last)
+        if int(state.generation) and not kept:  # its metrics are gone
+            last = {"generation": int(state.generation), "env_steps": int(state.env_steps), **self.clock.row()}
         try:
-            if kept and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
+            if last and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
                 yield int(state.generation), state, last
             while self.progress(state) < 1:
                 before = self.progress(state)
@@ -176,13 +183,14 @@ class Run:
                 return
             try:
                 folder.checkpoints.save(state, last.get("eval_return_mean"))
+                folder.checkpoints.settle()
             except EsrlError as error:
                 place = folder.checkpoints.rescue(state)
                 if place is None:
                     raise
                 raise EsrlError(
-                    f"{error}; the last state was saved to {place} instead: once there is room, move it to"
-                    f" {folder.checkpoints.folder}, and go on"
+                    f"{error}; the last state was saved to {place} instead: move it to {folder.checkpoints.folder}"
+                    " before going on"
                 ) from error
 
     def _generation(self, state: Any, first: bool) -> tuple[Any, Row]:
@@ -207,10 +215,16 @@ class Run:
         faults = getattr(self.agent.env, "faults", None)
         if faults is None:
             return self._played(state, first)
+        self._failed = 0
         with faults.tolerating(self.env_timeout, self.max_failed if self.on_env_error == "fail" else 0.0):
             after, row = self._played(state, first)
-            failed = faults.taken()
-        return after, row | {"env_faults": failed}
+            self._count_faults()
+        return after, row | {"env_faults": self._failed}
+
+    def _count_faults(self) -> None:
+        """Counts the faults since the last time: those of training and of an evaluation each by themselves."""
+        if (faults := getattr(self.agent.env, "faults", None)) is not None:
+            self._failed += faults.taken()
 
     def _played(self, state: Any, first: bool) -> tuple[Any, Row]:
         start = self._score(state) if first and self.grid.num_evals else {}
@@ -248,8 +262,10 @@ class Run:
         return after, row
 
     def _score(self, state: Any) -> Row:
+        self._count_faults()
         with self.clock.measure("evaluate"):
             scored = evaluate(self.agent, state, self.eval_episodes, self.eval_seed)
+        self._count_faults()
         returns, sound = scored.returns, np.isfinite(scored.returns)
         if getattr(self.agent.env, "faults", None) is not None and sound.any():
             returns = returns[sound]  # an episode whose environment failed says nothing of the policy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
@@ -69,11 +70,11 @@ class Progress:
         left = (now - self._begun) * (1 - progress) / fresh if fresh > 0 else None
         parts = [
             f"gen {row['generation']}",
-            f"{_short(row['env_steps'])} steps ({progress:.0%})",
-            f"{_short(row['env_steps_per_second'])}/s",
+            f"{_short(row.get('env_steps') or 0)} steps ({progress:.0%})",
+            f"{_short(row.get('env_steps_per_second') or 0)}/s",
             f"fitness {_number(row['fitness_mean'])}"
             if "fitness_mean" in row
-            else f"training {_number(row['return_mean'])}",
+            else f"training {_number(row.get('return_mean'))}",
             f"return {self._return:.1f}" if self._return is not None else "return -",
             f"{_clock(left)} left" if left is not None else "",
         ]
@@ -107,7 +108,8 @@ class Progress:
     def stop(self) -> None:
         """Takes the live line away, leaving its last state."""
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                self._live.stop()
             self._live = None
 
     def say(self, text: str) -> None:
@@ -127,18 +129,19 @@ class Progress:
         start = f"{self._start:.1f} -> " if self._start is not None else ""
         reached = f"return {start}{self._return:.1f}, " if self._return is not None else ""
         self._print(
-            f"done: {reached}{_short(row['env_steps'])} steps in {row['seconds']:.1f} s"
-            f" ({row['seconds_compile']:.1f} s of them compiling)"
+            f"done: {reached}{_short(row.get('env_steps') or 0)} steps in {row.get('seconds') or 0:.1f} s"
+            f" ({row.get('seconds_compile') or 0:.1f} s of them compiling)"
         )
         if out is not None:
             curve = f"curve: {out / 'curve.png'}   " if (out / "curve.png").exists() else ""
             self._print(f"{curve}look: esrl render {out}   score: esrl evaluate {out}")
 
     def _print(self, text: str) -> None:
-        if self._live is not None:
-            self._live.console.print(text, markup=False)
-        else:
-            print(text, file=self._to, flush=True)
+        with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
+            if self._live is not None:
+                self._live.console.print(text, markup=False)
+            else:
+                print(text, file=self._to, flush=True)
 
 
 def _number(value: float | None) -> str:

@@ -333,5 +333,7 @@ def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agen
         needed = {"env": recipe.env if env is None else "", "policy": recipe.policy if policy is None else {}}
         check_code(needed, folder, trust)
     built = agent or recipe.build(env, policy)
-    state = run.checkpoints.restore(built.init(seed_key(recipe.seed)), generation)
+    key = seed_key(recipe.seed)
+    run.checkpoints.check(built.init, key, generation)
+    state = run.checkpoints.restore(built.init(key), generation)
     return Trained(built, state, recipe, seed)

@@ -235,10 +235,9 @@ def _even(frame: np.ndarray) -> np.ndarray:
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """Has a file written under another name first: a link at its place is replaced, not followed."""
     try:
-        path.unlink(missing_ok=True)
         with replacing(path) as part:
             write(part)
+    except FileNotFoundError as error:  # ffmpeg may fail without a word
+        raise EsrlError(f"{path} was not written; try --form gif") from error
     except OSError as error:
         raise EsrlError(f"{path} cannot be written: {error.strerror or error}") from error
-    if not path.exists():  # ffmpeg may fail without a word
-        raise EsrlError(f"{path} was not written; try --form gif")

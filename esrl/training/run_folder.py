@@ -25,7 +25,8 @@ from esrl.training.stopping import protected
 from esrl.training.suite_defaults import ES
 from esrl.training.trust import remember
 
-_RECIPE = 1 << 20  # bytes of a recipe at most
+_RECIPE = 1 << 16  # bytes of a recipe at most
+_DOTS = 200  # dots of a line at most: what Python's reader takes for a dotted key grows with the square of its parts
 _DRAWN = 20_000  # rows of a learning curve, beside those with a score
 
 
@@ -98,6 +99,8 @@ class RunFolder:
         except ImportError:  # Windows
             return
         path = self.checkpoints.folder / ".lock"
+        with contextlib.suppress(OSError):  # what cannot be written says so when a checkpoint is to be
+            path.parent.mkdir(exist_ok=True)
         while True:
             try:
                 file = open_plain(path, os.O_RDWR | os.O_CREAT)
@@ -119,8 +122,9 @@ class RunFolder:
             if path.exists() and os.path.samestat(path.stat(), os.fstat(file)):
                 break
             os.close(file)  # whoever held it has taken the file away since it was opened
-        os.ftruncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
+        with contextlib.suppress(OSError):  # a full disk; who holds it is a courtesy
+            os.ftruncate(file, 0)
+            os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
         self._lock = weakref.finalize(self, os.close, file)  # also where this is dropped and never trained
 
     def release(self) -> None:
@@ -130,6 +134,15 @@ class RunFolder:
                 (self.checkpoints.folder / ".lock").unlink()
             self._lock()
         self._lock = None
+
+    def begin_anew(self) -> None:
+        """Before a run begins: rows without a checkpoint to go on from are set aside, not lost."""
+        if (last := self.last_row()) and self._metrics.path.exists():
+            aside = self._metrics.path.with_name("metrics.before.jsonl")
+            with self._said():
+                os.replace(self._metrics.path, aside)
+            done = f"the rows of {last['generation']} generations are in {aside.name}"
+            notice(f"{self.path} has no checkpoint, and begins anew; {done}")
 
     def go_on(self, recipe: dict[str, Any]) -> None:
         """Compares the run's recipe with that of the agent which is to go on with it, and writes down what may change.
@@ -147,6 +160,8 @@ class RunFolder:
 
     def _go_on(self, recipe: dict[str, Any]) -> None:
         old = read_table(self.recipe)
+        if not all(isinstance(old.get(table, {}), dict) for table in ("policy", "options")):
+            raise EsrlError(f"{self.recipe} cannot be read as a recipe: [policy] and [options] have to be tables")
         old = with_former_defaults(todays(old))
         fixed = [text for name in ("env", "agent", "seed") if (text := _differs(name, old, recipe))]
         fixed += [
@@ -258,7 +273,10 @@ def read_table(path: Path) -> dict[str, Any]:
       EsrlError: there is none, or it is no TOML, too long, or nested too deeply.
     """
     try:
-        return tomllib.loads(read_bytes(path, _RECIPE).decode())
+        text = read_bytes(path, _RECIPE).decode()
+        if any(line.count(".") > _DOTS for line in text.splitlines()):
+            raise EsrlError(f"{path} cannot be read as a recipe: a line has over {_DOTS} dots")
+        return tomllib.loads(text)
     except FileNotFoundError as error:
         raise EsrlError(f"there is no recipe {path}") from error
     except OSError as error:
@@ -305,6 +323,7 @@ def _same_env(one: str, other: str) -> bool:
 
 def draw_curve(rows: list[Row], path: Path, title: str) -> None:
     """The learning curve of a run as a PNG: returns of the population and of the unperturbed parameters over steps."""
+    rows = [row for row in rows if row.get("env_steps") is not None and row.get("return_mean") is not None]
     if not rows:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg

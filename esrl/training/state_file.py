@@ -64,7 +64,7 @@ def write(path: Path, state: Any, score: float | None = None, sync: bool = False
       EsrlError: it holds an array of a type that the format does not have.
       OSError: the file cannot be written.
     """
-    arrays = {name: np.asarray(x, order="C") for name, x in jax.device_get(_leaves(state)).items()}
+    arrays = {name: np.asarray(x, order="C") for name, x in jax.device_get(leaves(state)).items()}
     for name, array in arrays.items():
         if array.dtype.name not in _CODES.values():
             raise EsrlError(f"{name} is {array.dtype}, which a checkpoint cannot hold; use float32, bfloat16 or int32")
@@ -89,7 +89,7 @@ def _head_digest(meta: dict[str, str], shapes: dict[str, tuple[str, tuple[int, .
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def leaves(tree: Any) -> dict[str, Any]:
     """The arrays of a tree by their path, random keys as the words that they are made of."""
     return {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in named_leaves(tree).items()}
 
@@ -144,6 +144,9 @@ def _head(file: Any) -> Head:
         shapes = {name: (_CODES[entry["dtype"]], tuple(entry["shape"])) for name, entry in table.items()}
         if _head_digest(meta, shapes) != meta["head_sha256"]:
             raise Broken("its names do not match their checksum")
+        for _, shape in shapes.values():  # lengths of thousands of digits take for ever to multiply, or to say
+            if len(shape) > 32 or not all(type(length) is int and 0 <= length <= size for length in shape):
+                raise Broken("its head is damaged")
         version, generation = int(meta["version"]), int(meta["generation"])
         score = float(meta["score"]) if "score" in meta else None
         wanted = sum(_bytes(kind, shape) for kind, shape in shapes.values())
@@ -173,7 +176,7 @@ def read(path: Path, template: Any) -> Any:
     with _opened(path) as file:
         head = _head(file)
         # Before the arrays are read: what does not fit may have any size.
-        compare({name: f"{kind}{list(shape)}" for name, (kind, shape) in head.arrays.items()}, described(template))
+        _compare(head, leaves(template))
         file.seek(0)
         data = file.read(head.size)
     try:
@@ -189,9 +192,19 @@ def read(path: Path, template: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), flat)
 
 
-def described(tree: Any) -> dict[str, str]:
-    """The type and shape of each array of a tree, by its path."""
-    return {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in _leaves(tree).items()}
+def check(path: Path, wanted: dict[str, Any]) -> None:
+    """Compares a file's arrays, of which none is read, with the `leaves` of a state, or with their shapes alone.
+
+    Raises:
+      Broken: it is none of ours, or damaged.
+      EsrlError: it does not fit, or is of a later version.
+    """
+    _compare(read_head(path), wanted)
+
+
+def _compare(head: Head, wanted: dict[str, Any]) -> None:
+    there = {name: f"{kind}{list(shape)}" for name, (kind, shape) in head.arrays.items()}
+    compare(there, {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in wanted.items()})
 
 
 def compare(there: dict[str, str], here: dict[str, str]) -> None:

@@ -91,7 +91,8 @@ class Stop:
                     continue
                 came += 1
                 if came == 1:
-                    self._say("stopping after this generation; again to leave now")
+                    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                        self._say("stopping after this generation; again to leave now")
                 elif came == 2:
                     threading.Thread(target=self._end, args=(numbers[0],), daemon=True).start()
                 else:

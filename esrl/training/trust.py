@@ -9,36 +9,43 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from esrl.core.types import EsrlError, notice
-from esrl.envs.references import is_file, is_module
+from esrl.envs.references import is_file
 from esrl.training.files import open_plain, read_bytes
 
 _MEMORY = 1 << 20  # bytes of what is remembered, at most
 
 
 def code_in(recipe: dict[str, Any]) -> list[str]:
-    """The texts in a recipe that name code, without options, files by their whole paths.
+    """The texts in a recipe that name code, without options, with the file or folder that it lies in.
 
     Args:
       recipe: its table, of which `env` and `policy` count.
 
     Example:
-      >>> code_in({"env": "brax/hopper"}), code_in({"env": "minigrid:MiniGrid-Empty-5x5-v0"})
-      ([], ['minigrid:MiniGrid-Empty-5x5-v0'])
+      >>> code_in({"env": "brax/hopper"}), code_in({"env": "no_such_module:Env?size=3"})
+      ([], ['no_such_module:Env'])
     """
     env = str(recipe.get("env", "")).partition("?")[0]
     network = str(recipe.get("policy", {}).get("network", ""))
-    named = dict.fromkeys((env, env.removeprefix("gymnasium/"), network))
-    return [_whole(text) for text in named if is_file(text) or is_module(text)]
+    # Whatever has a colon is imported by one way or another; names of suites have none.
+    return [_whole(text.removeprefix("gymnasium/")) for text in dict.fromkeys((env, network)) if ":" in text]
 
 
 def _whole(text: str) -> str:
+    """A text with where its code lies: a module of that name may be another one in another folder."""
     path, _, name = text.rpartition(":")
-    with contextlib.suppress(OSError, RuntimeError):  # no home folder, links that go round
-        return f"{Path(path).expanduser().resolve()}:{name}" if is_file(text) else text
+    with contextlib.suppress(OSError, RuntimeError, ImportError, ValueError):  # no home folder, links that go round
+        if is_file(text):
+            return f"{Path(path).expanduser().resolve()}:{name}"
+        found = PathFinder.find_spec(text.partition(":")[0].partition(".")[0], [*sys.path, os.getcwd()])
+        places = [] if found is None else [found.origin, *(found.submodule_search_locations or ())]
+        return " ".join([text, *(f"({Path(place).resolve()})" for place in places[:1] if place)])
     return text
 
 
@@ -59,7 +66,7 @@ def check_code(recipe: dict[str, Any], folder: str | os.PathLike[str], trust: bo
             " --trust (in Python: trust=True)"
         )
     if unknown:
-        notice(f"{folder} names code, which is run: {', '.join(unknown)}")
+        notice(f"{folder} names code, which is run, and trusted from now on: {', '.join(unknown)}")
         remember(recipe)
 
 

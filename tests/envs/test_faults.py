@@ -35,6 +35,8 @@ class Flaky(gymnasium.Env):
         self.bad, self.time = "FLAKY" in os.environ and self.np_random.integers(self.one_in) == 0, 0
         if self.bad and self.kind == "reset":
             raise OSError("the simulator is gone")
+        if self.bad and self.kind == "reset-kill":
+            os.kill(os.getpid(), signal.SIGKILL)
         return np.zeros(2, np.float32), {}
 
     def step(self, action):
@@ -60,6 +62,17 @@ DOES = {
     "leave": lambda: os._exit(3),
 }
 # As in C code that waits and lets nobody in.
+DOES["stubborn"] = lambda: _stubborn()
+
+
+def _stubborn():
+    """Takes whatever is raised for its own business, once."""
+    try:
+        time.sleep(1e6)
+    except BaseException:
+        time.sleep(1e6)
+
+
 DOES["deaf"] = lambda: ctypes.PyDLL(None).sleep(10_000)
 
 
@@ -137,11 +150,32 @@ def test_a_fault_in_a_worker_costs_its_episodes(tmp_path, capfd, quick, kind, sa
     assert says in capfd.readouterr().err
 
 
-def test_a_worker_that_cannot_be_broken_off_is_replaced(tmp_path, capfd, quick, monkeypatch):
+@pytest.mark.parametrize("kind", ["deaf", "stubborn"])
+def test_a_worker_that_cannot_be_broken_off_is_replaced(tmp_path, capfd, quick, monkeypatch, kind):
     monkeypatch.setattr("esrl.envs.suites.gymnasium_workers.GRACE", 0.2)
-    env = esrl.make("gymnasium/Flaky-v0?vectorization=workers&workers=4&kind=deaf&one_in=12")
+    env = esrl.make(f"gymnasium/Flaky-v0?vectorization=workers&workers=4&kind={kind}&one_in=12")
     trained(env, tmp_path / "run", generations=1, num_evals=0, max_failed=1.0)
     assert "a process that steps its lanes" in capfd.readouterr().err
+
+
+def test_a_seed_that_kills_its_worker_costs_its_episodes(tmp_path, capfd, quick):
+    env = esrl.make("gymnasium/Flaky-v0?vectorization=workers&workers=4&kind=reset-kill&one_in=12")
+    trained(env, tmp_path / "run", generations=1, num_evals=0, max_failed=1.0)
+    assert "was ended by SIGKILL" in capfd.readouterr().err
+    assert Metrics(tmp_path / "run" / "metrics.jsonl").rows()[0]["env_faults"] > 0
+
+
+def test_one_fault_of_lanes_that_live_on_is_one_of_all_lanes(tmp_path, quick):
+    """Lanes of long episodes begin none in a generation, so one that fails is not all that began."""
+    env = esrl.make(Flaky, one_in=40)
+    env.faults.add([])
+    lanes = env.make_lanes((16,))
+    with env.faults.tolerating(1.0, 0.5):
+        lanes.begin(np.ones(16, bool), np.arange(16))
+        env.faults.taken()
+        lanes.step(np.zeros(16, int), np.ones(16, bool))
+        env.faults.add([faults.Fault("boom", "")])
+        assert env.faults.taken() == 1
 
 
 @pytest.mark.parametrize("kind", ["raise", "loop", "reset"])

@@ -173,7 +173,7 @@ def test_every_bit_of_a_checkpoint_counts(tmp_path):
 
 
 def saved_form(state):
-    return state_file._leaves(state)
+    return state_file.leaves(state)
 
 
 def test_a_checkpoint_of_a_later_version_is_said(tmp_path, monkeypatch):

@@ -123,7 +123,8 @@ def test_an_episode_replaces_a_link(run, tmp_path, form):
     ("text", "sentence"),
     [
         ("env = " + "[" * 5000 + "]" * 5000, "it is nested too deeply"),
-        ('env = "' + "x" * (1 << 20) + '"', "is too long: over 1048576 bytes"),
+        ('env = "' + "x" * (1 << 20) + '"', "is too long: over 65536 bytes"),
+        ("a." * 300 + "b = 1", "a line has over 200 dots"),
         ("seed = " + "9" * 5000, "cannot be read as a recipe: Exceeds the limit"),
         ("env = 1", "env is 1, but must be a text"),
     ],
@@ -150,6 +151,36 @@ def test_a_long_line_is_no_row(run):
         file.write(b"x" * (3 << 20))
     with pytest.raises(EsrlError, match="a line of over 1048576 bytes, which esrl never writes"):
         go_on(run)
+
+
+@pytest.mark.parametrize("name", ["gymnasium/cart-pole.evil:X-v0", "cart-pole.evil:X"])
+def test_a_folder_is_no_package(tmp_path, monkeypatch, name):
+    (tmp_path / "cart-pole").mkdir()
+    (tmp_path / "cart-pole" / "evil.py").write_text("raise SystemExit('it was run')")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EsrlError, match=r"there is no module 'cart-pole\.evil'|unknown environment"):
+        esrl.make(name)
+
+
+def test_a_run_without_its_checkpoints_keeps_its_rows(run, capsys):
+    shutil.rmtree(run / "checkpoints")
+    assert int(go_on(run).state.generation) == 3
+    assert "begins anew; the rows of 2 generations are in metrics.before.jsonl" in capsys.readouterr().err
+    assert (run / "metrics.before.jsonl").read_text().count("\n") == 2
+
+
+def test_a_finished_run_without_its_metrics_says_where_it_is(run):
+    (run / "metrics.jsonl").unlink()
+    result = esrl.train(agent(), generations=2, num_evals=0, checkpoint_every=1, out=run, resume=True, progress=True)
+    assert result.metrics["generation"] == 2 and int(result.state.generation) == 2
+
+
+def test_a_checkpoint_is_compared_before_a_state_is_made(run, monkeypatch):
+    """The recipe of a stranger may ask for a network of any size."""
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("hidden = [\n    2,\n]", "hidden = [65000, 65000, 65000]"))
+    with pytest.raises(EsrlError, match="the checkpoint does not fit this agent"):
+        esrl.load(run)
 
 
 def test_lost_rows_are_said(run, capsys):
@@ -184,8 +215,11 @@ def test_which_texts_name_code(tmp_path, monkeypatch):
     assert code_in({"env": "brax/hopper?backend=mjx", "policy": {"network": "mlp"}}) == []
     found = code_in({"env": "a.py:Env?size=3", "policy": {"network": "../net.py:Net"}})
     assert found == [f"{tmp_path / 'a.py'}:Env", f"{tmp_path.parent / 'net.py'}:Net"]
-    assert code_in({"env": "gymnasium/minigrid:MiniGrid-v0"}) == ["minigrid:MiniGrid-v0"]
-    assert code_in({"env": "os:abort"}) == ["os:abort"]
+    assert code_in({"env": "gymnasium/no_such:MiniGrid-v0"}) == ["no_such:MiniGrid-v0"]
+    assert code_in({"env": "gymnasium/cart-pole.evil:X-v0"}) == ["cart-pole.evil:X-v0"]
+    assert code_in({"env": "os:abort"}) == [f"os:abort ({os.__file__})"]
+    (tmp_path / "here.py").touch()
+    assert code_in({"env": "here:Env"}) == [f"here:Env ({tmp_path / 'here.py'})"]  # another folder's is another
 
 
 def test_code_that_was_named_here_is_run(tmp_path, capsys):

@@ -15,8 +15,8 @@ import gymnasium
 from gymnasium.envs.registration import load_env_creator
 
 from esrl.core.runtime import cores
-from esrl.core.types import EsrlError, notice_once
-from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of, reason_of
+from esrl.core.types import EsrlError, notice_once, why_of
+from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of
 from esrl.envs.faults import Faults
 from esrl.envs.host_lanes import Pool, lanes_maker
 from esrl.envs.suites._common import given, with_options
@@ -153,10 +153,10 @@ def _host_env(
         one.close()
     except EsrlError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         needed = isinstance(error, gymnasium.error.DependencyNotInstalled)
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
-        raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
+        raise EsrlError(f"{name} cannot be made: {why_of(error)}{hint}") from error
     limit = max_episode_steps or _limit(name, one)
     for space in ("observation_space", "action_space"):
         if not isinstance(getattr(one, space, None), gymnasium.spaces.Space):

@@ -52,6 +52,11 @@ class SyncPool:
         observations, rewards, terminated, truncated = zip(*rows, strict=True)
         return self._batch(observations), np.array(rewards), np.array(terminated), np.array(truncated)
 
+    def skip(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
+        """Begins no episode in the lanes `ids`, whose environments cannot be asked: they fail in their first step."""
+        self._failed |= {lane: self._blank() for lane in ids.tolist()}
+        return self._batch([self._failed[lane] for lane in ids.tolist()])
+
     def close(self) -> None:
         self._close()
 
@@ -68,6 +73,7 @@ class SyncPool:
             WATCH.start(self.seconds, self._name)
             out = self._envs[lane].reset(seed=seed)
         except BaseException as error:
+            WATCH.stop()
             return self._fail(lane, "reset", error, self._blank())
         finally:
             WATCH.stop()
@@ -76,12 +82,13 @@ class SyncPool:
     def _made_anew(self, lane: int) -> bool:
         """Puts a new environment in the place of a failed one. Where that fails as well, the next episode does."""
         try:
+            WATCH.start(self.seconds, self._name)
             with contextlib.suppress(Exception):  # an environment that failed may fail again
                 self._envs[lane].close()
-            WATCH.start(self.seconds, self._name)
             self._envs[lane] = self._make()
             self._failed.pop(lane)
         except BaseException as error:
+            WATCH.stop()
             self._fail(lane, "making it anew", error, self._failed[lane])
         finally:
             WATCH.stop()
@@ -95,6 +102,7 @@ class SyncPool:
             WATCH.start(self.seconds, self._name)
             out = self._envs[lane].step(action)
         except BaseException as error:
+            WATCH.stop()
             called = f"step {self._steps[lane]} of an episode"
             return self._fail(lane, called, error, self._blank()), math.nan, True, False
         finally:

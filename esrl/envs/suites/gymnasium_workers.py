@@ -29,7 +29,8 @@ from esrl.core.types import EsrlError, PyTree
 from esrl.envs.faults import GRACE, LIMIT, WATCH, Fault
 from esrl.envs.host_lanes import Outcome, Pool
 
-_LONG = 1e6  # seconds that are waited at most
+_LONG = 1e9  # seconds: without an end
+_STARTS = 60.0  # seconds that a process may take to import its packages
 _HUNG = 97  # exit code of a process whose environment hangs
 
 
@@ -120,20 +121,21 @@ class WorkersPool:
         return found
 
     def _received(self, index: int, seconds: float) -> tuple[Any, str | None, list[Fault]] | None:
+        until = time.monotonic() + seconds
         with contextlib.suppress(EOFError, OSError):
-            if self._pipes[index].poll(min(seconds, _LONG)):
-                return self._pipes[index].recv()
+            while time.monotonic() < until:
+                gone = self._processes[index].poll() is not None  # a child of its own may hold the pipe open
+                if self._pipes[index].poll(0 if gone else 1.0):
+                    return self._pipes[index].recv()
+                if gone:
+                    return None
         return None
 
     def _replaced(self, index: int, message: tuple[Any, ...]) -> tuple[Any, str | None, list[Fault]]:
-        what, _, ids, _ = message
+        what, seconds, ids, _ = message
+        limit = (seconds + 2 * GRACE) * len(ids)
         fault = Fault(f"{self._name}: {self._dead(index)}", "")
-        with contextlib.suppress(OSError):
-            self._pipes[index].close()
-        self._processes[index].kill()
-        self._processes[index].wait()
-        self._pipes[index], self._processes[index] = _start(self._jobs[index])
-        self._made(index)
+        self._restart(index, limit)
         lost = [fault] * len(ids)
         blank = jax.tree.map(lambda x: np.repeat(x, len(ids), axis=0), self._blank)
         if what == "step":
@@ -141,14 +143,29 @@ class WorkersPool:
             return (blank, np.full(len(ids), math.nan), ended, ~ended), None, lost
         with contextlib.suppress(OSError):
             self._pipes[index].send(message)
-        again = self._received(index, (message[1] + 2 * GRACE) * len(ids))
-        if again is None:
-            raise EsrlError(f"{self._name}: {self._dead(index)}: twice in a row while episodes began")
-        return again[0], again[1], [fault, *again[2]]
+        again = self._received(index, limit)
+        if again is not None:
+            return again[0], again[1], [fault, *again[2]]
+        # It may be the seeds: these episodes are not asked for a third time, and fail in their first step.
+        self._restart(index, limit)
+        with contextlib.suppress(OSError):
+            self._pipes[index].send(("skip", *message[1:]))
+        if (skipped := self._received(index, limit)) is None:
+            raise EsrlError(f"{self._name}: {self._dead(index)}")
+        return skipped[0], skipped[1], lost
 
-    def _made(self, index: int) -> PyTree:
+    def _restart(self, index: int, limit: float) -> None:
+        """Puts a new process in the place of one that ended or hangs."""
+        with contextlib.suppress(OSError):
+            self._pipes[index].close()
+        self._processes[index].kill()
+        self._processes[index].wait()
+        self._pipes[index], self._processes[index] = _start(self._jobs[index])
+        self._made(index, limit + _STARTS)
+
+    def _made(self, index: int, limit: float = _LONG) -> PyTree:
         """Waits until a process has made its share; returns a blank observation."""
-        answer = self._received(index, _LONG)
+        answer = self._received(index, limit)
         if answer is None:
             raise EsrlError(f"{self._name}: {self._dead(index)}")
         if answer[1] is not None:
@@ -160,7 +177,7 @@ class WorkersPool:
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = self._processes[index].wait(GRACE)
             how = f"ended with exit code {code}"
-            if code == _HUNG:
+            if code in (_HUNG, -signal.SIGALRM):
                 how = f"hung for more than {self.seconds:g} s in a call (env_timeout)"
             elif code < 0:
                 how = f"was ended by {signal.Signals(-code).name}"
@@ -209,6 +226,9 @@ def work(descriptor: int) -> None:
     """
     pipe = Connection(descriptor)
     pool: Any = None
+    os.set_inheritable(descriptor, False)  # a process that an environment starts would keep it open
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt here is none of the user's
+    WATCH.number, WATCH.fatal = signal.SIGUSR1, True
     gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
     WATCH.leave = lambda _: os._exit(_HUNG)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
