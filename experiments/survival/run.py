@@ -14,6 +14,7 @@ interrupted.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import re
@@ -68,6 +69,14 @@ class Arguments:
     out: Path = results("survival") / "survival.csv"
 
 
+def _begin() -> None:
+    """In each process, before it trains."""
+    # Where this script is a shell's background job, SIGINT is ignored, and would be in every process.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with this script
+
+
 class Chain:
     """A run and the processes that train it, one after another."""
 
@@ -88,8 +97,7 @@ class Chain:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-                # Where this script is a shell's background job, SIGINT is ignored, and would be in every process.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                preexec_fn=_begin,
             )
 
     def kill(self) -> None:
