@@ -573,12 +573,13 @@ def test_a_stopped_run_ends_where_it_would_have(env, capsys, monkeypatch):
 
 
 def test_an_error_on_the_way_loses_nothing(capsys):
-    assert main(["train", "w.py:LateFuse", *TINY, "--generations", "40", "--out", "run"]) == 2
+    stops = ["--on-env-error", "stop"]
+    assert main(["train", "w.py:LateFuse", *TINY, "--generations", "40", "--out", "run", *stops]) == 2
     line = capsys.readouterr().err
     assert line.startswith("esrl: error: w.py:LateFuse: step ") and line.count("\n") == 1
-    assert "raised RuntimeError: the fuse blew; earlier generations are saved" in line
-    assert line.endswith("go on with: esrl train --resume run\n")
     done = len(rows("run"))
+    assert "raised RuntimeError: the fuse blew (" in line and "w.py, line " in line
+    assert line.endswith(f"; generation {done} is saved, go on with: esrl train --resume run\n")
     assert 1 <= done < 40 and int(esrl.load("run").state.generation) == done
     Path("w.py").write_text(WORLDS.replace("> 700", "> 10**9"))
     ran(capsys, "train", "--resume", "run", "--generations", done + 2)
