@@ -92,7 +92,8 @@ class Checkpoints:
         if there and self._synced != there[-1]:
             with contextlib.suppress(OSError, EsrlError):
                 sync(self.path(there[-1]))
-            self._synced = there[-1]
+                self._synced = there[-1]
+                self._prune()
 
     def rescue(self, state: Any) -> Path | None:
         """Saves a state among the temporary files, where its own folder cannot be written; None if that fails too."""
