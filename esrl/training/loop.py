@@ -18,7 +18,7 @@ from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
-from esrl.envs.faults import LIMIT
+from esrl.envs.faults import LIMIT, Faults
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
 from esrl.training.progress import Progress, watched
@@ -83,7 +83,8 @@ class Run:
         self.clock = Clock()  # what measures seconds; another may take its place before the run begins
         self._started = False
         self._lost = 0  # generations in a row without a finite gradient step
-        self._failed = 0  # episodes of this generation that failed in the environment
+        self._faults: Faults | None = getattr(agent.env, "faults", None)  # where its lanes can fail one by one
+        self._failed = 0  # episodes of this generation that did
         self.begun = False  # whether the folder was opened, and training began
         self.folder: RunFolder | None = None
         if out is not None:
@@ -212,19 +213,18 @@ class Run:
         return after, row
 
     def _tolerant(self, state: Any, first: bool) -> tuple[Any, Row]:
-        faults = getattr(self.agent.env, "faults", None)
-        if faults is None:
+        if self._faults is None:
             return self._played(state, first)
         self._failed = 0
-        with faults.tolerating(self.env_timeout, self.max_failed if self.on_env_error == "fail" else 0.0):
+        with self._faults.tolerating(self.env_timeout, self.max_failed if self.on_env_error == "fail" else 0.0):
             after, row = self._played(state, first)
             self._count_faults()
         return after, row | {"env_faults": self._failed}
 
     def _count_faults(self) -> None:
         """Counts the faults since the last time: those of training and of an evaluation each by themselves."""
-        if (faults := getattr(self.agent.env, "faults", None)) is not None:
-            self._failed += faults.taken()
+        if self._faults is not None:
+            self._failed += self._faults.taken()
 
     def _played(self, state: Any, first: bool) -> tuple[Any, Row]:
         start = self._score(state) if first and self.grid.num_evals else {}
@@ -240,8 +240,8 @@ class Run:
         values = {name: _number(value) for name, value in jax.device_get(metrics).items()}
         # Ranks of nothing but NaN would be a step of zero, for ever and without a word.
         if values.pop("all_nonfinite", False):
-            if (faults := getattr(self.agent.env, "faults", None)) is not None:
-                faults.check()  # why it is so, where the environment failed
+            if self._faults is not None:
+                self._faults.check()  # why it is so, where the environment failed
             raise EsrlError(
                 f"{name_of(self.agent.env)}: generation {int(after.generation)} has not one finite return; the"
                 " environment's rewards are NaN or infinite (esrl.check_env says at which step)"
@@ -267,7 +267,7 @@ class Run:
             scored = evaluate(self.agent, state, self.eval_episodes, self.eval_seed)
         self._count_faults()
         returns, sound = scored.returns, np.isfinite(scored.returns)
-        if getattr(self.agent.env, "faults", None) is not None and sound.any():
+        if self._faults is not None and sound.any():
             returns = returns[sound]  # an episode whose environment failed says nothing of the policy
         return {
             "eval_return_mean": float(returns.mean()),
