@@ -6,7 +6,9 @@ import contextlib
 import inspect
 import math
 import os
+import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -25,7 +27,10 @@ from esrl.envs.suites.gymnasium_workers import WorkersPool
 from esrl.policies.spaces import visible
 
 MANY = 256  # lanes from which on "auto" takes a process for each core; fewer do not repay their start so soon
+DEAR = 1e-3  # seconds of a step from which on fewer lanes repay it
+WAITING = 16  # processes at most of an environment that mostly waits (for a simulator, a network, a device)
 MODES = ("auto", "sync", "async", "vector", "workers")
+MODES_OF_CLASSES = ("auto", "sync", "async", "workers")
 
 
 def make(
@@ -44,19 +49,16 @@ def make(
       max_episode_steps: steps of an episode; the spec's own limit when left out.
       vectorization: "sync" (one process steps all lanes), "workers" (a few processes step a share of the lanes each),
         "async" (each lane has a process), "vector" (its vector entry point), or "auto": "vector" where there is one,
-        else "workers" from 256 lanes on where there are cores and it can be made there, else "sync".
+        else "workers" where a step takes a millisecond or there are 256 lanes, and it can be made there, else "sync".
       workers: processes of "workers"; as many as there are cores when left out.
       **options: arguments of `gymnasium.make`.
 
     Raises:
       EsrlError: unknown vectorization, or an environment that cannot be made (the reason is said).
     """
-    if vectorization not in MODES:
-        raise EsrlError(f"vectorization is {vectorization!r}, but must be one of {', '.join(MODES)}")
+    vectorization = _checked_way(vectorization, workers)
     if vectorization == "vector" and spec.vector_entry_point is None:
         raise EsrlError(f"gymnasium/{identifier} has no vector entry point; use vectorization=sync or async")
-    if workers is not None and (vectorization != "workers" or not isinstance(workers, int) or workers < 1):
-        raise EsrlError(f"workers is {workers!r}, but must be a whole number of at least 1, with vectorization=workers")
     own = given(
         max_episode_steps=max_episode_steps,
         vectorization=None if vectorization == "auto" else vectorization,
@@ -66,7 +68,8 @@ def make(
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     limited: dict[str, Any] = {**options, **limit}
     unchecked = {"disable_env_checker": True, **limited}  # esrl.check_env says it in one sentence
-    share = partial(_sync_pool, name, partial(gymnasium.make, spec, **unchecked))
+    alone = partial(gymnasium.make, spec, **unchecked)
+    way = Way(vectorization, workers)
 
     def true_vector(lanes: int) -> Any:
         # Its own limit may be below ours, so it is told; one that takes none is cut off by the lanes alone.
@@ -80,12 +83,7 @@ def make(
             return VectorPool(true_vector, shape)
         if vectorization == "vector":
             raise EsrlError(f"{name}: lanes that go on after an episode's end need vectorization=sync or async")
-        if vectorization in ("async", "workers"):
-            return WorkersPool(name, share, lanes, lanes if vectorization == "async" else workers or cores())
-        if vectorization == "auto" and lanes >= MANY and cores() > 1:
-            with contextlib.suppress(EsrlError):  # what cannot be sent to other processes is stepped in this one
-                return WorkersPool(name, share, lanes, cores())  # not silent: the processes inherit that
-        return share(lanes)
+        return way.pool(name, alone, lanes)
 
     def one(**kwargs: Any) -> gymnasium.Env:
         taken = {k: v for k, v in kwargs.items() if k in spec.kwargs or takes(spec.entry_point, k)}
@@ -95,24 +93,113 @@ def make(
 
 
 def from_class(
-    cls: Callable[..., gymnasium.Env], name: str, max_episode_steps: int | None = None, **options: Any
+    cls: Callable[..., gymnasium.Env],
+    name: str,
+    max_episode_steps: int | None = None,
+    vectorization: str = "auto",
+    workers: int | None = None,
+    **options: Any,
 ) -> HostEnv:
-    """A `gymnasium.Env` class, stepped on the host in one process.
+    """A `gymnasium.Env` class, stepped on the host.
 
     Args:
       cls: makes an environment.
       name: what errors call it.
       max_episode_steps: steps of an episode; when left out what the object, its class or its spec says, or 1000.
+      vectorization, workers: as in `make`, without "vector".
       **options: arguments of the class.
     """
 
-    def one(**kwargs: Any) -> gymnasium.Env:
-        return cls(**options, **{k: v for k, v in kwargs.items() if takes(cls, k)})
+    way = Way(_checked_way(vectorization, workers, MODES_OF_CLASSES), workers)
+
+    one = partial(_instance, cls, options)  # no function inside of this one: other processes import it by its name
 
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
-        return _sync_pool(name, one, math.prod(shape))
+        return way.pool(name, one, math.prod(shape))
 
     return _host_env(name, one, pool, max_episode_steps)
+
+
+def _instance(cls: Callable[..., gymnasium.Env], options: dict[str, Any], **kwargs: Any) -> gymnasium.Env:
+    return cls(**options, **{k: v for k, v in kwargs.items() if takes(cls, k)})
+
+
+def _checked_way(vectorization: str, workers: int | None, modes: tuple[str, ...] = MODES) -> str:
+    """The vectorization that is meant: workers alone mean "workers"."""
+    if vectorization not in modes:
+        raise EsrlError(f"vectorization is {vectorization!r}, but must be one of {', '.join(modes)}")
+    if workers is None:
+        return vectorization
+    if not isinstance(workers, int) or workers < 1 or vectorization not in ("auto", "workers"):
+        raise EsrlError(f"workers is {workers!r}, but must be a whole number of at least 1, with vectorization=workers")
+    return "workers"
+
+
+class Way:
+    """In how many processes the lanes of an environment are stepped.
+
+    Args:
+      vectorization: "sync", "async", "workers", or what is left: as the cost of a step has it, measured when the first
+        lanes are made.
+      workers: processes of "workers"; one for each core when left out.
+    """
+
+    def __init__(self, vectorization: str, workers: int | None) -> None:
+        self._vectorization, self._workers = vectorization, workers
+        self._cost: tuple[float, float] | None = None
+
+    def pool(self, name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> Pool:
+        """The pool of some lanes.
+
+        Raises:
+          EsrlError: the environment cannot be made, or not in other processes, where these were asked for.
+        """
+        share = partial(_sync_pool, name, make_one)
+        if self._vectorization in ("async", "workers"):
+            number = lanes if self._vectorization == "async" else self._workers or cores()
+            return WorkersPool(name, share, lanes, number)
+        number = 1 if self._vectorization == "sync" or lanes < 2 else self._worth(make_one, lanes)
+        if number > 1:
+            with contextlib.suppress(EsrlError):  # what cannot be sent to other processes is stepped in this one
+                pool = WorkersPool(name, share, lanes, number)  # not silent: the processes inherit that
+                if lanes < MANY:  # nobody expects it of so few
+                    cost = f"a step takes {1000 * (self._cost or (0.0,))[0]:.1f} ms"
+                    notice_once(f"{name}: {cost}, so {lanes} lanes are stepped by {number} processes (vectorization)")
+                return pool
+        return share(lanes)
+
+    def _worth(self, make_one: Callable[[], gymnasium.Env], lanes: int) -> int:
+        """How many processes repay their start."""
+        if self._cost is None:
+            self._cost = _cost(make_one)
+        seconds, busy = self._cost
+        if seconds < DEAR and lanes < MANY:
+            return 1
+        return min(lanes, WAITING) if seconds >= DEAR and busy < 0.5 else cores()
+
+
+def _cost(make_one: Callable[[], gymnasium.Env]) -> tuple[float, float]:
+    """Median seconds of a step of random actions, and the part of them in which this thread had work to do."""
+    walls: list[float] = []
+    works: list[float] = []
+    with contextlib.suppress(Exception), _silent():  # whatever is wrong with it is said where it is played
+        env = make_one()
+        with contextlib.closing(env):
+            env.reset(seed=0)
+            env.action_space.seed(0)
+            begun = time.perf_counter()
+            while len(walls) < 50 and time.perf_counter() - begun < 0.3:
+                action = env.action_space.sample()
+                wall, work = time.perf_counter(), time.thread_time()
+                _, _, terminated, truncated, _ = env.step(action)
+                works.append(time.thread_time() - work)
+                walls.append(time.perf_counter() - wall)
+                if terminated or truncated:
+                    env.reset()
+    if not walls:
+        return 0.0, 1.0
+    wall = statistics.median(walls)
+    return wall, statistics.median(works) / max(wall, 1e-9)
 
 
 def takes(entry_point: Any, argument: str) -> bool:

@@ -1,6 +1,7 @@
 """Lanes over a few processes are the lanes of one process, whatever happens to the processes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -210,7 +211,10 @@ def test_many_lanes_go_to_processes_by_themselves(monkeypatch, registered):
     ("query", "words"),
     [
         ("vectorization=workers&workers=0", "workers is 0, but must be a whole number of at least 1"),
-        ("workers=2", "workers is 2, but must be a whole number of at least 1, with vectorization=workers"),
+        (
+            "vectorization=sync&workers=2",
+            "workers is 2, but must be a whole number of at least 1, with vectorization=workers",
+        ),
         ("vectorization=threads", "must be one of auto, sync, async, vector, workers"),
     ],
 )
@@ -228,3 +232,65 @@ def test_names_make_the_same_again():
 @pytest.mark.parametrize("agent", ["eggroll", "ppo"])
 def test_agents_train(agent):
     train_two_generations(f"gymnasium/Pendulum-v1?max_episode_steps=10&{WORKERS}", agent)
+
+
+class Dear(gymnasium.Env):
+    """Ten steps, each of which waits, or works, for two milliseconds."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (3,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, waits=True, seconds=0.002):
+        self.waits, self.seconds = waits, seconds
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.np_random.random(3, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        end = time.thread_time() + self.seconds
+        if self.waits:
+            time.sleep(self.seconds)
+        else:
+            while time.thread_time() < end:
+                pass
+        return self.np_random.random(3, np.float32), float(action), self.time == 10, False, {}
+
+
+def processes_of(env, lanes):
+    made = env.make_lanes((lanes,))
+    try:
+        return len(getattr(made._pool, "_processes", [None]))
+    finally:
+        made.close()
+
+
+def test_dear_steps_are_taken_by_processes(monkeypatch, capsys):
+    """One for each core where they work, more where they wait; cheap ones stay where they are, as do one lane's."""
+    monkeypatch.setattr("esrl.envs.suites.gymnasium_host.WAITING", 3)
+    monkeypatch.setattr("esrl.envs.suites.gymnasium_host.cores", lambda: 2)
+    assert processes_of(esrl.make(Dear), 4) == 3
+    assert re.search(r"Dear: a step takes \d+\.\d ms, so 4 lanes are stepped by 3 processes", capsys.readouterr().err)
+    assert processes_of(esrl.make(Dear, waits=False), 4) == 2
+    assert processes_of(esrl.make(Dear, seconds=0.0), 4) == 1
+    assert processes_of(esrl.make(Dear), 1) == 1
+    assert processes_of(esrl.make(Dear, vectorization="sync"), 4) == 1
+    assert processes_of(esrl.make(Dear, workers=2), 4) == 2
+    assert processes_of(esrl.make(Dear, vectorization="async"), 4) == 4
+
+
+def test_a_class_in_processes_plays_the_same_episodes():
+    both = [esrl.make(Dear, seconds=0.0, **how).make_lanes((5,)) for how in ({"vectorization": "sync"}, {"workers": 2})]
+    assert_same(*(lanes.begin(np.ones(5, bool), np.arange(5)) for lanes in both))
+    for _ in range(10):
+        assert_same(*(lanes.step(np.array([0, 1, 1, 0, 1]), np.ones(5, bool)) for lanes in both))
+    for lanes in both:
+        lanes.close()
+
+
+@pytest.mark.parametrize("how", [{"vectorization": "vector"}, {"workers": 0}, {"workers": 2, "vectorization": "sync"}])
+def test_a_way_that_a_class_has_not_is_refused(how):
+    with pytest.raises(EsrlError, match="vectorization"):
+        esrl.make(Dear, **how)
