@@ -67,9 +67,9 @@ def test_a_trajectory_is_what_gymnasium_did():
 def test_a_run_that_is_resumed_begins_new_episodes_and_goes_on(tmp_path):
     agent = esrl.ppo(Steps, TINY, **SMALL)
     state, _ = agent.step(agent.init(seed_key(0)))
-    checkpoint.save(tmp_path, state)
+    checkpoint.Checkpoints(tmp_path).save(state)
     other = esrl.ppo(Steps, TINY, **SMALL)
-    state = checkpoint.restore(tmp_path, other.init(seed_key(1)))
+    state = checkpoint.Checkpoints(tmp_path).restore(other.init(seed_key(1)))
     assert np.any(np.asarray(state.lanes.observation)[:, 1] > 0)
     seen = np.asarray(other.rollout(state).trajectory.observations)
     assert np.all(seen[:, 0, 1] == 0)
