@@ -28,7 +28,7 @@ from esrl import EsrlError
 from esrl.algorithms.advantages import discounted_sums, gae, next_values
 from esrl.core import sharding
 from esrl.core.types import seed_key
-from esrl.training import checkpoint
+from esrl.training.checkpoint import Checkpoints
 
 ppo = importlib.import_module("esrl.algorithms.ppo")
 
@@ -316,8 +316,8 @@ def test_resuming_equals_never_having_stopped(network, tmp_path):
     agent = esrl.ppo(Walk(), network, **SMALL)
     straight, _ = run(agent, 4)
     state, _ = run(agent, 2)
-    checkpoint.save(tmp_path, state)
-    state = checkpoint.restore(tmp_path, agent.init(seed_key(9)))
+    Checkpoints(tmp_path).save(state)
+    state = Checkpoints(tmp_path).restore(agent.init(seed_key(9)))
     for _ in range(2):
         state, _ = agent.step(state)
     np.testing.assert_array_equal(params_of(straight), params_of(state))
