@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,6 +48,7 @@ class Stop:
         self._before: dict[int, Any] = {}
         self._ends: tuple[socket.socket, ...] = ()
         self._left = threading.Event()
+        self._hook: Callable[[Any], Any] = sys.unraisablehook
         self._wakeup = -1
 
     def __enter__(self) -> Stop:
@@ -63,12 +65,14 @@ class Stop:
         self._ends[0].setblocking(False)
         self._wakeup = signal.set_wakeup_fd(self._ends[0].fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._listen, args=(self._ends[1],), name="esrl-signals", daemon=True).start()
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._ends:
             return
         self._left.set()
+        sys.unraisablehook = self._hook
         signal.set_wakeup_fd(self._wakeup)
         for number, before in self._before.items():
             signal.signal(number, before)
@@ -81,6 +85,11 @@ class Stop:
         self.times += 1
         if self.times > 1:
             raise Stopped(self.asked)
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """An interrupt that met a callback of Python's own is lost there; the run ends after its generation then."""
+        if not isinstance(unraisable.exc_value, Stopped):
+            self._hook(unraisable)
 
     def _listen(self, end: socket.socket) -> None:
         """The thread: it says what was heard, and ends the process when nothing else does."""

@@ -141,3 +141,18 @@ def test_what_hangs_is_ended(times, patience):
                 process.stdout.readline()
         process.communicate(timeout=60)
     assert process.returncode == 130
+
+
+def test_an_interrupt_that_a_callback_swallows_is_no_traceback(capsys):
+    """Python prints what is raised in a callback of its own, as a garbage collector's, and goes on."""
+
+    class Collected:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with Stop(lambda text: None) as stop:
+        signal.raise_signal(signal.SIGINT)
+        found = Collected()
+        del found
+        assert stop.times == 2
+    assert "Traceback" not in capsys.readouterr().err
