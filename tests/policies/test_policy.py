@@ -326,10 +326,10 @@ class NNXBatchNorm(NNX):
         (lambda: linear, "needs its parameters"),
         (lambda: network(linear, params=LINEAR, init=lambda key: LINEAR), "both were given"),
         (lambda: 3, "a Flax module or a function, but got int"),
-        (lambda: esrl.mlp((0,)), r"hidden is \(0,\), but must be a list of whole numbers of at least 1"),
+        (lambda: esrl.mlp((0,)), r"hidden is \(0,\), but must be a list of whole numbers in 1"),
         (lambda: esrl.gru(0), "hidden is 0"),
         (lambda: esrl.mlp(activation="rleu"), "unknown activation 'rleu'"),
-        (lambda: esrl.cnn((0,)), "channels is .0,., but must be a list of whole numbers of at least 1"),
+        (lambda: esrl.cnn((0,)), "channels is .0,., but must be a list of whole numbers in 1"),
         (lambda: esrl.cnn(), "needs a picture .H, W, C. in the observation, but its space is Box"),
     ],
 )
