@@ -19,7 +19,7 @@ from gymnasium.envs.registration import load_env_creator
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, notice_once, why_of
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of
-from esrl.envs.faults import Faults
+from esrl.envs.faults import LIMIT, WATCH, Faults, Hang
 from esrl.envs.host_lanes import Pool, lanes_maker
 from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
@@ -182,7 +182,10 @@ def _cost(make_one: Callable[[], gymnasium.Env]) -> tuple[float, float]:
     """Median seconds of a step of random actions, and the part of them in which this thread had work to do."""
     walls: list[float] = []
     works: list[float] = []
-    with contextlib.suppress(Exception), _silent():  # whatever is wrong with it is said where it is played
+    # Whatever is wrong with it, an exit and a hang too, is said where it is played.
+    with contextlib.suppress(Exception, SystemExit, Hang), _silent(), contextlib.ExitStack() as ending:
+        ending.callback(WATCH.stop)
+        WATCH.start(LIMIT, "an environment whose cost is measured")
         env = make_one()
         with contextlib.closing(env):
             env.reset(seed=0)
