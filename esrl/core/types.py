@@ -21,15 +21,10 @@ class EsrlError(ValueError):
     """Bad input, said in one sentence: what was given, what is needed, what to change."""
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """An error's type and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def why_of(error: BaseException) -> str:
-    """As `reason_of`, also of an exit or an interrupt that an environment's own code raises."""
-    return reason_of(error) if isinstance(error, Exception) else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def notice(text: str) -> None:

@@ -18,7 +18,7 @@ import traceback as tracebacks
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from esrl.core.types import EsrlError, notice, why_of
+from esrl.core.types import EsrlError, notice, reason_of
 
 LIMIT = 300.0  # seconds that a reset or a step may take, unless a run says otherwise
 GRACE = 5.0  # seconds that a call which was broken off may take to end
@@ -119,7 +119,7 @@ def fault_of(called: str, error: BaseException) -> Fault:
     last = (own or list(frames))[-1:]
     where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in last)
     whole = "".join(tracebacks.format_exception(error)).rstrip()
-    return Fault(f"{called} raised {why_of(error)}{where}", whole)
+    return Fault(f"{called} raised {reason_of(error)}{where}", whole)
 
 
 def is_users(error: BaseException) -> bool:

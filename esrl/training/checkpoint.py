@@ -16,7 +16,7 @@ import jax
 
 from esrl.core.types import EsrlError, notice
 from esrl.training import former_checkpoints, state_file
-from esrl.training.files import sync
+from esrl.training.files import sync, writing
 from esrl.training.state_file import SUFFIX, Broken
 from esrl.training.stopping import protected
 
@@ -71,16 +71,16 @@ class Checkpoints:
           EsrlError: the folder cannot be written.
         """
         generation = int(state.generation)
-        if generation in self.generations():
+        if self.path(generation).exists():
             return
         begun = time.monotonic()
-        sync = begun >= self._wait_again
+        waits = begun >= self._wait_again
         try:
             with protected():
-                state_file.write(self.folder / f"{generation:08d}{SUFFIX}", state, score, sync)
+                state_file.write(self.folder / f"{generation:08d}{SUFFIX}", state, score, waits)
         except OSError as error:
             raise EsrlError(f"a checkpoint cannot be written to {self.folder}: {error.strerror or error}") from error
-        if sync:
+        if waits:
             self._synced, now = generation, time.monotonic()
             self._wait_again = now + _SHARE * (now - begun)
         self._scores[generation] = score
@@ -144,11 +144,10 @@ class Checkpoints:
         Raises:
           EsrlError: it does not fit.
         """
-        found = self.generations()
-        number = self.best() if generation == "best" else generation or (found[-1] if found else None)
-        if number in found and not (path := self.path(int(number or 0))).is_dir():
+        shapes = jax.eval_shape(lambda key: state_file.leaves(init(key)), key)
+        for number in self._asked(generation):
             with contextlib.suppress(Broken):
-                state_file.check(path, jax.eval_shape(lambda key: state_file.leaves(init(key)), key))
+                return state_file.check(self.path(number), shapes)
 
     def restore(self, template: Any, generation: int | str | None = None) -> Any:
         """The state of a generation, or the last one that is whole, in the form and on the devices of a template.
@@ -162,17 +161,8 @@ class Checkpoints:
         Raises:
           EsrlError: there is none, none that is whole, or it is of another network, environment or optimizer.
         """
-        found = self.generations()
-        if not found:
-            raise EsrlError(f"there is no checkpoint in {self.folder}")
-        if generation == "best":
-            generation = self.best()
-            if generation is None:
-                raise EsrlError(f"no checkpoint in {self.folder} has a held-out score; take the last one")
-        if generation is not None and generation not in found:
-            raise EsrlError(f"there is no checkpoint of generation {generation} in {self.folder}; there are {found}")
-        reasons = {}
-        for number in found[::-1] if generation is None else [int(generation)]:
+        reasons: dict[int, str] = {}
+        for number in self._asked(generation):
             try:
                 state = self._read(number, template)
             except Broken as error:
@@ -185,9 +175,27 @@ class Checkpoints:
         raise EsrlError(
             f"no checkpoint in {self.folder} is whole ({why})"
             if generation is None
-            else f"the checkpoint of generation {generation} in {self.folder} is broken ({why});"
-            f" those that are whole: {[n for n in found if n not in reasons and self._is_whole(n, template)] or 'none'}"
+            else f"the checkpoint of generation {number} in {self.folder} is broken ({why}); those that are whole:"
+            f" {[n for n in self.generations() if n not in reasons and self._is_whole(n, template)] or 'none'}"
         )
+
+    def _asked(self, generation: int | str | None) -> list[int]:
+        """The generations that are meant, the first one to be tried first.
+
+        Raises:
+          EsrlError: there is none.
+        """
+        found = self.generations()
+        if not found:
+            raise EsrlError(f"there is no checkpoint in {self.folder}")
+        if generation is None:
+            return found[::-1]
+        number = self.best() if generation == "best" else generation
+        if number is None:
+            raise EsrlError(f"no checkpoint in {self.folder} has a held-out score; take the last one")
+        if number not in found:
+            raise EsrlError(f"there is no checkpoint of generation {generation} in {self.folder}; there are {found}")
+        return [int(number)]
 
     def _read(self, generation: int, template: Any) -> Any:
         path = self.path(generation)
@@ -212,7 +220,7 @@ class Checkpoints:
         Raises:
           EsrlError: the folder cannot be written.
         """
-        try:
+        with writing(self.folder):
             for number in self.generations():
                 if number > generation:
                     path = self.path(number)
@@ -220,5 +228,3 @@ class Checkpoints:
                     if aside.is_dir() and not aside.is_symlink():
                         shutil.rmtree(aside, ignore_errors=True)
                     os.replace(path, aside)
-        except OSError as error:
-            raise EsrlError(f"{self.folder} cannot be written: {error.strerror or error}") from error

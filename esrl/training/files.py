@@ -24,6 +24,19 @@ class NotPlain(EsrlError):
     """A file of a run's folder that is no plain file."""
 
 
+@contextlib.contextmanager
+def writing(what: object) -> Iterator[None]:
+    """Makes one sentence of what the operating system says while something is written.
+
+    Raises:
+      EsrlError: `what` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise EsrlError(f"{what} cannot be written: {error.strerror or error}") from error
+
+
 def open_plain(path: Path, flags: int = os.O_RDONLY) -> int:
     """A descriptor of a plain file that has this name alone.
 

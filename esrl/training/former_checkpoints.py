@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from esrl.core.types import reason_of
-from esrl.training.state_file import Broken, compare
+from esrl.training.state_file import Broken, compare, named_leaves
 
 _NEWER = ("average", "signal")  # fields of a state that such a checkpoint may not have
 
@@ -111,9 +111,8 @@ def _quiet() -> Iterator[None]:
 def _shapes(tree: Any) -> dict[str, str]:
     """The arrays of a tree by their path, each as its shape and type; random keys by path alone."""
     found = {}
-    for keys, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for name, leaf in named_leaves(tree).items():
         if hasattr(leaf, "shape") and leaf.shape is not None:
-            name = "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in keys)
             random = "key" in str(leaf.dtype) or name == "key"
             found[name] = "a random key" if random else f"{leaf.dtype}{list(leaf.shape)}"
     return found

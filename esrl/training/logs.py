@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from esrl.core.types import EsrlError
-from esrl.training.files import open_plain
+from esrl.training.files import open_plain, writing
 
 Row = dict[str, Any]
 _BLOCK = 1 << 16  # bytes that are read at once from the end of a file
@@ -67,17 +67,12 @@ class Metrics:
         Raises:
           EsrlError: it is a link or no plain file, holds something else, or cannot be written.
         """
-        try:
+        with writing(self.path):
             last, end = self._last(generation)
             self._file = open_plain(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             if os.fstat(self._file).st_size > end:
                 os.ftruncate(self._file, end)
-        except OSError as error:
-            raise self._unwritable(error) from error
         return last
-
-    def _unwritable(self, error: OSError) -> EsrlError:
-        return EsrlError(f"{self.path} cannot be written: {error.strerror or error}")
 
     def _last(self, generation: float) -> tuple[Row | None, int]:
         """The last row up to a generation, and the byte behind it; found from the end, however long the file is."""
@@ -110,12 +105,13 @@ class Metrics:
         """
         rest = memoryview((json.dumps(finite(row)) + "\n").encode())
         end = os.fstat(self._file).st_size
-        try:
-            while rest:  # a full disk takes a part
-                rest = rest[os.write(self._file, rest) :]
-        except OSError as error:
-            os.ftruncate(self._file, end)
-            raise self._unwritable(error) from error
+        with writing(self.path):
+            try:
+                while rest:  # a full disk takes a part
+                    rest = rest[os.write(self._file, rest) :]
+            except OSError:
+                os.ftruncate(self._file, end)
+                raise
 
     def close(self) -> None:
         """Closes the file."""

@@ -133,6 +133,8 @@ class Run:
 
     def _generations(self) -> Iterator[tuple[int, Any, Metrics]]:
         compile_seconds()  # begins to listen: what compiles before the first call is not counted
+        if self.folder is not None and self.folder.checkpoints.generations():
+            self.folder.checkpoints.check(self.agent.init, self._key)
         state = self.agent.init(self._key)
         state = state._replace(**{name: jnp.float32(value) for name, value in self.hyperparams.items()})
         kept: Row | None = None

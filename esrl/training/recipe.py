@@ -41,7 +41,8 @@ from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training.budget import Budget
 from esrl.training.loop import MAX_FAILED, Run, iterate
-from esrl.training.run_folder import RunFolder, read_table, with_former_defaults
+from esrl.training.recipe_table import read_table, with_former_defaults
+from esrl.training.run_folder import RunFolder
 from esrl.training.suite_defaults import ES
 from esrl.training.trained import Trained
 from esrl.training.trust import check_code

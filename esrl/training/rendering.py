@@ -17,7 +17,7 @@ from esrl.core.types import EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device, reason_of
 from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
 from esrl.policies.spaces import row, to_device, to_environment
-from esrl.training.files import replacing
+from esrl.training.files import replacing, writing
 from esrl.training.run_folder import at
 
 FPS = 30  # frames a second, where the environment's metadata has no render_fps
@@ -234,10 +234,7 @@ def _even(frame: np.ndarray) -> np.ndarray:
 
 def _write(path: Path, write: Callable[[Path], Any]) -> None:
     """Has a file written under another name first: a link at its place is replaced, not followed."""
-    try:
-        with replacing(path) as part:
-            write(part)
-    except FileNotFoundError as error:  # ffmpeg may fail without a word
-        raise EsrlError(f"{path} was not written; try --form gif") from error
-    except OSError as error:
-        raise EsrlError(f"{path} cannot be written: {error.strerror or error}") from error
+    with writing(path), replacing(path) as part:
+        write(part)
+        if not part.exists():  # ffmpeg may fail without a word
+            raise EsrlError(f"{path} was not written; try --form gif")

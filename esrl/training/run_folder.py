@@ -8,25 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import tomllib
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
-from esrl.core.options import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError, notice
 from esrl.training.checkpoint import Checkpoints
-from esrl.training.files import clear_parts, open_plain, read_bytes, replace_bytes, replacing
+from esrl.training.files import clear_parts, open_plain, replace_bytes, replacing, writing
 from esrl.training.logs import Events, Metrics, Row
+from esrl.training.recipe_table import differences, read_table, with_former_defaults
 from esrl.training.stopping import protected
-from esrl.training.suite_defaults import ES
 from esrl.training.trust import remember
 
-_RECIPE = 1 << 16  # bytes of a recipe at most
-_DOTS = 200  # dots of a line at most: what Python's reader takes for a dotted key grows with the square of its parts
 _DRAWN = 20_000  # rows of a learning curve, beside those with a score
 
 
@@ -61,11 +56,9 @@ class RunFolder:
             go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
             raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
         text = tomli_w.dumps(recipe)  # before there is a folder, which would stand in the way of the next try
-        try:
+        with writing(f"output folder {run.path}"):
             run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
             replace_bytes(run.recipe, text.encode())
-        except OSError as error:
-            raise EsrlError(f"output folder {run.path} cannot be written: {error.strerror or error}") from error
         remember(recipe)  # who trains with code has named it
         return run
 
@@ -94,13 +87,13 @@ class RunFolder:
         """
         if self._lock is not None:
             return
+        path = self.checkpoints.folder / ".lock"
+        with contextlib.suppress(OSError):  # what cannot be written says so when a checkpoint is to be
+            path.parent.mkdir(exist_ok=True)
         try:
             import fcntl
         except ImportError:  # Windows
             return
-        path = self.checkpoints.folder / ".lock"
-        with contextlib.suppress(OSError):  # what cannot be written says so when a checkpoint is to be
-            path.parent.mkdir(exist_ok=True)
         while True:
             try:
                 file = open_plain(path, os.O_RDWR | os.O_CREAT)
@@ -139,7 +132,7 @@ class RunFolder:
         """Before a run begins: rows without a checkpoint to go on from are set aside, not lost."""
         if (last := self.last_row()) and self._metrics.path.exists():
             aside = self._metrics.path.with_name("metrics.before.jsonl")
-            with self._said():
+            with writing(self.path):
                 os.replace(self._metrics.path, aside)
             done = f"the rows of {last['generation']} generations are in {aside.name}"
             notice(f"{self.path} has no checkpoint, and begins anew; {done}")
@@ -159,39 +152,19 @@ class RunFolder:
             raise
 
     def _go_on(self, recipe: dict[str, Any]) -> None:
-        old = read_table(self.recipe)
-        if not all(isinstance(old.get(table, {}), dict) for table in ("policy", "options")):
-            raise EsrlError(f"{self.recipe} cannot be read as a recipe: [policy] and [options] have to be tables")
-        old = with_former_defaults(todays(old))
-        fixed = [text for name in ("env", "agent", "seed") if (text := _differs(name, old, recipe))]
-        fixed += [
-            text
-            for table in ("policy", "options")
-            for name in dict.fromkeys([*old.get(table, {}), *recipe[table]])
-            if (text := _differs(name, old.get(table, {}), recipe[table], optional=table == "policy"))
-        ]
+        old = with_former_defaults(read_table(self.recipe))
+        fixed, changed = differences(old, recipe)
         if fixed:
             raise EsrlError(
                 f"{self.path} goes on as it began, but {'; '.join(fixed)}. Give the run's own values, or another out:"
                 " esrl.network(..., params=...) begins a new run from trained parameters"
             )
-        changed = [
-            f"{name} {recipe.get(name, 'its default')} (was {old.get(name, 'its default')})"
-            for name in dict.fromkeys([*old, *recipe])
-            if name not in ("env", "agent", "seed", "policy", "options") and old.get(name) != recipe.get(name)
-        ]
         if changed:
             new = dict(recipe)
             new.update({name: old[name] for name in ("env", "policy", "options") if name in old})
-            try:
+            with writing(self.recipe):
                 replace_bytes(self.recipe, tomli_w.dumps(new).encode())
-            except OSError as error:
-                raise EsrlError(f"{self.recipe} cannot be written: {error.strerror or error}") from error
             notice(f"{self.path} goes on with {', '.join(changed)}")
-
-    def rows(self) -> list[Row]:
-        """All rows written so far; a last line that a kill cut short is left out."""
-        return self._metrics.rows()
 
     def last_row(self) -> Row:
         """The last row; empty where there is none. Reads the end of the file alone."""
@@ -206,7 +179,7 @@ class RunFolder:
         self._opened = True
         clear_parts(self.path)
         clear_parts(self.checkpoints.folder)
-        with contextlib.suppress(ImportError), self._said():
+        with contextlib.suppress(ImportError), writing(self.path):
             self._events = Events(self.recipe.parent, generation)
         return last
 
@@ -216,17 +189,10 @@ class RunFolder:
         Raises:
           EsrlError: they cannot be written.
         """
-        with protected(), self._said():
+        with protected(), writing(self.path):
             self._metrics.write(row)
             if self._events is not None:
                 self._events.write(row)
-
-    @contextlib.contextmanager
-    def _said(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise EsrlError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Closes the logs and draws the learning curve.
@@ -236,7 +202,7 @@ class RunFolder:
         """
         if not self._opened:
             return
-        with protected(), self._said():
+        with protected(), writing(self.path):
             self._close()
 
     def _close(self) -> None:
@@ -264,61 +230,6 @@ def at(path: str | os.PathLike[str]) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # ~someone of whom there is no home
         raise EsrlError(f"{path}: {error}") from error
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """A recipe as the tables that its file holds.
-
-    Raises:
-      EsrlError: there is none, or it is no TOML, too long, or nested too deeply.
-    """
-    try:
-        text = read_bytes(path, _RECIPE).decode()
-        if any(line.count(".") > _DOTS for line in text.splitlines()):
-            raise EsrlError(f"{path} cannot be read as a recipe: a line has over {_DOTS} dots")
-        return tomllib.loads(text)
-    except FileNotFoundError as error:
-        raise EsrlError(f"there is no recipe {path}") from error
-    except OSError as error:
-        raise EsrlError(f"{path} cannot be read as a recipe: {error.strerror or error}") from error
-    except RecursionError as error:
-        raise EsrlError(f"{path} cannot be read as a recipe: it is nested too deeply") from error
-    except ValueError as error:  # TOML's own errors, other bytes than UTF-8, a number of thousands of digits
-        raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
-
-
-def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe in a run's folder; that of an older run with the defaults which it had then."""
-    options = recipe.get("options", {})
-    if recipe.get("agent", "eggroll") not in ES or "averaging" in options:
-        return recipe
-    own = dict(FORMER_DEFAULTS)
-    if options.get("optimizer") == "sgd":  # whose rate was that of the others
-        own["learning_rate"] = 0.02
-    policy = recipe.get("policy", {})
-    linear = {"skip": False} if policy.get("network", "mlp") == "mlp" else {}
-    return recipe | {"policy": linear | policy, "options": own | options}
-
-
-def _differs(name: str, old: dict[str, Any], new: dict[str, Any], optional: bool = False) -> str:
-    """What two tables say of a value, where they differ; a value that `optional` tables lack is not compared."""
-    if optional and not (name in old and name in new):
-        return ""
-    before, now = old.get(name), new.get(name)
-    same = before == now or (name == "env" and _same_env(str(before), str(now)))
-    return "" if same else f"{name}: the run has {_shown(before)}, you gave {_shown(now)}"
-
-
-def _shown(value: Any) -> str:
-    return "its default" if value is None else repr(value)
-
-
-def _same_env(one: str, other: str) -> bool:
-    """Whether two texts may name one class: with its file or module, or alone, as older recipes have it."""
-    one, other = one.rpartition(":")[2], other.rpartition(":")[2]
-    if "?" in one and "?" in other:
-        return one == other
-    return one.partition("?")[0].rpartition(".")[2] == other.partition("?")[0].rpartition(".")[2]
 
 
 def draw_curve(rows: list[Row], path: Path, title: str) -> None:

@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -93,13 +94,28 @@ def test_a_full_disk(tmp_path):
     goes_on(tmp_path / "run")
 
 
+def begun(out):
+    """Waits until a run has its first row."""
+    until = time.monotonic() + PATIENCE
+    while not Metrics(out / "metrics.jsonl").last() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def test_a_quit_ends_at_once_and_loses_nothing(tmp_path):
+    out = tmp_path / "run"
+    process = started(out)
+    begun(out)
+    process.send_signal(signal.SIGQUIT)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGQUIT
+    goes_on(out)
+
+
 @pytest.mark.parametrize("how", ["removed", "moved"])
 def test_the_folder_is_gone(tmp_path, how):
     out = tmp_path / "run"
     process = started(out)
-    until = time.monotonic() + PATIENCE
-    while not Metrics(out / "metrics.jsonl").last() and time.monotonic() < until:
-        time.sleep(0.05)
+    begun(out)
     os.replace(out, tmp_path / "moved")
     if how == "removed":
         shutil.rmtree(tmp_path / "moved")

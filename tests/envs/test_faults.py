@@ -110,7 +110,7 @@ SAYS = {
 
 @pytest.mark.parametrize(("kind", "agent"), [*((kind, "eggroll") for kind in SAYS), ("raise", "ppo"), ("reset", "ppo")])
 def test_a_fault_costs_its_episode(tmp_path, capsys, quick, kind, agent):
-    trained(esrl.make(Flaky, vectorization="sync", kind=kind), tmp_path / "run", agent)
+    trained(esrl.make(Flaky, kind=kind), tmp_path / "run", agent)
     rows = Metrics(tmp_path / "run" / "metrics.jsonl").rows()
     assert len(rows) == 3 and all(row["env_faults"] > 0 and row["nonfinite"] > 0 for row in rows)
     if agent == "eggroll":  # PPO counts what an episode had before it failed
@@ -122,12 +122,12 @@ def test_a_fault_costs_its_episode(tmp_path, capsys, quick, kind, agent):
 
 
 def test_an_interrupt_of_an_environments_own_is_its_fault(tmp_path, capsys, quick):
-    trained(esrl.make(Flaky, vectorization="sync", kind="interrupt"), tmp_path / "run")
+    trained(esrl.make(Flaky, kind="interrupt"), tmp_path / "run")
     assert "step 2 of an episode raised KeyboardInterrupt (" in capsys.readouterr().err
 
 
 def test_observations_that_are_not_finite_are_counted(tmp_path, quick):
-    trained(esrl.make(Flaky, vectorization="sync", kind="nan"), tmp_path / "run")
+    trained(esrl.make(Flaky, kind="nan"), tmp_path / "run")
     assert all(row["nonfinite"] > 0 for row in Metrics(tmp_path / "run" / "metrics.jsonl").rows())
 
 
@@ -167,7 +167,7 @@ def test_a_seed_that_kills_its_worker_costs_its_episodes(tmp_path, capfd, quick)
 
 def test_one_fault_of_lanes_that_live_on_is_one_of_all_lanes(tmp_path, quick):
     """Lanes of long episodes begin none in a generation, so one that fails is not all that began."""
-    env = esrl.make(Flaky, vectorization="sync", one_in=40)
+    env = esrl.make(Flaky, one_in=40)
     env.faults.add([])
     lanes = env.make_lanes((16,))
     with env.faults.tolerating(1.0, 0.5):
@@ -181,25 +181,25 @@ def test_one_fault_of_lanes_that_live_on_is_one_of_all_lanes(tmp_path, quick):
 @pytest.mark.parametrize("kind", ["raise", "loop", "reset"])
 def test_the_first_fault_stops_a_run_that_wants_that(tmp_path, quick, kind):
     with pytest.raises(EsrlError) as caught:
-        trained(esrl.make(Flaky, vectorization="sync", kind=kind), tmp_path / "run", on_env_error="stop")
+        trained(esrl.make(Flaky, kind=kind), tmp_path / "run", on_env_error="stop")
     assert SAYS[kind] in str(caught.value)
 
 
 def test_a_run_stops_when_too_many_episodes_fail(tmp_path, quick):
     with pytest.raises(EsrlError, match=r"RuntimeError: boom .* of the \d+ episodes of a generation failed") as caught:
-        trained(esrl.make(Flaky, vectorization="sync", one_in=1), tmp_path / "run", max_failed=0.5)
+        trained(esrl.make(Flaky, one_in=1), tmp_path / "run", max_failed=0.5)
     assert "a share of more than 0.5 (max_failed)" in str(caught.value)
 
 
 def test_elsewhere_a_fault_is_an_error(quick):
-    agent = agent_on(esrl.make(Flaky, vectorization="sync", one_in=1))
+    agent = agent_on(esrl.make(Flaky, one_in=1))
     with pytest.raises(EsrlError, match="step 2 of an episode raised RuntimeError: boom"):
         esrl.evaluate(agent, agent.init(jax.random.key(0)), 8)
 
 
 def test_a_new_environment_plays_on_in_the_lane(quick):
     """After its faults the lane is as good as new: the same seeds give what they give without."""
-    lanes = esrl.make(Flaky, vectorization="sync").make_lanes((32,))
+    lanes = esrl.make(Flaky).make_lanes((32,))
     os.environ["FLAKY"] = "1"
     lanes._faults.tolerated = 1.0
     seeds, every = np.arange(32), np.ones(32, bool)
@@ -214,14 +214,14 @@ def test_a_new_environment_plays_on_in_the_lane(quick):
 
 def test_tracebacks_are_shown_where_they_are_asked_for(capsys, quick, monkeypatch):
     monkeypatch.setitem(faults._SHOWN, "traceback", True)
-    trained(esrl.make(Flaky, vectorization="sync"))
+    trained(esrl.make(Flaky))
     assert "raise error\nRuntimeError: boom" in capsys.readouterr().err
 
 
 def test_another_thread_is_not_interrupted(quick):
     """Only the main thread can be broken off; the calls of another are not timed, and harm nobody."""
     done = []
-    env = esrl.make(Flaky, vectorization="sync", kind="none")
+    env = esrl.make(Flaky, kind="none")
     thread = threading.Thread(target=lambda: done.append(trained(env, generations=1, num_evals=0, env_timeout=1e-6)))
     thread.start()
     thread.join()

@@ -183,6 +183,16 @@ def test_a_checkpoint_is_compared_before_a_state_is_made(run, monkeypatch):
         esrl.load(run)
 
 
+def test_a_checkpoint_is_compared_before_a_run_goes_on(run):
+    """Also where the newest one is broken, and an older one would be read."""
+    (run / "checkpoints" / "00000002.safetensors").write_bytes(b"")
+    wide = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((65_000, 65_000)), population=4)
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("hidden = [\n    2,\n]", "hidden = [65000, 65000]"))
+    with pytest.raises(EsrlError, match="the checkpoint does not fit this agent"):
+        esrl.train(wide, generations=3, num_evals=0, checkpoint_every=1, out=run, resume=True)
+
+
 def test_lost_rows_are_said(run, capsys):
     (run / "metrics.jsonl").unlink()
     assert int(go_on(run).state.generation) == 3

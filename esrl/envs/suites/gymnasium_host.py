@@ -14,12 +14,14 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import jax
+import numpy as np
 from gymnasium.envs.registration import load_env_creator
 
 from esrl.core.runtime import cores
-from esrl.core.types import EsrlError, notice_once, why_of
+from esrl.core.types import EsrlError, notice_once, reason_of
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of
-from esrl.envs.faults import LIMIT, WATCH, Faults, Hang
+from esrl.envs.faults import Faults
 from esrl.envs.host_lanes import Pool, lanes_maker
 from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
@@ -89,7 +91,7 @@ def make(
         taken = {k: v for k, v in kwargs.items() if k in spec.kwargs or takes(spec.entry_point, k)}
         return gymnasium.make(identifier, **unchecked, **taken)
 
-    return _host_env(name, one, pool, max_episode_steps)
+    return _host_env(name, one, pool, max_episode_steps, way)
 
 
 def from_class(
@@ -117,7 +119,7 @@ def from_class(
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
         return way.pool(name, one, math.prod(shape))
 
-    return _host_env(name, one, pool, max_episode_steps)
+    return _host_env(name, one, pool, max_episode_steps, way)
 
 
 def _instance(cls: Callable[..., gymnasium.Env], options: dict[str, Any], **kwargs: Any) -> gymnasium.Env:
@@ -139,14 +141,18 @@ class Way:
     """In how many processes the lanes of an environment are stepped.
 
     Args:
-      vectorization: "sync", "async", "workers", or what is left: as the cost of a step has it, measured when the first
-        lanes are made.
+      vectorization: "sync", "async", "workers", or what is left: as the cost of a step has it.
       workers: processes of "workers"; one for each core when left out.
     """
 
     def __init__(self, vectorization: str, workers: int | None) -> None:
         self._vectorization, self._workers = vectorization, workers
-        self._cost: tuple[float, float] | None = None
+        self._cost = 0.0, 1.0
+
+    def measure(self, pool: SyncPool) -> None:
+        """Measures the cost of a step in a pool of one lane, where the way depends on it."""
+        if self._vectorization == "auto":
+            self._cost = _cost(pool)
 
     def pool(self, name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> Pool:
         """The pool of some lanes.
@@ -158,47 +164,45 @@ class Way:
         if self._vectorization in ("async", "workers"):
             number = lanes if self._vectorization == "async" else self._workers or cores()
             return WorkersPool(name, share, lanes, number)
-        number = 1 if self._vectorization == "sync" or lanes < 2 else self._worth(make_one, lanes)
+        number = 1 if self._vectorization == "sync" or lanes < 2 else self._worth(lanes)
         if number > 1:
             with contextlib.suppress(EsrlError):  # what cannot be sent to other processes is stepped in this one
                 pool = WorkersPool(name, share, lanes, number)  # not silent: the processes inherit that
                 if lanes < MANY:  # nobody expects it of so few
-                    cost = f"a step takes {1000 * (self._cost or (0.0,))[0]:.1f} ms"
+                    cost = f"a step takes {1000 * self._cost[0]:.1f} ms"
                     notice_once(f"{name}: {cost}, so {lanes} lanes are stepped by {number} processes (vectorization)")
                 return pool
         return share(lanes)
 
-    def _worth(self, make_one: Callable[[], gymnasium.Env], lanes: int) -> int:
+    def _worth(self, lanes: int) -> int:
         """How many processes repay their start."""
-        if self._cost is None:
-            self._cost = _cost(make_one)
         seconds, busy = self._cost
         if seconds < DEAR and lanes < MANY:
             return 1
         return min(lanes, WAITING) if seconds >= DEAR and busy < 0.5 else cores()
 
 
-def _cost(make_one: Callable[[], gymnasium.Env]) -> tuple[float, float]:
-    """Median seconds of a step of random actions, and the part of them in which this thread had work to do."""
+def _cost(pool: SyncPool) -> tuple[float, float]:
+    """Median seconds of a step of random actions, and the part of them in which this thread had work to do.
+
+    Whatever is wrong with the environment is said where it is played.
+    """
     walls: list[float] = []
     works: list[float] = []
-    # Whatever is wrong with it, an exit and a hang too, is said where it is played.
-    with contextlib.suppress(Exception, SystemExit, Hang), _silent(), contextlib.ExitStack() as ending:
-        ending.callback(WATCH.stop)
-        WATCH.start(LIMIT, "an environment whose cost is measured")
-        env = make_one()
-        with contextlib.closing(env):
-            env.reset(seed=0)
-            env.action_space.seed(0)
-            begun = time.perf_counter()
-            while len(walls) < 50 and time.perf_counter() - begun < 0.3:
-                action = env.action_space.sample()
-                wall, work = time.perf_counter(), time.thread_time()
-                _, _, terminated, truncated, _ = env.step(action)
-                works.append(time.thread_time() - work)
-                walls.append(time.perf_counter() - wall)
-                if terminated or truncated:
-                    env.reset()
+    one = np.arange(1)
+    with contextlib.suppress(Exception), _silent():
+        pool.begin(one, np.zeros(1, np.uint32))
+        begun = time.perf_counter()
+        while len(walls) < 50 and time.perf_counter() - begun < 0.3:
+            action = jax.tree.map(lambda x: np.asarray(x)[None], pool.action_space.sample())
+            wall, work = time.perf_counter(), time.thread_time()
+            _, _, terminated, truncated = pool.step(one, action)
+            if pool.faults:
+                break
+            works.append(time.thread_time() - work)
+            walls.append(time.perf_counter() - wall)
+            if terminated[0] or truncated[0]:
+                pool.begin(one, np.zeros(1, np.uint32))
     if not walls:
         return 0.0, 1.0
     wall = statistics.median(walls)
@@ -230,6 +234,7 @@ def _host_env(
     make_one: Callable[..., gymnasium.Env],
     make_pool: Callable[[tuple[int, ...], bool], Pool],
     max_episode_steps: int | None,
+    way: Way,
 ) -> HostEnv:
     if max_episode_steps is not None:
         check_positive(f"{name}: max_episode_steps", max_episode_steps)
@@ -240,20 +245,23 @@ def _host_env(
 
     try:
         one = single()
-        one.close()
     except EsrlError:
         raise
     except (Exception, SystemExit) as error:
         needed = isinstance(error, gymnasium.error.DependencyNotInstalled)
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
-        raise EsrlError(f"{name} cannot be made: {why_of(error)}{hint}") from error
+        raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
     limit = max_episode_steps or _limit(name, one)
     for space in ("observation_space", "action_space"):
         if not isinstance(getattr(one, space, None), gymnasium.spaces.Space):
+            one.close()
             raise EsrlError(f"{name}: {space} is missing; set it to a gymnasium.spaces space")
     seen, hidden = visible(one.observation_space)
     for path, kind in hidden.items():
         notice_once(f"{name}: {path} is a {kind}, which no network here reads; the policy does not see it")
+
+    with contextlib.closing(SyncPool(name, lambda: one, 1)) as pool:  # which closes it
+        way.measure(pool)
 
     def limited(**kwargs: Any) -> gymnasium.Env:
         return gymnasium.wrappers.TimeLimit(single(**kwargs), limit)

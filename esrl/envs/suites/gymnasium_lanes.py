@@ -26,7 +26,8 @@ class SyncPool:
     raises, exits or hangs gets a reward of NaN and the end of its episode, and a new environment before its next one.
 
     Attributes:
-      faults: what failed and was not drained yet. seconds: that a call of an environment may take.
+      action_space: of a lane. faults: what failed and was not drained yet.
+      seconds: that a call of an environment may take.
     """
 
     def __init__(self, name: str, make: Callable[[], gymnasium.Env], lanes: int) -> None:
@@ -38,7 +39,7 @@ class SyncPool:
         for _ in range(lanes):
             self._envs.append(make())
         self._space = visible(self._envs[0].observation_space)[0]
-        self._actions = self._envs[0].action_space
+        self.action_space = self._envs[0].action_space
         self._steps = [0] * lanes
         self._failed: dict[int, Any] = {}  # the last observation of lanes whose episode failed
 
@@ -47,7 +48,7 @@ class SyncPool:
 
     def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
         lanes = ids.tolist()
-        taken = rows_of(self._actions, actions, lanes)
+        taken = rows_of(self.action_space, actions, lanes)
         rows = [self._step(lane, action) for lane, action in zip(lanes, taken, strict=True)]
         observations, rewards, terminated, truncated = zip(*rows, strict=True)
         return self._batch(observations), np.array(rewards), np.array(terminated), np.array(truncated)
