@@ -10,9 +10,9 @@ from gymnasium import spaces
 import esrl
 from esrl import EsrlError
 from esrl.core.types import seed_key
+from esrl.envs.catalog import names_of
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_env
-from esrl.envs.registry import names_of
 from esrl.rollouts.runner import runner
 
 pytest.importorskip("kinetix")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import dropwhile, takewhile
 from typing import Annotated, Any, TypedDict
 
+from esrl.core.errors import EsrlError, nearest, notice_once
 from esrl.core.extras import import_extra
-from esrl.core.options import Option
-from esrl.core.types import EsrlError, nearest
-from esrl.training.recipe import todays_name
+from esrl.core.options import Option, called_here, todays_name, todays_value
 
 HELP = ("-h", "--help")
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", tuple: "N ..."}
@@ -93,6 +93,9 @@ def _todays(argv: Sequence[str], known: Sequence[str]) -> list[str]:
             continue
         start = "--no-" if flag.startswith("--no-") else "--"
         name = todays_name(flag.removeprefix(start).replace("-", "_"), known)
+        if here := called_here(name, known):
+            notice_once(f"{flag} is called {dashed(here)} here")
+            name = here
         if name not in known:
             raise EsrlError(f"unknown flag {flag}{nearest(flag, map(dashed, known))}")
         found.append(start + dashed(name)[2:] + equals + value)
@@ -106,3 +109,17 @@ def _sentence(box: str) -> str:
     said = " ".join(takewhile(bool, dropwhile(lambda line: not line, lines)))
     said = said.replace("Unrecognized options:", "unexpected argument:").removesuffix(".")
     return said[:1].lower() + said[1:]
+
+
+def about(command: Callable[..., Any]) -> str:
+    """What a command's docstring says before its arguments."""
+    return inspect.cleandoc(command.__doc__ or "").partition("\n\nArgs:")[0]
+
+
+def values(given: dict[str, Any], options: dict[str, Option]) -> dict[str, Any]:
+    """The values of those flags that were given."""
+    return {
+        name: option.read(todays_value(name, given[name]), dashed(name))
+        for name, option in options.items()
+        if name in given
+    }

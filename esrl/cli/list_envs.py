@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from esrl.cli.inspection import Inspection
-from esrl.core.types import EsrlError
-from esrl.envs import plugins
+from esrl.cli.output import tell
+from esrl.core.errors import EsrlError
+from esrl.envs.catalog import names, near_by_last_part, suites, version
 from esrl.envs.references import is_file, is_module
-from esrl.envs.registry import SUITES, names_of, near_by_last_part, suites
+
+if TYPE_CHECKING:
+    from esrl.cli.inspection import Inspection
 
 Listing = dict[str, Any]
+
+
+def envs(pattern: str = "", *, json: bool = False) -> int:
+    """List environments, or show one.
+
+    Lists the suites that are installed and how to install the others; the names in a suite; or one environment: its
+    spaces, the size of a policy, and how fast a random policy steps it here.
+
+    Args:
+      pattern: a suite or a part of a name, in any case, lists names; a whole name, or file.py:Class, shows that one.
+      json: end with one JSON object on standard output.
+    """
+    if is_one(pattern):
+        from esrl.cli.inspection import inspect_env  # with JAX
+        from esrl.core.runtime import check_jax, configure
+        from esrl.envs.registry import make
+
+        configure()
+        check_jax()
+        shown = inspect_env(make(pattern))
+        return tell(shown._asdict(), inspection_text(shown), json)
+    found = listing(pattern)
+    return tell(found, as_text(found, whole=bool(pattern)), json)
 
 
 def is_one(pattern: str) -> bool:
@@ -98,21 +122,11 @@ def _overview(found: dict[str, Listing]) -> str:
 
 def _entry(suite: str, part: str) -> Listing:
     try:
-        names = [name for name in names_of(suite) if part in name.lower()]
+        found = [name for name in names(suite) if part in name.lower()]
     except EsrlError as error:
         return {"missing": str(error)}
-    return {"version": _version(suite), "names": names}
+    return {"version": version(suite), "names": found}
 
 
 def _names(suite: str) -> list[str]:
     return _entry(suite, "").get("names", [])
-
-
-def _version(suite: str) -> str:
-    if suite not in SUITES:
-        return plugins.version(suite)
-    module, _, _, distribution = SUITES[suite]
-    try:
-        return importlib.metadata.version(distribution or module)
-    except importlib.metadata.PackageNotFoundError:
-        return ""

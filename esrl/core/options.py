@@ -10,16 +10,16 @@ import inspect
 import math
 import numbers
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import cache, wraps
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar
 
-import jax
 import numpy as np
 
-from esrl.core.types import EsrlError, nearest
+from esrl.core.errors import EsrlError, nearest, notice
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -53,6 +53,7 @@ class Limit(NamedTuple):
 
 SEED = Limit(0, 2**32 - 1)
 _LARGEST = 2**31 - 1  # JAX counts in int32
+_FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9}  # of numbers on the command line, as 10k and 1M
 _LAYERS = 100  # of a ready-made network: more take minutes to compile
 
 # A name means the same wherever it stands.
@@ -131,7 +132,7 @@ class Option(NamedTuple):
         called = called or self.name
         if (value is None and self.optional) or isinstance(value, self.others):
             return value
-        if isinstance(value, jax.core.Tracer):
+        if (jax := sys.modules.get("jax")) and isinstance(value, jax.core.Tracer):  # this module is used without JAX
             raise EsrlError(
                 f"{called} is traced by JAX, but must be known now; give it outside of jax.jit and jax.vmap"
                 " (values of an agent's state may be traced: agent.hyperparams names them)"
@@ -165,11 +166,29 @@ class Option(NamedTuple):
         if self.optional and str(given).lower() == "none":
             value = None
         elif self.type in (int, float, tuple):
+            parts = [part for text in given for part in text.split(",") if part] if self.type is tuple else [given]
             try:
-                value = tuple(map(int, given)) if self.type is tuple else self.type(given)
+                numbers = [_number_in(part, float if self.type is float else int) for part in parts]
+                value = tuple(numbers) if self.type is tuple else numbers[0]
             except ValueError:
                 value = given if isinstance(given, str) else " ".join(given)
         return self.check(value, called)
+
+
+def _number_in(text: str, kind: type) -> Any:
+    """The number that a text means: 1e6, 1_000_000 and 1M are the same, whole where a whole one is needed.
+
+    Raises:
+      ValueError: it means none.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        factor = _FACTORS.get(text[-1:].lower(), 1)
+        number = float(text[:-1] if factor > 1 else text) * factor
+        if kind is int and (math.isinf(number) or number != int(number)):
+            raise
+        return kind(number)
 
 
 def shown(value: Any) -> str:
@@ -323,6 +342,59 @@ RENAMED_VALUES = {
 }
 
 
+def todays_name(name: str, known: Any) -> str:
+    """An old name of a key or flag as it is called now, with a notice on standard error; others as they are."""
+    if name in known or RENAMED.get(name) not in known:
+        return name
+    tell_renamed(f"{name} is called {RENAMED[name]} now")
+    return RENAMED[name]
+
+
+def todays_value(name: str, value: Any) -> Any:
+    """An old name of a value, as `todays_name`."""
+    new = RENAMED_VALUES.get((name, value)) if isinstance(value, str) else None
+    if new is None:
+        return value
+    tell_renamed(f'{name} = "{value}" is called "{new}" now')
+    return new
+
+
+@cache  # one notice of each kind in a process
+def tell_renamed(text: str) -> None:
+    """Says on standard error what something is called now."""
+    notice(f"{text}; the old name still works")
+
+
+# What other libraries call an option; the command line takes these too, and Python says what it is called here.
+SPOKEN = {
+    "learning_rate": ("lr", "step_size", "stepsize"),
+    "population": ("popsize", "pop_size", "population_size", "npop", "num_members"),
+    "sigma": ("std", "sigma_init", "init_stdev", "noise_std", "noise_stdev"),
+    "env_steps": ("total_timesteps", "timesteps", "total_steps", "num_timesteps", "max_steps", "steps"),
+    "generations": ("num_generations", "iterations", "num_iterations", "updates", "num_updates"),
+    "num_envs": ("n_envs",),
+    "num_steps": ("n_steps", "unroll_length", "rollout_length"),
+    "num_epochs": ("n_epochs", "update_epochs", "num_updates_per_batch"),
+    "num_minibatches": ("n_minibatches",),
+    "entropy_coef": ("ent_coef", "entropy_cost"),
+    "value_coef": ("vf_coef", "vf_loss_coefficient"),
+    "clip_eps": ("clip_range", "clip_coef", "clipping_epsilon", "clip_epsilon"),
+    "gamma": ("discount", "discounting", "discount_factor"),
+    "hidden": ("hidden_sizes", "hidden_dims", "hidden_layers", "hidden_layer_sizes", "net_arch"),
+    "out": ("logdir", "log_dir", "output", "output_dir", "save_dir"),
+    "agent": ("algo", "algorithm", "alg"),
+    "eval_episodes": ("n_eval_episodes", "num_eval_episodes"),
+    "max_episode_steps": ("episode_length", "max_steps_in_episode"),
+}
+_CALLED = {other: name for name, others in SPOKEN.items() for other in others}
+
+
+def called_here(name: str, known: Iterable[str]) -> str | None:
+    """What an option of another library is called here, where that is among the known ones."""
+    here = _CALLED.get(name, "")
+    return here if here in known and name not in known else None
+
+
 # Options of the evolution strategies whose defaults changed, as they were. A run's folder always says them, so one that
 # does not is older and has these.
 FORMER_DEFAULTS = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
@@ -337,5 +409,8 @@ def todays(table: dict[str, Any]) -> dict[str, Any]:
 
 def near_option(name: str, known: Iterable[str]) -> str:
     """A clause for an unknown option: what it is called now, or names that are near."""
-    new = RENAMED.get(name, "")
+    known = list(known)
+    new, here = RENAMED.get(name, ""), called_here(name, known)
+    if here is not None:
+        return f"; it is called {here} here"
     return f"; it is called {new} now" if new in known else nearest(name, known)

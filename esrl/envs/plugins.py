@@ -15,9 +15,8 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
-from esrl.core.types import EsrlError
-from esrl.envs.base import reason_of
-from esrl.envs.suites._common import check_known, construct, quiet
+from esrl.core.errors import EsrlError, reason_of
+from esrl.envs.imports import check_known, construct, quiet
 
 GROUP = "esrl.envs"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import cloudpickle
 
-from esrl.core.types import EsrlError, nearest
+from esrl.core.errors import EsrlError, nearest
 
 _FILE = "esrl_file_"  # modules of files are called so, then by their stem and their place
 _neighbors: dict[str, Path] = {}  # modules that files imported from their own folders, which these are

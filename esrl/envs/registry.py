@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
 from functools import partial
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 
 from esrl.core.runtime import configure
-from esrl.core.types import EsrlError, close_to, nearest
+from esrl.core.types import EsrlError, nearest
 from esrl.envs import plugins
 from esrl.envs.base import on_device, reason_of, rename_horizon
+from esrl.envs.catalog import (
+    PLUGINS,
+    SUITES,
+    adapter_of,
+    gymnasium_names,
+    missing,
+    names_of,
+    near_names,
+    spoken,
+    suites,
+)
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_made
 from esrl.envs.objects import display_name, from_object, named, same_spaces
@@ -25,44 +33,7 @@ from esrl.envs.references import load_attribute as load_attribute
 from esrl.envs.suites import gymnasium_functional, gymnasium_host
 from esrl.envs.suites._common import check_call, options_in, with_options
 
-
-class Suite(NamedTuple):
-    """A package of environments.
-
-    Attributes:
-      module: what is imported.
-      install: what stands behind `pip install`.
-      note: a clause about that.
-      distribution: what the package index calls it, where that is not `module`.
-    """
-
-    module: str
-    install: str
-    note: str = ""
-    distribution: str = ""
-
-
-SUITES = {
-    "brax": Suite("brax", "'esrl[brax]'"),
-    "gymnasium": Suite("gymnasium", "'esrl[gymnasium]'"),
-    "gymnax": Suite("gymnax", "'esrl[gymnax]'"),
-    "navix": Suite("navix", "'esrl[navix]'"),
-    "jumanji": Suite("jumanji", "'esrl[jumanji]'"),
-    "craftax": Suite("craftax", "'esrl[craftax]'"),
-    "playground": Suite("mujoco_playground", "'esrl[playground]'", distribution="playground"),
-    "envpool": Suite("envpool", "'esrl[envpool]'"),
-    "atari": Suite("ale_py", "'esrl[atari]'", "ale-py is under the GPL-2.0"),
-}
-# Suites in packages of their own, which announce themselves once they are installed.
-PLUGINS = {
-    "kinetix": Suite(
-        "esrl_kinetix",
-        "./envs/kinetix",
-        "in the folder of esrl's repository and in an environment of its own: Kinetix 3 needs jax 0.9.0",
-    ),
-}
 _ATARI = "ALE/"  # Gymnasium's own names of Atari games begin so
-_OLD_MUJOCO = {"Pusher-v4"}  # needs a MuJoCo below 3
 
 
 def make(env: Any, **options: Any) -> Any:
@@ -105,7 +76,7 @@ def make(env: Any, **options: Any) -> Any:
         if not on_device(made) and made is not env:  # a check takes milliseconds
             check_made(made)
         return _referred_to(made, reference_to(env), options)
-    name, _, query = env.partition("?")
+    name, _, query = spoken(env).partition("?")
     options = {**options_in(query), **options}
     if is_module(name):
         module, _, rest = name.partition(":")
@@ -119,7 +90,7 @@ def make(env: Any, **options: Any) -> Any:
         raise EsrlError(f"{name} names a file; say which class as well: {name}:ClassName")
     suite, _, rest = name.partition("/")
     if suite in SUITES and rest:
-        adapter = partial(_gymnasium, rest) if suite == "gymnasium" else partial(_suite(suite).make, rest)
+        adapter = partial(_gymnasium, rest) if suite == "gymnasium" else partial(adapter_of(suite).make, rest)
         made = _with_options(name, adapter, options)
     elif suite in plugins.suites(SUITES):
         made = _announced(name, options)
@@ -127,7 +98,7 @@ def make(env: Any, **options: Any) -> Any:
     elif suite in PLUGINS:
         raise EsrlError(missing(suite))
     else:
-        raise EsrlError(f"unknown environment {name!r}{_near_names(name)}")
+        raise EsrlError(f"unknown environment {name!r}{near_names(name)}")
     if not on_device(made):  # anyone may register an environment with Gymnasium, and a check takes milliseconds
         check_made(made)
     return made
@@ -146,33 +117,6 @@ def check_again(name: str) -> None:
         )
 
 
-def suites() -> list[str]:
-    """Every suite that `make` knows: esrl's own, installed or not, and those that installed packages announce.
-
-    Example:
-      >>> "gymnasium" in suites()
-      True
-    """
-    return list(dict.fromkeys([*SUITES, *PLUGINS, *plugins.suites(SUITES)]))
-
-
-def names_of(suite: str) -> list[str]:
-    """A suite's environment names. Imports the package behind it and no other.
-
-    Raises:
-      EsrlError: it is not installed (the command is named), or cannot be imported.
-
-    Example:
-      >>> "gymnasium/phys2d/CartPole-v1" in names_of("gymnasium")
-      True
-    """
-    if suite in SUITES:
-        return _gymnasium_names() if suite == "gymnasium" else _suite(suite).names()
-    if not installed(suite):
-        raise EsrlError(missing(suite))
-    return plugins.names(suite)
-
-
 def names() -> dict[str, list[str] | str]:
     """Every suite's environment names, or the command that installs it. Imports all of them, which takes seconds."""
     found: dict[str, list[str] | str] = {}
@@ -182,61 +126,6 @@ def names() -> dict[str, list[str] | str]:
         except EsrlError as error:
             found[suite] = str(error)
     return found
-
-
-def _suite(suite: str) -> ModuleType:
-    """The adapter of a suite, whose package is there."""
-    if not installed(suite):
-        raise EsrlError(missing(suite))
-    try:
-        adapter = importlib.import_module(f"esrl.envs.suites.{suite}")
-        adapter.names()  # imports the package itself, which the adapter does when it is first needed
-    except EsrlError:
-        raise
-    except ImportError as error:
-        install = f"pip install {SUITES[suite].install}"
-        raise EsrlError(f"{suite} cannot be imported ({error}); install it with: {install}") from error
-    except Exception as error:  # versions that do not fit together fail in every way
-        raise EsrlError(f"{suite} cannot be imported: {reason_of(error)}") from error
-    return adapter
-
-
-def installed(suite: str) -> bool:
-    """Whether a suite's package is there; nothing is imported."""
-    if suite in PLUGINS:
-        return suite in plugins.suites()
-    return suite not in SUITES or importlib.util.find_spec(SUITES[suite].module) is not None
-
-
-def missing(suite: str) -> str:
-    """What to do about a suite that is not installed, in one sentence."""
-    _, install, note, _ = {**SUITES, **PLUGINS}[suite]
-    return f"{suite} is not installed; install it with: pip install {install}" + (f" ({note})" if note else "")
-
-
-def _gymnasium_names() -> list[str]:
-    """Names of what can be made: not what only raises an error (MuJoCo v2 and v3), nor what other suites register."""
-    return sorted(f"gymnasium/{name}" for name, spec in gymnasium.registry.items() if _can_make(name, spec.entry_point))
-
-
-def _can_make(name: str, entry_point: Any) -> bool:
-    if not isinstance(entry_point, str):  # Gymnasium registers functions that raise for what it has dropped
-        return not getattr(entry_point, "__name__", "").startswith("_raise")
-    others = {suite.module for suite in SUITES.values()} - {"gymnasium"}
-    return name not in _OLD_MUJOCO and entry_point.partition(":")[0].partition(".")[0] not in others
-
-
-def _near_names(name: str) -> str:
-    """A clause with near names, from what costs no import of a suite that is not imported yet."""
-    suite, slash, rest = name.partition("/")
-    if slash and (close := close_to(suite, suites())):
-        return f"; did you mean {close[0]}/{rest}?"
-    there = [other for other in SUITES if other != "gymnasium" and f"{__package__}.suites.{other}" in sys.modules]
-    known = [*_gymnasium_names(), *plugins.announced(SUITES)]
-    for other in there:
-        with contextlib.suppress(EsrlError):  # its package may be gone, or broken
-            known += names_of(other)
-    return near_by_last_part(name, known)
 
 
 def _referred_to(env: Any, reference: str | None, options: dict[str, Any]) -> Any:
@@ -254,16 +143,6 @@ def _referred_to(env: Any, reference: str | None, options: dict[str, Any]) -> An
     return env
 
 
-def near_by_last_part(name: str, known: list[str]) -> str:
-    """A clause with names whose part behind the suite is near, in any case; where there are none, how to see them."""
-    bare = {n.rsplit("/", 1)[-1].lower(): n for n in reversed(known)}  # of two alike, the suite that is listed first
-    last = name.rsplit("/", 1)[-1].lower()
-    guesses = [last] if last in bare else close_to(last, bare)
-    if not guesses:
-        return "; see the suites with: esrl envs"
-    return f"; did you mean {' or '.join(bare[guess] for guess in guesses)}?"
-
-
 def _gymnasium(identifier: str, **options: Any) -> Any:
     if identifier.startswith(_ATARI):
         raise EsrlError(f"Atari is a suite of its own: use atari/{identifier.removeprefix(_ATARI)}")
@@ -273,7 +152,7 @@ def _gymnasium(identifier: str, **options: Any) -> Any:
     try:
         spec = gymnasium.spec(registered)
     except gymnasium.error.Error as error:
-        known = [n.removeprefix("gymnasium/") for n in _gymnasium_names()]
+        known = [n.removeprefix("gymnasium/") for n in gymnasium_names()]
         hint = nearest(registered, known)
         hint = hint if hint.startswith("; did") else f" ({error})"
         raise EsrlError(f"gymnasium has no environment {identifier!r}{hint}") from error

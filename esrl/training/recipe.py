@@ -33,8 +33,8 @@ from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
-from esrl.core.options import RENAMED, RENAMED_VALUES, Option, checked, options_of
-from esrl.core.types import EsrlError, nearest, notice, seed_key
+from esrl.core.options import Option, checked, options_of, todays_name, todays_value
+from esrl.core.types import EsrlError, nearest, seed_key
 from esrl.envs.faults import LIMIT
 from esrl.envs.registry import check_again, load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
@@ -270,29 +270,6 @@ def _checked(where: str, data: dict[str, Any], known: dict[str, Option], custom:
         value = todays_value(name, value)
         found[name] = value if custom and value == CUSTOM else known[name].check(value, f"{where}{name}")
     return found
-
-
-def todays_name(name: str, known: Any) -> str:
-    """An old name of a key or flag as it is called now, with a notice on standard error; others as they are."""
-    if name in known or RENAMED.get(name) not in known:
-        return name
-    tell_renamed(f"{name} is called {RENAMED[name]} now")
-    return RENAMED[name]
-
-
-def todays_value(name: str, value: Any) -> Any:
-    """An old name of a value, as `todays_name`."""
-    new = RENAMED_VALUES.get((name, value)) if isinstance(value, str) else None
-    if new is None:
-        return value
-    tell_renamed(f'{name} = "{value}" is called "{new}" now')
-    return new
-
-
-@cache  # one notice of each kind in a process
-def tell_renamed(text: str) -> None:
-    """Says on standard error what something is called now."""
-    notice(f"{text}; the old name still works")
 
 
 # ---- trained agents -------------------------------------------------------------------------------------------------

@@ -50,11 +50,8 @@ class RunFolder:
         Raises:
           EsrlError: the path exists and is not an empty folder, or cannot be written.
         """
+        check_new(path)
         run = cls(path)
-        if run.path.exists() and (not run.path.is_dir() or _holds_files(run)):
-            kind = "holds files" if run.path.is_dir() else "is a file"
-            go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
-            raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
         text = tomli_w.dumps(recipe)  # before there is a folder, which would stand in the way of the next try
         with writing(f"output folder {run.path}"):
             run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
@@ -212,6 +209,15 @@ class RunFolder:
             events.close()
         with contextlib.suppress(ImportError):
             draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
+
+
+def check_new(path: str | os.PathLike[str]) -> None:
+    """Raises an EsrlError where a new run cannot be put: a file, or a folder that holds files."""
+    run = RunFolder(path)
+    if run.path.exists() and (not run.path.is_dir() or _holds_files(run)):
+        kind = "holds files" if run.path.is_dir() else "is a file"
+        go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
+        raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
 
 
 def _holds_files(run: RunFolder) -> bool:

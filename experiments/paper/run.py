@@ -36,7 +36,7 @@ from tyro.conf import Positional
 import esrl
 from esrl.core.compile_time import compile_seconds
 from esrl.core.types import seed_key
-from esrl.envs.registry import SUITES
+from esrl.envs.catalog import SUITES
 from esrl.training import recipe as recipes
 from experiments import script
 from experiments.lab.store import ROOT, Row, Store, folder_name, plain, results

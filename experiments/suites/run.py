@@ -40,7 +40,7 @@ from tyro.conf import Positional
 import esrl
 from esrl.core.types import seed_key
 from esrl.envs.base import max_episode_steps_of
-from esrl.envs.registry import installed, missing
+from esrl.envs.catalog import installed, missing
 from experiments import script
 from experiments.lab.recipes import FORMER
 from experiments.lab.store import ROOT, Row, Store, results

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,14 @@ import numpy as np
 import pytest
 
 import esrl
+from esrl.cli.commands import train
 from esrl.cli.invocation import invocation
-from esrl.cli.main import COMMANDS, main, train
+from esrl.cli.main import COMMANDS, main
+from esrl.cli.main import command as command_named
+from esrl.core import options
 from esrl.core.options import options_of
+from esrl.core.types import EsrlError
+from esrl.envs import catalog
 from esrl.envs.base import max_episode_steps_of
 from esrl.training import recipe as recipes
 from esrl.training.progress import Progress
@@ -320,7 +326,7 @@ def test_missing_extra_names_the_command(capsys, monkeypatch):
     line = refused(capsys, "train", "brax/hopper", "--out", "new")
     assert "brax is not installed" in line and "pip install 'esrl[brax]'" in line
     assert "pip install 'esrl[brax]'" in ran(capsys, "envs")
-    assert "did you mean" in refused(capsys, "train", "CartPole-v1")
+    assert "say which: gymnasium/CartPole-v1" in refused(capsys, "train", "CartPole-v1")
 
 
 # ---- what the commands print ----------------------------------------------------------------------------------------
@@ -439,7 +445,7 @@ def test_agents_and_budgets_are_the_librarys(capsys):
     out = ran(
         capsys, "train", "w.py:Line", "--agent", "random", "--population", "4", "--generations", "1", "--out", "run"
     )
-    assert out.startswith("random on w.py:Line: 4 episodes a generation") and "done: return" in out
+    assert "\nrandom on w.py:Line: 4 episodes a generation" in out and "done: return" in out
 
 
 def test_a_flag_means_the_same_for_every_agent():
@@ -477,7 +483,7 @@ def test_old_spellings_work_with_a_notice(old, capsys):
     said += [f'{new} = "{text}" is called "{value}" now'] if isinstance(value, str) and value != text else []
     notices = [f"esrl: notice: {line}; the old name still works" for line in said]
     for argv in (["old.toml"], ["w.py:Line", "--" + old.replace("_", "-"), text]):
-        recipes.tell_renamed.cache_clear()
+        options.tell_renamed.cache_clear()
         found = recipe(*argv)
         assert (getattr(found, table)[new] if table else getattr(found, new)) == value
         assert capsys.readouterr().err.splitlines() == notices
@@ -547,7 +553,7 @@ def test_train_evaluate_and_render_report(capsys):
 def test_a_recipe_runs_with_flags(capsys):
     scores = ["--num-evals", "1", "--early-evals", "2", "--eval-seed", "9"]
     out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", *scores, "--out", "run")
-    assert out.startswith("eggroll on w.py:Line: 12 episodes a generation") and "done: return" in out
+    assert out.splitlines()[1].startswith("eggroll on w.py:Line: 12 episodes a generation") and "done: return" in out
     kept = recipes.read("run/recipe.toml")
     assert (kept.seed, kept.generations, kept.env_steps) == (3, 2, None)
     assert (kept.num_evals, kept.early_evals, kept.eval_seed) == (1, 2, 9)  # a resumed run is scored as it was
@@ -651,3 +657,93 @@ def test_suites_have_defaults_that_flags_and_recipes_overrule():
     assert (sparse.policy["hidden"], sparse.policy["skip"]) == ((8,), False)
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
     assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}
+
+
+# ---- first seconds --------------------------------------------------------------------------------------------------
+
+WITHOUT_JAX = "import sys; from esrl.cli.main import main; status = main({!r}); print('jax' in sys.modules, status)"
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (["envs"], 0),
+        (["envs", "brax"], 0),
+        (["--version"], 0),
+        (["--help"], 0),
+        (["train", "brax/hoper"], 2),
+        (["train", "CartPole-v1"], 2),
+        (["frain"], 2),
+    ],
+)
+def test_what_needs_no_jax_imports_none(argv, status):
+    done = subprocess.run([sys.executable, "-c", WITHOUT_JAX.format(argv)], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == f"False {status}", done.stderr
+
+
+def test_commands_say_what_their_functions_say():
+    for name, known in COMMANDS.items():
+        assert (command_named(name).__doc__ or "").partition("\n")[0] == known.does
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (("--total-timesteps", "1M"), "env_steps", 1e6),
+        (("--env-steps", "2.5k"), "env_steps", 2500.0),
+        (("--generations", "1e3"), "generations", 1000),
+        (("--popsize", "10k"), "population", 10_000),
+        (("--lr", "0.1"), "learning_rate", 0.1),
+        (("--hidden", "32,32"), "hidden", (32, 32)),
+        (("--hidden-sizes", "8", "4"), "hidden", (8, 4)),
+        (("--algo", "PPO"), "agent", "ppo"),
+        (("--agent", "OpenES"), "agent", "open_es"),
+        (("--agent", "EGGROLL-AC"), "agent", "eggroll_ac"),
+    ],
+)
+def test_spoken_flags_and_numbers(argv, name, value):
+    found = recipe("w.py:Line", *argv)
+    own = found.options.get(name, found.policy.get(name, getattr(found, name, None)))
+    assert own == value and type(own) is type(value)
+
+
+def test_numbers_that_are_none_are_refused(capsys):
+    for text in ("1.5", "M", "1e400", "k1", "nan"):
+        assert "must be a whole number" in refused(capsys, "train", "w.py:Line", "--generations", text)
+    with pytest.raises(EsrlError, match="no option 'lr'; it is called learning_rate here"):
+        esrl.eggroll("gymnasium/phys2d/CartPole-v1", lr=0.1)
+
+
+def test_an_environment_that_one_suite_has_needs_no_suite(monkeypatch, capsys):
+    monkeypatch.setattr("esrl.envs.catalog._everything", lambda: ["one/Alone-v0", "one/Both-v0", "two/Both-v0"])
+    assert catalog.spoken("Alone-v0?a=1") == "one/Alone-v0?a=1" and catalog.spoken("alone-v0") == "one/Alone-v0"
+    assert catalog.spoken("Neither") == "Neither" and catalog.spoken("x.py:Alone-v0") == "x.py:Alone-v0"
+    with pytest.raises(EsrlError, match="say which: one/Both-v0, two/Both-v0"):
+        catalog.spoken("Both-v0")
+
+
+def test_a_folder_is_refused_before_the_environment_is_made(capsys):
+    Path("made.py").write_text("raise SystemExit('the file was run')")
+    Path("there").mkdir()
+    Path("there/file").write_text("")
+    assert "holds files" in refused(capsys, "train", "made.py:World", "--out", "there")
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [(["trai"], "train"), (["train", "brax/hopp"], "brax/hopper"), (["train", "x", "--agent", "pp"], "ppo"),
+     (["train", "x", "--popul"], "--population"), (["evaluate", "x", "--episo"], "--episodes")],
+)  # fmt: skip
+def test_bash_completes(words, found, capsys):
+    script = ran(capsys, "completion", "bash")
+    line = " ".join(["esrl", *words])
+    code = f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words)}; _esrl; echo ${{COMPREPLY[@]}}"
+    assert subprocess.run(["bash"], input=code, capture_output=True, text=True).stdout.split()[0] == found
+
+
+def test_names_that_are_shipped_are_those_of_the_packages():
+    """Where a package has another version, its own names are listed; `python -m esrl.envs.catalog` writes them anew."""
+    for suite, shipped in catalog._shipped().items():
+        if catalog.installed(suite) and shipped["version"] == catalog._key(suite):
+            assert set(shipped["names"]) <= set(catalog.names_of(suite)), suite

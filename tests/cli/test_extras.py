@@ -47,7 +47,7 @@ def test_training_needs_no_extra(tmp_path):
 
 
 def test_the_command_line_says_what_it_needs(tmp_path):
-    for argv in ([], ["--help"], ["train", "gymnasium/phys2d/CartPole-v1"]):
+    for argv in (["envs"], ["train", "gymnasium/phys2d/CartPole-v1"]):
         done = python(COMMAND.format(argv), tmp_path)
         assert done.returncode == 2 and done.stdout == "", done.stderr
         assert done.stderr.startswith("esrl: error: the command line needs ") and INSTALL in done.stderr

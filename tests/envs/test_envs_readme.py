@@ -12,9 +12,9 @@ import pytest
 
 import esrl
 from esrl.cli.invocation import invocation
-from esrl.cli.main import COMMANDS
+from esrl.cli.main import command as command_named
+from esrl.envs.catalog import names_of
 from esrl.envs.checks.environment import check_env
-from esrl.envs.registry import names_of
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "envs" / "README.md").read_text()
@@ -88,5 +88,5 @@ def test_the_package_announces_its_environments(tmp_path):
 def test_commands_are_understood(line):
     program, command, *argv = shlex.split(line)
     assert program == "esrl"
-    found = invocation(COMMANDS[command], argv)
+    found = invocation(command_named(command), argv)
     assert argv[0] == (found["pattern"] if command == "envs" else found["recipe"].env)

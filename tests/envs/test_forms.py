@@ -266,7 +266,7 @@ def test_what_has_no_text_is_asked_for_again(tmp_path, capsys, monkeypatch):
     class Local(OnDevice):
         pass
 
-    monkeypatch.setattr("esrl.envs.registry.names_of", lambda suite: pytest.fail(f"imported {suite}"))
+    monkeypatch.setattr("esrl.envs.catalog.names_of", lambda suite: pytest.fail(f"imported {suite}"))
     for number, env in enumerate((Local, OnDevice(), lambda: OnDevice())):
         out = tmp_path / str(number)
         agent = esrl.eggroll(env, esrl.mlp(()), population=4)
@@ -287,7 +287,7 @@ def test_a_class_of_the_script_is_found_by_the_script_alone(monkeypatch):
 
 
 def test_near_names_import_no_suite(monkeypatch):
-    monkeypatch.setattr("esrl.envs.registry.installed", lambda suite: pytest.fail(f"looked into {suite}"))
+    monkeypatch.setattr("esrl.envs.catalog.adapter_of", lambda suite: pytest.fail(f"imported {suite}"))
     for suite in ("brax", "gymnax", "navix", "jumanji", "craftax", "playground", "envpool", "atari"):
         monkeypatch.delitem(sys.modules, f"esrl.envs.suites.{suite}", raising=False)
     for name, words in {

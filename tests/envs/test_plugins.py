@@ -10,8 +10,9 @@ from esrl.cli.list_envs import is_one, listing
 from esrl.cli.main import main
 from esrl.envs import plugins
 from esrl.envs.base import HostEnv
+from esrl.envs.catalog import names_of, suites
 from esrl.envs.checks.environment import check_env
-from esrl.envs.registry import names, names_of, suites
+from esrl.envs.registry import names
 from esrl.envs.suites._common import with_options
 
 CODE = """

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import esrl
+from esrl.core import options
 from esrl.core.options import options_of
 from esrl.core.types import seed_key
-from esrl.envs.registry import installed, missing
+from esrl.envs.catalog import installed, missing
 from esrl.training import recipe as recipes
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ if not CASES:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(AGENTS)))
 def test_recipe_is_where_its_name_says(path, capsys):
-    recipes.tell_renamed.cache_clear()
+    options.tell_renamed.cache_clear()
     recipe = recipes.read(path)
     assert capsys.readouterr().err == "", "the recipe uses an old name"
     assert (

@@ -5,13 +5,10 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import importlib
 import inspect
-import io
 import os
 import reprlib
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import parse_qsl, quote_plus
 
@@ -21,8 +18,12 @@ import numpy as np
 from gymnasium import spaces
 
 from esrl.core.runtime import lenient as lenient
-from esrl.core.types import Array, EsrlError, PyTree, nearest
-from esrl.envs.base import check_positive, reason_of
+from esrl.core.types import Array, EsrlError, PyTree
+from esrl.envs.base import check_positive
+from esrl.envs.imports import check_known as check_known
+from esrl.envs.imports import construct as construct
+from esrl.envs.imports import package as package
+from esrl.envs.imports import quiet as quiet
 from esrl.policies.spaces import device_dtype, map_space
 
 P = ParamSpec("P")
@@ -30,20 +31,6 @@ T = TypeVar("T")
 
 _LARGEST = 1000  # entries of an array that a name holds as a list
 NEVER = 2**30  # steps; given to packages as their own time limit, which their `done` would mix with termination
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silences prints and warnings, as packages give them when they are imported."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def package(name: str) -> Any:
-    """A third-party module, without the lines and warnings of its import."""
-    with quiet():
-        return importlib.import_module(name)
 
 
 # ---- names and errors -----------------------------------------------------------------------------------------------
@@ -155,13 +142,6 @@ def check_call(name: str, call: Callable[..., Any], options: dict[str, Any]) -> 
         raise EsrlError(f"{name} does not take these options {options}: {error}") from error
 
 
-def check_known(suite: str, name: str, known: Iterable[str]) -> None:
-    """Raises an EsrlError that offers near names when a suite has no environment of this name (without the suite)."""
-    known = list(known)
-    if name not in known:
-        raise EsrlError(f"{suite} has no environment {name!r}{nearest(name, known)}")
-
-
 def checked_name(
     suite: str,
     name: str,
@@ -194,17 +174,6 @@ def check_reserved(full: str, options: dict[str, Any], reserved: Iterable[str]) 
     """Raises an EsrlError when an option is given that esrl sets itself."""
     if taken := sorted(set(options) & set(reserved)):
         raise EsrlError(f"{full}: {taken[0]} is set by esrl; leave it out")
-
-
-def construct(name: str, make: Callable[[], T]) -> T:
-    """What `make` returns; an error in it (an argument that it does not take, data to be fetched) in one sentence."""
-    try:
-        with quiet():
-            return make()
-    except EsrlError:
-        raise
-    except Exception as error:
-        raise EsrlError(f"{name} cannot be made: {reason_of(error)}") from error
 
 
 # ---- trees and spaces -----------------------------------------------------------------------------------------------

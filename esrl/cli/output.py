@@ -1,0 +1,27 @@
+"""What a command prints: a text for people, or one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from typing import Any
+
+
+def width() -> int:
+    """Characters of a line of a table."""
+    return max(100, min(140, shutil.get_terminal_size((110, 24)).columns))
+
+
+def tell(found: dict[str, Any], text: str, as_json: bool) -> int:
+    """Prints what was found, as JSON or as a text for people."""
+    if as_json:
+        say_json(found)
+    else:
+        print(text)
+    return 0
+
+
+def say_json(found: dict[str, Any]) -> None:
+    """Prints one JSON object; numbers that are not finite are null."""
+    print(json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}))

@@ -1,0 +1,117 @@
+"""The recipe that the flags of a command make: its environment or file, the flags of its agent laid over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from esrl.cli.arguments import HELP, Groups, about, dashed, texts, values
+from esrl.core.errors import EsrlError
+from esrl.core.options import Option, options_of
+from esrl.envs.catalog import check_spelling, spoken
+from esrl.envs.registry import check_again
+from esrl.training.budget import Budget
+from esrl.training.recipe import (
+    AGENTS,
+    NETWORK_KEYS,
+    Recipe,
+    agent_named,
+    policy_defaults,
+    read,
+    run_keys,
+)
+from esrl.training.run_folder import RunFolder
+from esrl.training.suite_defaults import suite_defaults
+from esrl.training.trust import check_code
+
+RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
+_BUDGET = 1e6  # environment steps when no budget is given
+_RESUMABLE = ("resume", "trust", "json", "dry_run", *Budget._fields)  # what a run that goes on may still be told
+TARGET = Option(
+    "env",
+    str,
+    help="an environment, as brax/hopper, gymnasium/CartPole-v1 or path/to/file.py:Class; or a recipe, as"
+    " agents/brax/hopper/eggroll.toml, which the flags then override",
+)
+
+
+def recipe_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe with all flags laid over it, and every flag that was given.
+
+    Which flags there are depends on the agent, and which defaults the help shows on the recipe. So the flags of every
+    agent are parsed first, to find these two.
+    """
+    own, plain = options_of(command), [a for a in argv if a not in HELP]
+    every = {name: option for agent in AGENTS for name, option in plain_options(agent).items()}
+    anything = own | RUN | NETWORK_KEYS | every
+    given = texts(command.__name__, TARGET, {"any": anything.values()}, plain)
+    if "agent" in given:
+        given["agent"] = _agent_spoken(given["agent"])
+    if TARGET.name in given and not given[TARGET.name].endswith(".toml"):
+        given[TARGET.name] = spoken(given[TARGET.name])
+        check_spelling(given[TARGET.name])
+    recipe = _base(given)
+    options = plain_options(recipe.agent)
+    known = own | RUN | NETWORK_KEYS | options
+    for name in given:
+        if name not in known and name != TARGET.name:
+            see = f"esrl {command.__name__} --agent {recipe.agent} --help"
+            raise EsrlError(f"agent {recipe.agent} has no option {name}; see what it has with: {see}")
+    recipe = recipe.override(values(given, RUN), values(given, NETWORK_KEYS), values(given, options))
+    if len(plain) < len(argv):
+        texts(command.__name__, TARGET, {"command": own.values(), **_groups(recipe)}, ["--help"], about(command))
+    if all(getattr(recipe, name) is None for name in Budget._fields):
+        recipe = dataclasses.replace(recipe, env_steps=_BUDGET)
+    return recipe, given
+
+
+def _agent_spoken(name: str) -> str:
+    """An agent's name from how people write it: PPO, OpenES, eggroll-ac."""
+    plain = {agent.replace("_", ""): agent for agent in AGENTS}
+    return plain.get(name.lower().replace("-", "").replace("_", ""), name)
+
+
+def _base(given: dict[str, Any]) -> Recipe:
+    """The recipe that the flags are laid over: that of a run to go on with, of a file, or an empty one."""
+    target, resume = given.get(TARGET.name), given.get("resume")
+    if resume is not None:
+        fixed = [target or dashed(name) for name in given if name not in _RESUMABLE]
+        if fixed:
+            raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
+        recipe = read(RunFolder.existing(resume).recipe, run=True)
+        check_again(recipe.env)
+        check_code(vars(recipe), resume, "trust" in given)
+        return recipe
+    agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
+    if target is not None and target.endswith(".toml"):
+        in_folder = Path(target).name == "recipe.toml"  # of a run, which may have come from elsewhere
+        recipe = read(target, run=in_folder)
+        if in_folder:
+            check_code(vars(recipe), target, "trust" in given)
+        return recipe.override(agent, network)
+    recipe = Recipe(target or "").override(agent)
+    policy, options = suite_defaults(recipe.env, recipe.agent)
+    return dataclasses.replace(recipe, policy=policy, options=options).override({}, network)
+
+
+def plain_options(agent: str) -> dict[str, Option]:
+    """The options of an agent that can be given as text."""
+    return {name: option for name, option in options_of(agent_named(agent)).items() if option.type is not None}
+
+
+def _groups(recipe: Recipe) -> Groups:
+    """The flags that apply to a recipe, its values as their defaults."""
+    own = policy_defaults(recipe.agent, recipe.network, recipe.policy.get("hidden"))
+    policy = {"network": recipe.network} | own | recipe.policy
+    options = {name: option.default for name, option in plain_options(recipe.agent).items()} | recipe.options
+
+    def shown(known: dict[str, Option], values: dict[str, Any]) -> list[Option]:
+        return [option._replace(default=values[name]) for name, option in known.items() if name in values]
+
+    return {
+        "run": shown(RUN, vars(recipe)),
+        "network": shown(NETWORK_KEYS, policy),
+        recipe.agent: shown(plain_options(recipe.agent), options),
+    }
