@@ -6,10 +6,13 @@ import contextlib
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from esrl.envs.base import name_of
+
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 def watched() -> bool:
@@ -29,8 +32,10 @@ class Progress:
         self._begun = time.monotonic()
         self._begun_at: float | None = None
         self._shown = 0.0
+        self._text = ""  # of the live line; empty while the first generation is compiled
         self._return: float | None = None
         self._start: float | None = None
+        self._scores: list[tuple[int, float]] = []  # environment steps, held-out return
         self._warned = False
 
     def start(self, agent: Any, out: Path | None) -> None:
@@ -42,7 +47,8 @@ class Progress:
         writing = f"; writing {out}" if out is not None else ""
         what = f"{agent.name} on {name_of(agent.env)}"
         self._print(f"{what}: {plan.lanes:,} {at_once}, {plan.num_params:,} weights{each}{writing}")
-        self._live = _live_line(self._to)
+        self._begun = time.monotonic()
+        self._live = _live_line(self._to, self._now)
         if self._live is None:
             self._print("compiling ...")
 
@@ -56,14 +62,35 @@ class Progress:
         self._return = scored if scored is not None else self._return
         if self._start is None and "start_return_mean" in row:
             self._start = row["start_return_mean"]
+            if self._start is not None:
+                self._scores.append((0, self._start))
             self._print(f"return at the start: {self._start:.1f}")
         self._warn(row)
         line = self._line(row, progress, now)
+        best = scored is not None and math.isfinite(scored) and all(scored > past for _, past in self._scores)
+        if scored is not None and math.isfinite(scored):
+            self._scores.append((row.get("env_steps") or 0, scored))
         if self._live is not None:
-            self._live.update(line)
+            first, self._text = not self._text, line
+            if first:
+                self._live.refresh()
+            if scored is not None:
+                self._scored(row, scored, best)
         elif scored is not None or now - self._shown > 2:
             self._shown = now
-            self._print(line)
+            self._print(line + ("  best" if best else ""))
+
+    def _now(self) -> str:
+        """What the live line says: a clock before the first generation is there."""
+        return self._text or f"compiling ... {_clock(time.monotonic() - self._begun)}"
+
+    def _scored(self, row: dict[str, Any], scored: float, best: bool) -> None:
+        """A line that stays above the live one, for each score."""
+        spread = row.get("eval_return_std")
+        around = f" +- {spread:.1f}" if spread is not None else ""
+        text = f"{_short(row.get('env_steps') or 0):>8s} steps  return {scored:.1f}{around}"
+        # A color only: NO_COLOR and terminals without colors show the word alone.
+        self._print(text + ("  best" if best else ""), style="green" if best else None)
 
     def _line(self, row: dict[str, Any], progress: float, now: float) -> str:
         fresh = progress - (self._begun_at or 0.0)
@@ -132,14 +159,30 @@ class Progress:
             f"done: {reached}{_short(row.get('env_steps') or 0)} steps in {row.get('seconds') or 0:.1f} s"
             f" ({row.get('seconds_compile') or 0:.1f} s of them compiling)"
         )
+        if len(self._scores) > 2:
+            steps, best = max(self._scores, key=lambda score: score[1])
+            self._print(f"returns {self._bars()} best {best:.1f} after {_short(steps)} steps")
         if out is not None:
             curve = f"curve: {out / 'curve.png'}   " if (out / "curve.png").exists() else ""
             self._print(f"{curve}look: esrl render {out}   score: esrl evaluate {out}")
 
-    def _print(self, text: str) -> None:
+    def _bars(self) -> str:
+        """The scores as a row of bars, where the stream can hold them."""
+        scores = [score for _, score in self._scores][-60:]
+        low, high = min(scores), max(scores)
+        bars = "".join(_BARS[round((score - low) / (high - low or 1.0) * (len(_BARS) - 1))] for score in scores)
+        try:
+            bars.encode(getattr(self._to, "encoding", None) or "utf-8")
+        except (UnicodeError, LookupError):
+            return f"of {len(scores)} evaluations:"
+        return bars
+
+    def _print(self, text: str, style: str | None = None) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
             if self._live is not None:
-                self._live.console.print(text, markup=False)
+                from rich.text import Text
+
+                self._live.console.print(Text(text, style=style or ""))
             else:
                 print(text, file=self._to, flush=True)
 
@@ -165,8 +208,8 @@ def _clock(seconds: float) -> str:
     )
 
 
-def _live_line(to: Any) -> Any:
-    """A started live line of rich on a terminal or in a notebook; None elsewhere, or without rich."""
+def _live_line(to: Any, text: Callable[[], str]) -> Any:
+    """A started live line of rich on a terminal or in a notebook, which asks for its text; else None."""
     try:
         from rich.console import Console
         from rich.live import Live
@@ -175,6 +218,6 @@ def _live_line(to: Any) -> Any:
     console = Console(file=to, highlight=False, soft_wrap=True)
     if not (console.is_terminal or console.is_jupyter):
         return None
-    live = Live("compiling ...", console=console, refresh_per_second=4)
+    live = Live(get_renderable=text, console=console, refresh_per_second=4)
     live.start()
     return live
