@@ -44,14 +44,14 @@ def words() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """What may follow: the words of each command, and of each flag whose values are known."""
     from esrl.cli.arguments import dashed
     from esrl.cli.main import COMMANDS, command
-    from esrl.cli.recipes import RUN, plain_options
+    from esrl.cli.recipes import OF_ENV, RUN, plain_options
     from esrl.core.options import CHOICES, options_of
     from esrl.envs.catalog import known_names, suites
     from esrl.training.recipe import AGENTS, NETWORK_KEYS, NETWORKS
 
     names = [name for suite in suites() for name in known_names(suite) or ()]
     every = {name for agent in AGENTS for name in plain_options(agent)}
-    of_recipe = sorted(map(dashed, {*RUN, *NETWORK_KEYS, *every}))
+    of_recipe = sorted(map(dashed, {*RUN, *OF_ENV, *NETWORK_KEYS, *every}))
     found = {}
     for name in COMMANDS:
         own = [dashed(option) for option in options_of(command(name))]

@@ -12,6 +12,7 @@ from esrl.core.errors import EsrlError
 from esrl.core.options import Option, options_of
 from esrl.envs.catalog import check_spelling, spoken
 from esrl.envs.registry import check_again
+from esrl.envs.suites._common import options_in, with_options
 from esrl.training.budget import Budget
 from esrl.training.recipe import (
     AGENTS,
@@ -29,6 +30,15 @@ from esrl.training.trust import check_code
 RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
 _BUDGET = 1e6  # environment steps when no budget is given
 _RESUMABLE = ("resume", "trust", "json", "dry_run", *Budget._fields)  # what a run that goes on may still be told
+OF_ENV = {  # options of the environment that have flags; they become a part of its name
+    option.name: option
+    for option in (
+        Option("max_episode_steps", int, help="steps after which an episode is cut off"),
+        Option("vectorization", str, help="how Gymnasium's lanes are stepped: auto, sync, async, vector, workers"),
+        Option("workers", int, help="processes that step Gymnasium's lanes"),
+        Option("instances", int, help="environments that may exist at once (a licence, a port)"),
+    )
+}
 TARGET = Option(
     "env",
     str,
@@ -45,7 +55,7 @@ def recipe_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe,
     """
     own, plain = options_of(command), [a for a in argv if a not in HELP]
     every = {name: option for agent in AGENTS for name, option in plain_options(agent).items()}
-    anything = own | RUN | NETWORK_KEYS | every
+    anything = own | RUN | OF_ENV | NETWORK_KEYS | every
     given = texts(command.__name__, TARGET, {"any": anything.values()}, plain)
     if "agent" in given:
         given["agent"] = _agent_spoken(given["agent"])
@@ -54,11 +64,14 @@ def recipe_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe,
         check_spelling(given[TARGET.name])
     recipe = _base(given)
     options = plain_options(recipe.agent)
-    known = own | RUN | NETWORK_KEYS | options
+    known = own | RUN | OF_ENV | NETWORK_KEYS | options
     for name in given:
         if name not in known and name != TARGET.name:
             see = f"esrl {command.__name__} --agent {recipe.agent} --help"
             raise EsrlError(f"agent {recipe.agent} has no option {name}; see what it has with: {see}")
+    if of_env := values(given, OF_ENV):
+        name, _, query = recipe.env.partition("?")
+        recipe = dataclasses.replace(recipe, env=with_options(name, options_in(query) | of_env))
     recipe = recipe.override(values(given, RUN), values(given, NETWORK_KEYS), values(given, options))
     if len(plain) < len(argv):
         texts(command.__name__, TARGET, {"command": own.values(), **_groups(recipe)}, ["--help"], about(command))
@@ -112,6 +125,7 @@ def _groups(recipe: Recipe) -> Groups:
 
     return {
         "run": shown(RUN, vars(recipe)),
+        "environment": list(OF_ENV.values()),
         "network": shown(NETWORK_KEYS, policy),
         recipe.agent: shown(plain_options(recipe.agent), options),
     }

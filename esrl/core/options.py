@@ -62,7 +62,7 @@ LIMITS = {
         ("population", "episodes_per_member", "chunk_pairs", "num_envs", "num_steps", "num_epochs", "num_minibatches",
          "rank", "env_steps", "generations", "episodes", "eval_episodes", "checkpoint_every",
          "batch_size", "size", "cpu_devices", "max_episode_steps", "steps", "max_population", "generation_steps",
-         "horizon", "pairs", "window"),
+         "horizon", "pairs", "window", "workers", "instances"),
         Limit(1),
     ),
     **dict.fromkeys(("hidden", "channels"), Limit(1, 2**16)),

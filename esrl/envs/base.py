@@ -54,6 +54,8 @@ class HostEnv(NamedTuple):
       make_one: `make_one(**kwargs) -> gymnasium.Env`, for checks and for rendering.
       recipe_name: what a recipe calls it, where that is not `name`.
       faults: what failed while its lanes were stepped; None where lanes cannot fail one by one.
+      instances: environments that may exist at once, where that is bounded (a licence, a port): more episodes than
+        these are played one after another.
     """
 
     name: str
@@ -64,6 +66,7 @@ class HostEnv(NamedTuple):
     make_one: Callable[..., gymnasium.Env]
     recipe_name: str = ""
     faults: Faults | None = None
+    instances: int | None = None
 
 
 def on_device(env: Any) -> bool:

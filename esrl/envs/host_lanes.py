@@ -39,6 +39,78 @@ class Pool(Protocol):
         """Ends processes and threads, and frees what the worlds hold."""
 
 
+class Worlds:
+    """At most K worlds, which several sets of lanes share; made when they are first asked for, and again once closed.
+
+    Attributes:
+      most: K. holder: the set of lanes that began the last episodes.
+    """
+
+    def __init__(self, make: Callable[[], Any], most: int) -> None:
+        self.most, self._make = most, make
+        self.holder: Any = None
+        self._pool: Any = None
+
+    @property
+    def pool(self) -> Any:
+        """The pool of them."""
+        if self._pool is None:
+            self._pool = self._make()
+        return self._pool
+
+    def close(self) -> None:
+        """Ends what there is."""
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = None
+
+
+class FewPool:
+    """L lanes of which at most K are played at a time, by the K worlds of another pool.
+
+    A lane is given a world when its episode begins, so those that begin together share no world. Where all lanes have
+    one (L at most K), each keeps its own.
+    """
+
+    def __init__(self, worlds: Worlds, lanes: int) -> None:
+        self._worlds = worlds
+        self._world = np.arange(lanes) % worlds.most  # of each lane
+        self.seconds: float = worlds.pool.seconds
+
+    def begin(self, ids: np.ndarray, seeds: np.ndarray) -> PyTree:
+        self._worlds.holder = self
+        if len(self._world) > self._worlds.most:
+            self._world[ids] = np.arange(len(ids))
+        return self._asked().begin(self._world[ids], self._by_world(ids, seeds))
+
+    def step(self, ids: np.ndarray, actions: PyTree) -> Outcome:
+        return self._asked().step(self._world[ids], jax.tree.map(lambda x: self._by_world(ids, x), actions))
+
+    @property
+    def taken(self) -> bool:
+        """Whether another set of lanes has begun episodes in the worlds since this one did."""
+        return self._worlds.holder is not self
+
+    def drain(self) -> list[Any]:
+        """What failed since the last call."""
+        return self._worlds.pool.drain()
+
+    def close(self) -> None:
+        """Ends the worlds; other sets of lanes make them again when they are stepped."""
+        self._worlds.close()
+
+    def _asked(self) -> Any:
+        pool = self._worlds.pool
+        pool.seconds = self.seconds
+        return pool
+
+    def _by_world(self, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Rows of all lanes [L, ...] as rows of the worlds [K, ...]."""
+        found = np.zeros((self._worlds.most, *rows.shape[1:]), rows.dtype)
+        found[self._world[ids]] = rows[ids]
+        return found
+
+
 class HostLanes:
     """Lanes [L] of one environment; each plays an episode from `begin` until it ends.
 
@@ -54,10 +126,16 @@ class HostLanes:
         self._observations: PyTree = None
         self._steps = np.zeros(lanes, np.int64)
 
+    @property
+    def taken(self) -> bool:
+        """Whether the worlds have begun other episodes since, where sets of lanes share them."""
+        return getattr(self._pool, "taken", False)
+
     def begin(self, which: np.ndarray, seeds: np.ndarray) -> PyTree:
         """Begins an episode in the lanes of `which` [L] bool with their seeds [L]; returns every lane's observation."""
         ids = np.flatnonzero(which)
-        begun = self._ask("reset", lambda: self._pool.begin(ids, np.asarray(seeds)))
+        small = np.asarray(seeds).astype(np.uint32) >> 1  # many a simulator takes its seed as an int32
+        begun = self._ask("reset", lambda: self._pool.begin(ids, small))
         self._faults.begun += ids.size
         self._steps[ids] = 0
         return self._merge(ids, begun)
@@ -90,6 +168,9 @@ class HostLanes:
             return merged
 
         whole = len(ids) == len(self._steps)
+        if self._observations is None and not whole:  # the first of several rounds
+            lanes = len(self._steps)
+            self._observations = jax.tree.map(lambda x: np.zeros((lanes, *x.shape[1:]), x.dtype), rows)
         self._observations = rows if whole else jax.tree.map(one, self._observations, rows)
         return self._observations
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.core.lanes import broadcast_lanes, reset_lanes
-from esrl.core.types import Array, Key, PyTree
+from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import HostEnv
 from esrl.policies import running_statistics
 from esrl.policies.running_statistics import Moments
@@ -77,32 +77,39 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
         seeds = np.asarray(_seeds(flat))
         lanes = env.make_lanes(keys.shape, together=True)
         decide = _decide(act)
-        live = np.ones(flat.shape[0], bool)
-        observation = lanes.begin(live, seeds)
-        returns = np.zeros(live.shape, np.float64)
-        shaped = np.zeros(live.shape, np.float64)
-        lengths = np.zeros(live.shape, np.int32)
-        nonfinite = np.zeros(live.shape, bool)
-        carries = broadcast_lanes(carry, flat.shape[0])
+        number = flat.shape[0]
+        returns = np.zeros(number, np.float64)
+        shaped = np.zeros(number, np.float64)
+        lengths = np.zeros(number, np.int32)
+        nonfinite = np.zeros(number, bool)
         sums = running_statistics.zero_sums(moments)
-        time = 0
-        while time < limit and live.any():
-            observation = to_device(env.observation_space, observation)
-            decided = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
-            actions, carries, sums, sound = decided
-            actions, sound = jax.device_get((actions, sound))
-            observation, reward, terminated, truncated = lanes.step(to_environment(env.action_space, actions), live)
-            nonfinite |= live & ~(sound & np.isfinite(reward))
-            returns += reward  # 0 in lanes that do not live
-            if transform is not None:
-                shaped += np.where(live, np.asarray(transform(jnp.asarray(_float32(reward)))), 0.0)
-            lengths += live
-            live = live & ~(terminated | truncated)
-            time += 1
+        longest = 0
+        # All lanes at once, or as many as there may be environments. The others stand still meanwhile.
+        each = min(number, env.instances or number)
+        for first in range(0, number, each):
+            live = np.zeros(number, bool)
+            live[first : first + each] = True
+            observation = lanes.begin(live, seeds)
+            carries = broadcast_lanes(carry, number)
+            time = 0
+            while time < limit and live.any():
+                observation = to_device(env.observation_space, observation)
+                decided = decide(context, observation, carries, flat, np.int32(time), live, moments, sums)
+                actions, carries, sums, sound = decided
+                actions, sound = jax.device_get((actions, sound))
+                observation, reward, terminated, truncated = lanes.step(to_environment(env.action_space, actions), live)
+                nonfinite |= live & ~(sound & np.isfinite(reward))
+                returns += reward  # 0 in lanes that do not live
+                if transform is not None:
+                    shaped += np.where(live, np.asarray(transform(jnp.asarray(_float32(reward)))), 0.0)
+                lengths += live
+                live = live & ~(terminated | truncated)
+                time += 1
+            longest = max(longest, time)
         total = returns if transform is None else shaped
         arrays = (_float32(returns), _float32(total), lengths, nonfinite)
         raw, trained, live_steps, bad = (jnp.asarray(x.reshape(keys.shape)) for x in arrays)
-        return Episodes(raw, trained, live_steps, bad, sums, jnp.full(keys.shape[0], time, jnp.int32))
+        return Episodes(raw, trained, live_steps, bad, sums, jnp.full(keys.shape[0], longest, jnp.int32))
 
     def stream(
         act: Act,
@@ -150,6 +157,11 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
             compiled[act, value] = _decisions(act, value, carry)
         decide, evaluate, draw = compiled[act, value]
         number = lanes.ids.shape[0]
+        if env.instances is not None and number > env.instances:
+            raise EsrlError(
+                f"{env.name} has at most {env.instances} instances, but {number} are to be stepped side by side; give"
+                f" num_envs={env.instances}"
+            )
         seeds = np.asarray(draw(key, lanes.ids, jnp.arange(length + 1)))
         if held["number"] != number or held["worlds"].failed:
             held.update(worlds=env.make_lanes((number,)), number=number, mark=None)
@@ -159,7 +171,7 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
         done = np.zeros(number, bool)
         # Cleared first: a call that is interrupted leaves worlds that belong to no state.
         mark, held["mark"] = held["mark"], None
-        if mark is None or tuple(np.asarray(lanes.state)) != mark:
+        if mark is None or worlds.taken or tuple(np.asarray(lanes.state)) != mark:
             observation = to_device(env.observation_space, worlds.begin(all_lanes, seeds[length]))
             time, total, done = np.zeros_like(time), np.zeros_like(total), all_lanes
             mark = (np.uint32(random.SystemRandom().getrandbits(32)), np.uint32(0))

@@ -22,7 +22,7 @@ from esrl.core.runtime import cores
 from esrl.core.types import EsrlError, notice_once, reason_of
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of
 from esrl.envs.faults import Faults
-from esrl.envs.host_lanes import Pool, lanes_maker
+from esrl.envs.host_lanes import FewPool, Pool, Worlds, lanes_maker
 from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
 from esrl.envs.suites.gymnasium_workers import WorkersPool
@@ -41,6 +41,7 @@ def make(
     max_episode_steps: int | None = None,
     vectorization: str = "auto",
     workers: int | None = None,
+    instances: int | None = None,
     **options: Any,
 ) -> HostEnv:
     """A registered Gymnasium environment, stepped on the host.
@@ -53,6 +54,8 @@ def make(
         "async" (each lane has a process), "vector" (its vector entry point), or "auto": "vector" where there is one,
         else "workers" where a step takes a millisecond or there are 256 lanes, and it can be made there, else "sync".
       workers: processes of "workers"; as many as there are cores when left out.
+      instances: environments that may exist at once (a licence, a port); more episodes than these are played one after
+        another. As many as are wanted when left out.
       **options: arguments of `gymnasium.make`.
 
     Raises:
@@ -65,13 +68,14 @@ def make(
         max_episode_steps=max_episode_steps,
         vectorization=None if vectorization == "auto" else vectorization,
         workers=workers,
+        instances=instances,
     )
     name = with_options(f"gymnasium/{identifier}", own | options)
     limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
     limited: dict[str, Any] = {**options, **limit}
     unchecked = {"disable_env_checker": True, **limited}  # esrl.check_env says it in one sentence
     alone = partial(gymnasium.make, spec, **unchecked)
-    way = Way(vectorization, workers)
+    way = Way(vectorization, workers, instances)
 
     def true_vector(lanes: int) -> Any:
         # Its own limit may be below ours, so it is told; one that takes none is cut off by the lanes alone.
@@ -81,8 +85,20 @@ def make(
 
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
         lanes = math.prod(shape)
-        if together and vectorization in ("auto", "vector") and spec.vector_entry_point is not None:
-            return VectorPool(true_vector, shape)
+        if (
+            together
+            and instances is None
+            and vectorization in ("auto", "vector")
+            and spec.vector_entry_point is not None
+        ):
+            try:
+                return VectorPool(true_vector, shape)
+            except Exception as error:  # such classes have many signatures
+                if vectorization == "vector":
+                    raise
+                notice_once(
+                    f"{name}: its vector entry point cannot be used ({reason_of(error)}); its lanes are stepped alone"
+                )
         if vectorization == "vector":
             raise EsrlError(f"{name}: lanes that go on after an episode's end need vectorization=sync or async")
         return way.pool(name, alone, lanes)
@@ -100,6 +116,7 @@ def from_class(
     max_episode_steps: int | None = None,
     vectorization: str = "auto",
     workers: int | None = None,
+    instances: int | None = None,
     **options: Any,
 ) -> HostEnv:
     """A `gymnasium.Env` class, stepped on the host.
@@ -108,11 +125,11 @@ def from_class(
       cls: makes an environment.
       name: what errors call it.
       max_episode_steps: steps of an episode; when left out what the object, its class or its spec says, or 1000.
-      vectorization, workers: as in `make`, without "vector".
+      vectorization, workers, instances: as in `make`, without "vector".
       **options: arguments of the class.
     """
 
-    way = Way(_checked_way(vectorization, workers, MODES_OF_CLASSES), workers)
+    way = Way(_checked_way(vectorization, workers, MODES_OF_CLASSES), workers, instances)
 
     one = partial(_instance, cls, options)  # no function inside of this one: other processes import it by its name
 
@@ -143,11 +160,13 @@ class Way:
     Args:
       vectorization: "sync", "async", "workers", or what is left: as the cost of a step has it.
       workers: processes of "workers"; one for each core when left out.
+      instances: environments that may exist at once, or None.
     """
 
-    def __init__(self, vectorization: str, workers: int | None) -> None:
-        self._vectorization, self._workers = vectorization, workers
+    def __init__(self, vectorization: str, workers: int | None, instances: int | None = None) -> None:
+        self._vectorization, self._workers, self.instances = vectorization, workers, instances
         self._cost = 0.0, 1.0
+        self._few: Worlds | None = None
 
     def measure(self, pool: SyncPool) -> None:
         """Measures the cost of a step in a pool of one lane, where the way depends on it."""
@@ -160,6 +179,13 @@ class Way:
         Raises:
           EsrlError: the environment cannot be made, or not in other processes, where these were asked for.
         """
+        if self.instances is not None:
+            if self._few is None:  # one for all sets of lanes, so that no more worlds exist than are allowed
+                self._few = Worlds(partial(self._pool, name, make_one, self.instances), self.instances)
+            return FewPool(self._few, lanes)
+        return self._pool(name, make_one, lanes)
+
+    def _pool(self, name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> Pool:
         share = partial(_sync_pool, name, make_one)
         if self._vectorization in ("async", "workers"):
             number = lanes if self._vectorization == "async" else self._workers or cores()
@@ -183,7 +209,7 @@ class Way:
 
 
 def _cost(pool: SyncPool) -> tuple[float, float]:
-    """Median seconds of a step of random actions, and the part of them in which this thread had work to do.
+    """Median seconds of a step of random actions, and the part of a step in which this thread had work to do.
 
     Whatever is wrong with the environment is said where it is played.
     """
@@ -205,8 +231,8 @@ def _cost(pool: SyncPool) -> tuple[float, float]:
                 pool.begin(one, np.zeros(1, np.uint32))
     if not walls:
         return 0.0, 1.0
-    wall = statistics.median(walls)
-    return wall, statistics.median(works) / max(wall, 1e-9)
+    # On a busy machine other programs' turns look like waiting, so the step with the least of it says how it is.
+    return statistics.median(walls), max(work / max(wall, 1e-9) for work, wall in zip(works, walls, strict=True))
 
 
 def takes(entry_point: Any, argument: str) -> bool:
@@ -236,8 +262,9 @@ def _host_env(
     max_episode_steps: int | None,
     way: Way,
 ) -> HostEnv:
-    if max_episode_steps is not None:
-        check_positive(f"{name}: max_episode_steps", max_episode_steps)
+    for what, number in (("max_episode_steps", max_episode_steps), ("instances", way.instances)):
+        if number is not None:
+            check_positive(f"{name}: {what}", number)
 
     def single(**kwargs: Any) -> gymnasium.Env:
         with _silent():
@@ -268,7 +295,7 @@ def _host_env(
 
     faults = Faults()
     make_lanes = lanes_maker(name, make_pool, limit, faults)
-    return HostEnv(name, seen, one.action_space, limit, make_lanes, limited, faults=faults)
+    return HostEnv(name, seen, one.action_space, limit, make_lanes, limited, faults=faults, instances=way.instances)
 
 
 def _sync_pool(name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> SyncPool:

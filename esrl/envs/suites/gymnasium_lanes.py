@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree, reason_of
 from esrl.envs.faults import LIMIT, WATCH, Fault, Hang, fault_of, hung, is_users
 from esrl.envs.host_lanes import Outcome
 from esrl.policies.spaces import outside, rows_of, seen, visible
@@ -36,8 +36,18 @@ class SyncPool:
         self._name, self._make = name, make
         self._envs: list[gymnasium.Env] = []
         self._close = weakref.finalize(self, _close_all, self._envs)
-        for _ in range(lanes):
-            self._envs.append(make())
+        for lane in range(lanes):
+            try:
+                self._envs.append(make())
+            except EsrlError:
+                raise
+            except Exception as error:
+                if not lane:
+                    raise
+                raise EsrlError(
+                    f"{name}: {lane} of {lanes} environments could be made, the next could not ({reason_of(error)});"
+                    f" where no more may exist at once, give instances={lane}"
+                ) from error
         self._space = visible(self._envs[0].observation_space)[0]
         self.action_space = self._envs[0].action_space
         self._steps = [0] * lanes
