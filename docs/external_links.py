@@ -1,6 +1,6 @@
 """Asks whether the addresses of other sites that the pages name still answer; needs a network.
 
-    python docs/external_links.py
+python docs/external_links.py
 """
 
 from __future__ import annotations
