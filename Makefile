@@ -8,13 +8,14 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SUITES := $(VENV)/.suites
+DOCS   := $(VENV)/.docs
 
 # `make train` runs these in a shell where $out is a new folder.
 TRAIN  = $(BIN)/esrl train $(RECIPE) --out "$$out" $(ARGS)
 RENDER = $(BIN)/esrl render "$$out"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup suites train test lint format lines figures clean
+.PHONY: help setup suites train test lint format lines figures docs clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -33,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 suites: $(SUITES)  ## Add the other suites of environments (the tests of their adapters need them)
 
 $(SUITES): $(STAMP)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,suites,atari,dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,suites,atari,dev,docs]'
 	@touch $@
 
 train: setup  ## Train Hopper with EGGROLL and render it (RECIPE=... OUT=... ARGS=...)
@@ -60,6 +61,13 @@ figures: setup  ## Redraw plots/*.png and the report from the results that are t
 	$(BIN)/python -m plots.redraw
 	$(BIN)/python -m experiments.report.build
 
+docs: $(DOCS)  ## Build the site of the documentation into site/, strictly and offline
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
+	@touch $@
+
 clean:  ## Remove .venv and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
