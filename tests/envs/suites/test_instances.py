@@ -108,7 +108,7 @@ def test_flags_become_a_part_of_the_name():
     env = esrl.make(found["recipe"].env)
     assert found["recipe"].env == "gymnasium/CartPole-v1?sutton_barto_reward=True&workers=3&instances=6"
     assert env.instances == 6
-    with pytest.raises(EsrlError, match="unexpected keyword argument .workers"):
+    with pytest.raises(EsrlError, match="unexpected keyword argument"):
         invocation(train, ["brax/hopper", "--workers", "2"])["recipe"].build()
 
 
