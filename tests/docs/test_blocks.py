@@ -18,7 +18,7 @@ import pytest
 
 import esrl
 from esrl.cli.invocation import invocation
-from esrl.cli.main import COMMANDS
+from esrl.cli.main import command as command_named
 
 from .pages import PAGES, ROOT, Block, blocks, commands, name_of
 
@@ -147,7 +147,7 @@ def check_esrl(argv: list[str], folder: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         (run / "recipe.toml").write_text('env = "gymnasium/phys2d/CartPole-v1"\n')
     try:
-        invocation(COMMANDS[command], rest)
+        invocation(command_named(command), rest)
     except SystemExit as stop:
         assert "--help" in rest and not stop.code, argv
 
