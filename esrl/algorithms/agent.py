@@ -69,6 +69,7 @@ class Agent:
       config: what `rollout` and `update` of the algorithm's module take first (an `es.ES`, a `ppo.PPO`); None without.
       hyperparams: names of float32 scalars in a state that may differ between runs of one compiled program.
       options: what was given to the constructor and differs from its defaults.
+      in_force: every option of the constructor with its value, defaults too.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Agent:
     config: Any = None
     hyperparams: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    in_force: dict[str, Any] = field(default_factory=dict)
 
 
 def stepping(

@@ -330,6 +330,7 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
         plan=_plan(config, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
         hyperparams=("sigma", "learning_rate"),
         options=changed_options(constructor, given),
+        in_force={} if callable(rate) else {"learning_rate": rate},  # None is another number for each optimizer
         **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Callable
@@ -25,7 +26,8 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
     """
 
     def decorate(constructor: Constructor) -> Constructor:
-        doc, own = constructor.__doc__ or "", inspect.signature(constructor).parameters
+        doc, signature = constructor.__doc__ or "", inspect.signature(constructor)
+        own = signature.parameters
         told = arguments_of(doc)
         lines = [
             f"      {name}: {text}\n"
@@ -37,7 +39,11 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
         def ready(*args: Any, **given: Any) -> Any:
             configure()
             check_jax()
-            return constructor(*args, **given)
+            agent = constructor(*args, **given)
+            bound = signature.bind(*args, **given)
+            bound.apply_defaults()
+            every = {name: bound.arguments[name] for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
+            return dataclasses.replace(agent, in_force=every | agent.in_force)
 
         made = checked(ready)
         made.__doc__ = _SHARED.sub(lambda _: "".join(lines), doc)

@@ -19,9 +19,12 @@ from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT, Faults
+from esrl.envs.registry import check_again
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
 from esrl.training.progress import Progress, watched
+from esrl.training.provenance import made
+from esrl.training.recipe_table import MADE
 from esrl.training.run_folder import RunFolder
 from esrl.training.stopping import Stop, Stopped
 
@@ -88,29 +91,34 @@ class Run:
         self.begun = False  # whether the folder was opened, and training began
         self.folder: RunFolder | None = None
         if out is not None:
-            self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe())
+            if resume:
+                self.folder = RunFolder.existing(out)
+            else:
+                recipe = self.recipe()
+                self.folder = RunFolder.create(out, recipe | {MADE: made(recipe["env"])})
+                self._say_what_is_lost(recipe)
             self.folder.checkpoints.keep = keep
             if resume:
-                self.folder.go_on(self.recipe())
+                self.folder.go_on(self.recipe(), self.agent.in_force.keys() - self.agent.options.keys())
 
     def recipe(self) -> dict[str, Any]:
-        """How to run this again, as plain data: what `recipe.toml` holds."""
+        """How to run this again, as plain data: what `recipe.toml` holds. Every option in force, defaults too."""
         run = {
             **{name: int(v) if name == "env_steps" and v else v for name, v in self.budget._asdict().items()},
             "seed": self.seed,
             "num_evals": self.grid.num_evals,
-            "early_evals": self.grid.early or None,
+            "early_evals": self.grid.early,
             "eval_episodes": self.eval_episodes,
             "eval_seed": None if self.eval_seed == self.seed else self.eval_seed,
             "checkpoint_every": self.checkpoint_every,
-            "keep": None if self.keep == "last" else self.keep,
-            "on_env_error": None if self.on_env_error == "fail" else self.on_env_error,
-            "max_failed": None if self.max_failed == MAX_FAILED else self.max_failed,
-            "env_timeout": None if self.env_timeout == LIMIT else self.env_timeout,
+            "keep": self.keep,
+            "on_env_error": self.on_env_error,
+            "max_failed": self.max_failed,
+            "env_timeout": self.env_timeout,
         }
         # By its very type: an optax transformation is a tuple as well.
-        plain = (bool, int, float, str, dict)
-        options = {k: v if type(v) in plain else "custom" for k, v in self.agent.options.items()}
+        plain = (bool, int, float, str, dict, type(None))
+        options = {k: v if type(v) in plain else "custom" for k, v in self.agent.in_force.items()}
         # A schedule stays "custom": a value of the state only multiplies it.
         options |= {k: v for k, v in self.hyperparams.items() if options.get(k) != "custom"}
         return {
@@ -120,6 +128,19 @@ class Run:
             "policy": self.agent.policy.spec or {"network": "custom"},
             "options": {k: v for k, v in options.items() if v is not None},
         }
+
+    def _say_what_is_lost(self, recipe: dict[str, Any]) -> None:
+        """Says what only Python code can make, so that nobody finds out when the run is to be loaded."""
+        options = [name for name in self.agent.options if recipe["options"].get(name) == "custom"]
+        lost = ["the network"] if recipe["policy"].get("network") == "custom" else []
+        try:
+            check_again(recipe["env"])
+        except EsrlError:
+            lost.insert(0, "the environment")
+        if (lost or options) and self.folder is not None:
+            again = "esrl.load(folder, agent=...)" if options else "esrl.load(folder, env=..., policy=...)"
+            what = " and ".join(lost + options)
+            notice(f"recipe.toml cannot hold {what}, made in Python; keep the code, and give them again to {again}")
 
     def progress(self, state: Any) -> float:
         """The part of the budget that is used, 0 to 1."""

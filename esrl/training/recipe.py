@@ -41,7 +41,7 @@ from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training.budget import Budget
 from esrl.training.loop import MAX_FAILED, Run, iterate
-from esrl.training.recipe_table import read_table, with_former_defaults
+from esrl.training.recipe_table import MADE, read_table, with_former_defaults
 from esrl.training.run_folder import RunFolder
 from esrl.training.suite_defaults import ES
 from esrl.training.trained import Trained
@@ -247,8 +247,9 @@ def read(path: str | Path, run: bool = False) -> Recipe:
         data = read_table(whole)
     except (RuntimeError, OSError) as error:  # no home folder, links that go round
         raise EsrlError(f"{path} cannot be read as a recipe: {error}") from error
-    own = {"env": str, "agent": str, "policy": dict, "options": dict}
+    own = {"env": str, "agent": str, "policy": dict, "options": dict, MADE: dict}
     found = _checked(f"{path}: ", data, {name: Option(name, kind) for name, kind in own.items()} | run_keys())
+    found.pop(MADE, None)
     if "env" not in found:
         raise EsrlError(f'{path}: the key env is missing, as env = "brax/hopper"')
     options = options_of(agent_named(found.get("agent", "eggroll")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ from esrl.training.suite_defaults import ES
 
 FIXED = ("env", "agent", "seed")  # what a run keeps, beside its tables
 TABLES = ("policy", "options")
+# What a run's recipe of before does not say where it has its default.
+RUN_DEFAULTS = {"early_evals": 0, "keep": "last", "on_env_error": "fail", "max_failed": 0.5, "env_timeout": 300.0}
+MADE = "made"  # a table of where the run comes from, which makes no difference
 _LONGEST = 1 << 16  # bytes of a recipe at most
 _DOTS = 200  # dots of a line at most: what Python's reader takes for a dotted key grows with the square of its parts
 
@@ -62,8 +66,14 @@ def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
     return recipe | {"policy": linear | policy, "options": own | options}
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+def differences(
+    old: dict[str, Any], new: dict[str, Any], left_out: Set[str] = frozenset()
+) -> tuple[list[str], list[str]]:
     """What a run's recipe and that of the agent which is to go on with it say otherwise.
+
+    Args:
+      old, new: these.
+      left_out: options of the new one that have their defaults, which an old one may not say.
 
     Returns:
       What shapes the training, and must not differ; and what may.
@@ -73,12 +83,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], li
         text
         for table in TABLES
         for name in dict.fromkeys([*old.get(table, {}), *new[table]])
+        if not (table == "options" and name in left_out and name not in old.get(table, {}))
         if (text := _differs(name, old.get(table, {}), new[table], optional=table == "policy"))
     ]
     changed = [
         f"{name} {new.get(name, 'its default')} (was {old.get(name, 'its default')})"
         for name in dict.fromkeys([*old, *new])
-        if name not in (*FIXED, *TABLES) and old.get(name) != new.get(name)
+        if name not in (*FIXED, *TABLES, MADE) and old.get(name, RUN_DEFAULTS.get(name)) != new.get(name)
     ]
     return fixed, changed
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import platform
 import weakref
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from esrl.core.types import EsrlError, notice
 from esrl.training.checkpoint import Checkpoints
 from esrl.training.files import clear_parts, open_plain, replace_bytes, replacing, writing
 from esrl.training.logs import Events, Metrics, Row
-from esrl.training.recipe_table import differences, read_table, with_former_defaults
+from esrl.training.recipe_table import MADE, differences, read_table, with_former_defaults
 from esrl.training.stopping import protected
 from esrl.training.trust import remember
 
@@ -134,8 +135,12 @@ class RunFolder:
             done = f"the rows of {last['generation']} generations are in {aside.name}"
             notice(f"{self.path} has no checkpoint, and begins anew; {done}")
 
-    def go_on(self, recipe: dict[str, Any]) -> None:
+    def go_on(self, recipe: dict[str, Any], left_out: Set[str] = frozenset()) -> None:
         """Compares the run's recipe with that of the agent which is to go on with it, and writes down what may change.
+
+        Args:
+          recipe: of that agent.
+          left_out: its options that have their defaults; a recipe that does not say them has these as well.
 
         Raises:
           EsrlError: they differ in what shapes the training, which the checkpoint holds: new values would be ignored;
@@ -143,14 +148,14 @@ class RunFolder:
         """
         self.hold()
         try:
-            self._go_on(recipe)
+            self._go_on(recipe, left_out)
         except EsrlError:
             self.release()
             raise
 
-    def _go_on(self, recipe: dict[str, Any]) -> None:
+    def _go_on(self, recipe: dict[str, Any], left_out: Set[str]) -> None:
         old = with_former_defaults(read_table(self.recipe))
-        fixed, changed = differences(old, recipe)
+        fixed, changed = differences(old, recipe, left_out)
         if fixed:
             raise EsrlError(
                 f"{self.path} goes on as it began, but {'; '.join(fixed)}. Give the run's own values, or another out:"
@@ -158,7 +163,7 @@ class RunFolder:
             )
         if changed:
             new = dict(recipe)
-            new.update({name: old[name] for name in ("env", "policy", "options") if name in old})
+            new.update({name: old[name] for name in ("env", "policy", "options", MADE) if name in old})
             with writing(self.recipe):
                 replace_bytes(self.recipe, tomli_w.dumps(new).encode())
             notice(f"{self.path} goes on with {', '.join(changed)}")
