@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,38 +140,3 @@ def _is_number(value: Any) -> bool:
 def finite(row: Row) -> Row:
     """The row with None for what is not finite, which JSON has no word for."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-
-
-class Events:
-    """TensorBoard's events of a run, one file for each time that it was gone on with. Needs tensorboardX.
-
-    tensorboardX's own SummaryWriter hands what it is given to a thread by a queue, in which an interrupt can hang; here
-    its file is written by whoever has something to write.
-    """
-
-    def __init__(self, folder: Path, generation: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-
-        self._event = event_pb2.Event
-        # The suffix tells two processes of one second apart, whose files would else have one name.
-        self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{generation}")
-        if generation:  # TensorBoard then leaves out what an earlier process wrote beyond it
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._writer.write_event(event_pb2.Event(step=generation + 1, file_version="brain.Event:2"))
-            self._writer.write_event(event_pb2.Event(step=generation + 1, session_log=start))
-
-    def write(self, row: Row) -> None:
-        """Adds every number of a row, at its generation."""
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        numbers = {k: v for k, v in finite(row).items() if isinstance(v, (int, float)) and k != "generation"}
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
-        event = self._event(wall_time=time.time(), step=row["generation"], summary=Summary(value=values))
-        self._writer.write_event(event)
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Closes the file; what a full disk did not take is lost."""
-        with contextlib.suppress(OSError):
-            self._writer.close()

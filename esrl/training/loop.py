@@ -88,6 +88,7 @@ class Run:
         self._lost = 0  # generations in a row without a finite gradient step
         self._faults: Faults | None = getattr(agent.env, "faults", None)  # where its lanes can fail one by one
         self._failed = 0  # episodes of this generation that did
+        self._fitness: Any = None  # of the members of the last generation, where it is known
         self.begun = False  # whether the folder was opened, and training began
         self.folder: RunFolder | None = None
         if out is not None:
@@ -188,7 +189,7 @@ class Run:
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
                 if self.folder is not None:
-                    self.folder.write(last)
+                    self.folder.write(last, self._fitness if "eval_return_mean" in last else None)
                 state = after  # only now: whatever breaks off, a saved generation has its row
                 if self.folder is not None and self._checkpoint_due(before, state):
                     self.folder.checkpoints.save(state, last.get("eval_return_mean"))
@@ -255,6 +256,7 @@ class Run:
         if self._in_parts:
             with self.clock.measure("rollout"):
                 experience = jax.block_until_ready(self.agent.rollout(state))
+            self._fitness = getattr(experience, "fitness", None)
             with self.clock.measure("update"):
                 after, metrics = jax.block_until_ready(self.agent.update(state, experience))
         else:

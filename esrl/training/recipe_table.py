@@ -17,7 +17,7 @@ TABLES = ("policy", "options")
 # What a run's recipe of before does not say where it has its default.
 RUN_DEFAULTS = {"early_evals": 0, "keep": "last", "on_env_error": "fail", "max_failed": 0.5, "env_timeout": 300.0}
 MADE = "made"  # a table of where the run comes from, which makes no difference
-_LONGEST = 1 << 16  # bytes of a recipe at most
+LONGEST = 1 << 16  # bytes of a recipe at most
 _DOTS = 200  # dots of a line at most: what Python's reader takes for a dotted key grows with the square of its parts
 
 
@@ -28,7 +28,7 @@ def read_table(path: Path) -> dict[str, Any]:
       EsrlError: there is none, or it is no TOML, too long, or nested too deeply.
     """
     try:
-        text = read_bytes(path, _LONGEST).decode()
+        text = read_bytes(path, LONGEST).decode()
         dotted = any(line.count(".") > _DOTS for line in text.splitlines())
         why = f"a line has over {_DOTS} dots"
         if not dotted:

@@ -13,13 +13,15 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 
 from esrl.core.types import EsrlError, notice
 from esrl.training.checkpoint import Checkpoints
-from esrl.training.files import clear_parts, open_plain, replace_bytes, replacing, writing
-from esrl.training.logs import Events, Metrics, Row
-from esrl.training.recipe_table import MADE, differences, read_table, with_former_defaults
+from esrl.training.events import Events
+from esrl.training.files import clear_parts, open_plain, read_bytes, replace_bytes, replacing, writing
+from esrl.training.logs import Metrics, Row
+from esrl.training.recipe_table import LONGEST, MADE, differences, read_table, with_former_defaults
 from esrl.training.stopping import protected
 from esrl.training.trust import remember
 
@@ -182,11 +184,13 @@ class RunFolder:
         clear_parts(self.path)
         clear_parts(self.checkpoints.folder)
         with contextlib.suppress(ImportError), writing(self.path):
-            self._events = Events(self.recipe.parent, generation)
+            self._events = Events(self.recipe.parent, generation, int((last or {}).get("env_steps") or 0))
+            if not generation:
+                self._events.text("recipe", f"```toml\n{read_bytes(self.recipe, LONGEST).decode()}\n```")
         return last
 
-    def write(self, row: Row) -> None:
-        """Adds a generation's row to the JSON lines and the events.
+    def write(self, row: Row, fitness: np.ndarray | None = None) -> None:
+        """Adds a generation's row to the JSON lines and the events; to these the members' fitness as well.
 
         Raises:
           EsrlError: they cannot be written.
@@ -194,7 +198,7 @@ class RunFolder:
         with protected(), writing(self.path):
             self._metrics.write(row)
             if self._events is not None:
-                self._events.write(row)
+                self._events.write(row, fitness)
 
     def close(self) -> None:
         """Closes the logs and draws the learning curve.

@@ -8,11 +8,13 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import esrl
 from esrl.training import logs
-from esrl.training.logs import Events, Metrics
+from esrl.training.events import Events
+from esrl.training.logs import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -79,16 +81,24 @@ def test_events_are_in_the_file_at_once_and_need_no_thread(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first = Events(tmp_path / "a", 0)
-    first.write({"generation": 1, "return_mean": 2.5, "bad": float("inf"), "text": "x"})
+    row = {"generation": 1, "env_steps": 70, "eval_return_mean": 2.5, "fitness_max": float("inf"), "text": "x"}
+    first.write(row, np.array([[1.0, 2.0], [np.nan, 4.0]], np.float32))
+    first.text("recipe", "env")
     (path,) = (tmp_path / "a").iterdir()
     assert "tfevents" in path.name  # what TensorBoard looks for
-    version, event = records(path)
-    assert version.file_version == "brain.Event:2" and event.step == 1
-    assert [(v.tag, v.simple_value) for v in event.summary.value] == [("return_mean", 2.5)]
+    version, numbers, fitness, text = records(path)
+    assert version.file_version == "brain.Event:2" and numbers.step == fitness.step == 70
+    found = [(v.tag, v.simple_value) for v in numbers.summary.value]
+    assert found == [("time/env_steps", 70), ("eval/return_mean", 2.5)]
+    (value,) = fitness.summary.value
+    assert value.tag == "population/fitness" and (value.histo.num, value.histo.min, value.histo.max) == (3, 1, 4)
+    assert text.summary.value[0].tensor.string_val == [b"env"]
     first.close()
-    Events(tmp_path / "b", 2).close()
+    Events(tmp_path / "b", 2, 70).close()
     (path,) = (tmp_path / "b").iterdir()
-    assert [e.step for e in records(path) if e.HasField("session_log")] == [3]  # what came before from 3 on is void
+    assert [e.step for e in records(path) if e.HasField("session_log")] == [
+        71
+    ]  # what came before from there on is void
     assert threading.active_count() == threads
 
 
