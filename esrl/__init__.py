@@ -31,6 +31,7 @@ from esrl.perturbation import noise
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training.evaluation import Evaluation, evaluate
+from esrl.training.export.exporting import export
 from esrl.training.loop import Result, Run, iterate, train
 from esrl.training.recipe import Recipe, load
 from esrl.training.rendering import render
@@ -61,6 +62,7 @@ __all__ = [
     "eggroll_ac",
     "es",
     "evaluate",
+    "export",
     "gru",
     "iterate",
     "load",

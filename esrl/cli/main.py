@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, render, describe, envs. Each command is a function; its docstring is its help."""
+"""The command line: train, evaluate, render, export, describe, envs. Each command is a function; its docstring is its help."""
 
 from __future__ import annotations
 
@@ -139,6 +139,28 @@ def render(
     return 0
 
 
+def export(
+    folder: str,
+    *,
+    to: str = "numpy",
+    out: str | None = None,
+    generation: int | str | None = None,
+    trust: bool = False,
+) -> int:
+    """Write a trained policy as files that act without esrl.
+
+    Args:
+      folder: the folder of a run.
+      to: format: numpy (a module and its arrays, which need NumPy alone), onnx, or stablehlo.
+      out: folder to create. Without it: FOLDER/policy-FORMAT.
+      generation: whose checkpoint, or "best": the one with the highest held-out score. Without it: the last.
+      trust: run the code that the folder's recipe names, though nobody has named it here before.
+    """
+    path = esrl.export(folder, to=to, out=out, generation=generation, trust=trust)
+    print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
+    return 0
+
+
 def describe(recipe: Recipe, *, trust: bool = False) -> int:
     """Print how each parameter would be perturbed, and how many random numbers that takes.
 
@@ -170,7 +192,7 @@ def envs(pattern: str = "", *, json: bool = False) -> int:
     return _tell(found, as_text(found, whole=bool(pattern)), json)
 
 
-COMMANDS = {command.__name__: command for command in (train, evaluate, render, describe, envs)}
+COMMANDS = {command.__name__: command for command in (train, evaluate, render, export, describe, envs)}
 
 
 # ---- parts of them --------------------------------------------------------------------------------------------------

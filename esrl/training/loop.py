@@ -88,10 +88,10 @@ class Run:
         self.begun = False  # whether the folder was opened, and training began
         self.folder: RunFolder | None = None
         if out is not None:
-            self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe())
+            self.folder = RunFolder.existing(out) if resume else RunFolder.create(out, self.recipe(), agent.env)
             self.folder.checkpoints.keep = keep
             if resume:
-                self.folder.go_on(self.recipe())
+                self.folder.go_on(self.recipe(), agent.env)
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds."""
