@@ -184,6 +184,7 @@ def test_a_thousand_observations_give_the_actions_of_predict(case, tmp_path):
         given = jax.tree.map(lambda x: x[rng.permutation(1000)], given)  # noqa: B023
         for policy in (found, ours, theirs):
             policy.reset(fresh)
+    ours.reset()
     assert module.self_test(ours) < 1e-4
     # one alone is as in a batch
     found.reset()

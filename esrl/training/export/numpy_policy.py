@@ -266,6 +266,7 @@ def self_test(policy):
     """
     stored = {name.partition("/")[2]: array for name, array in policy.arrays.items() if name.startswith("self_test/")}
     worst, different, total = 0.0, 0, 0
+    policy.reset()
     for step, fresh in enumerate(stored["reset"]):
         policy.reset(fresh)
         observation = _nested(policy.about["observation"], lambda leaf, step=step: stored[leaf["name"]][step])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def convolution(graph: Graph, eqn: Any, x: Value, kernel: Value) -> Value:
         group=params["feature_group_count"],
     )
     made = graph.emit("Reshape", [made], out, made.dtype, shape=[-1, *out])
-    return graph.rounded(graph.transpose(made, np.argsort(numbers.out_spec)), aval.dtype)
+    return graph.rounded(graph.transpose(made, _inverse(numbers.out_spec)), aval.dtype)
 
 
 def pooling(graph: Graph, eqn: Any, x: Value) -> Value:
@@ -92,7 +93,7 @@ def pooling(graph: Graph, eqn: Any, x: Value) -> Value:
         size = graph.constant(np.asarray(math.prod(kwargs["kernel_shape"]), x.dtype))
         made = graph.apply("Mul", [mean, size], shape, x.dtype)
     back = graph.reshape(made, [aval.shape[i] for i in order])
-    return graph.transpose(back, np.argsort(order))
+    return graph.transpose(back, _inverse(order))
 
 
 def gather(graph: Graph, eqn: Any, x: Value, places: Value) -> Value:
@@ -132,7 +133,7 @@ def gather(graph: Graph, eqn: Any, x: Value, places: Value) -> Value:
         wrong = graph.reshape(wrong, (*index.shape, *[1] * len(rest)))
         taken = graph.where(wrong, filled, taken, taken.shape, x.dtype)
     places_out = [i for i in range(len(aval.shape)) if i not in numbers.offset_dims]
-    return graph.transpose(taken, np.argsort([*places_out, *numbers.offset_dims]))
+    return graph.transpose(taken, _inverse([*places_out, *numbers.offset_dims]))
 
 
 def _each(graph: Graph, x: Value, index: Value, axis: int) -> Value:
@@ -163,3 +164,7 @@ def _outside(graph: Graph, index: Value, last: int, mode: str, filling: Any) -> 
     high = graph.apply("Greater", [index, graph.constant(np.asarray(last, held(index.dtype)))], index.shape, bool)
     return graph.apply("Or", [low, high], index.shape, bool), math.nan if filling is None else filling
 
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    return [int(i) for i in np.argsort(order)]

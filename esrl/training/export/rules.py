@@ -63,7 +63,7 @@ RULES.update({name: _same(op) for name, op in SAME.items()})
 RULES.update({name: _logical(op) for name, op in LOGICAL.items()})
 
 
-@rule("copy", "copy_p", "stop_gradient", "optimization_barrier")
+@rule("copy", "copy_p", "stop_gradient")
 def _identity(graph: Graph, eqn: Any, x: Value) -> Value:
     return x
 
@@ -116,6 +116,13 @@ def _power(graph: Graph, eqn: Any, x: Value, y: Value) -> Value:
 @rule("rsqrt")
 def _inverse_root(graph: Graph, eqn: Any, x: Value) -> Value:
     return graph.apply("Div", [_scalar(graph, 1, x.dtype), graph.apply("Sqrt", [x], *_out(eqn))], *_out(eqn))
+
+
+@rule("cbrt")
+def _cube_root(graph: Graph, eqn: Any, x: Value) -> Value:
+    third = _scalar(graph, 1 / 3, x.dtype)
+    size = graph.apply("Pow", [graph.apply("Abs", [x], *_out(eqn)), third], *_out(eqn))
+    return graph.apply("Mul", [graph.apply("Sign", [x], *_out(eqn)), size], *_out(eqn))
 
 
 @rule("exp2")
@@ -201,6 +208,14 @@ def _concatenate(graph: Graph, eqn: Any, *parts: Value) -> Value:
     return graph.emit("Concat", given, *_out(eqn), axis=eqn.params["dimension"] + 1) if len(given) > 1 else given[0]
 
 
+@rule("stack")
+def _stack(graph: Graph, eqn: Any, *parts: Value) -> Value:
+    axis = eqn.params.get("axis", eqn.params.get("dimension", 0))
+    like = next(x for x in parts if x.array is None)
+    given = [graph.varying(graph.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])), like) for x in parts]
+    return graph.emit("Concat", given, *_out(eqn), axis=axis + 1)
+
+
 def _cut(graph: Graph, x: Value, starts: Sequence[int], ends: Sequence[int], steps: Sequence[int]) -> Value:
     shape = [len(range(a, b, c)) for a, b, c in zip(starts, ends, steps, strict=True)]
     axes = [i for i in range(len(shape)) if shape[i] != x.shape[i]]
@@ -241,13 +256,35 @@ def _split(graph: Graph, eqn: Any, given: list[Value]) -> list[Value]:
     (x,), axis, at, found = given, eqn.params["axis"], 0, []
     for size in eqn.params["sizes"]:
         starts, ends = [0] * len(x.shape), list(x.shape)
-        starts[axis], ends[axis] = at, at + size
+        starts[axis], ends[axis] = at, at + int(size)
         found.append(_cut(graph, x, starts, ends, [1] * len(x.shape)))
-        at += size
+        at += int(size)
     return found
 
 
 RULES["split"] = _split
+
+
+def _unstack(graph: Graph, eqn: Any, given: list[Value]) -> list[Value]:
+    (x,), axis, found = given, eqn.params["axis"], []
+    for i in range(x.shape[axis]):
+        starts, ends = [0] * len(x.shape), list(x.shape)
+        starts[axis], ends[axis] = i, i + 1
+        row = _cut(graph, x, starts, ends, [1] * len(x.shape))
+        found.append(graph.reshape(row, (*x.shape[:axis], *x.shape[axis + 1 :])))
+    return found
+
+
+RULES["unstack"] = _unstack
+
+
+@rule("tile")
+def _tile(graph: Graph, eqn: Any, x: Value) -> Value:
+    for axis, many in enumerate(eqn.params["reps"]):
+        if many > 1:
+            shape = [n * (many if i == axis else 1) for i, n in enumerate(x.shape)]
+            x = graph.emit("Concat", [x] * many, shape, x.dtype, axis=axis + 1)
+    return x
 
 
 @rule("rev")
