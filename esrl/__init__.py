@@ -32,8 +32,9 @@ from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training.evaluation import Evaluation, evaluate
 from esrl.training.export.exporting import export
+from esrl.training.loading import load
 from esrl.training.loop import Result, Run, iterate, train
-from esrl.training.recipe import Recipe, load
+from esrl.training.recipe import Recipe
 from esrl.training.rendering import render
 from esrl.training.trained import Trained
 from esrl.training.vmapped import Many, train_many

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, render, export, describe, envs. Each command is a function; its docstring is its help."""
+"""The command line. Each command is a function; its docstring is its help."""
 
 from __future__ import annotations
 

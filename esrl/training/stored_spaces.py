@@ -165,14 +165,14 @@ class _Reader:
         dtype = self.dtype(table["dtype"])
         if kind == "Discrete":
             n, start = (self.whole(table[key], np.int64) for key in ("n", "start"))
-            return spaces.Discrete(n, start=start, dtype=dtype)  # type: ignore[arg-type]
+            return spaces.Discrete(n, start=start, dtype=dtype)
         shape = self.shape(table["shape"])
         if kind == "Box":
             low, high = (self.array(table[key], shape, dtype) for key in ("low", "high"))
-            return spaces.Box(low, high, shape, dtype)  # type: ignore[arg-type]
+            return spaces.Box(low, high, shape, dtype)
         if kind == "MultiDiscrete":
-            nvec, start = (self.array(table[key], shape, dtype) for key in ("nvec", "start"))
-            return spaces.MultiDiscrete(nvec, dtype=dtype, start=start)  # type: ignore[arg-type]
+            many, first = (self.array(table[key], shape, dtype) for key in ("nvec", "start"))
+            return spaces.MultiDiscrete(many, dtype=dtype, start=first)
         raise _Unfit("it has a space of an unknown kind")
 
     def dtype(self, name: Any) -> np.dtype:

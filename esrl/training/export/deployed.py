@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import jax
@@ -39,7 +42,7 @@ class Deployed:
 
     Attributes:
       act: `act(params, observation, carry) -> (action, output, carry)` for one lane; `output` is what the head gets.
-      params: of the network, as NumPy arrays. start: the carry at the start of an episode.
+      params: of the network. start: the carry at the start of an episode.
       observation: shapes and types of one observation on the device.
       about: what has to be known of it, as plain data.
       self_test: observations, resets, and what the policy gave for them, by names; arrays [steps, lanes, ...].
@@ -69,7 +72,7 @@ def deployed(trained: Trained, version: str) -> Deployed:
     if agent.acts_by is None:
         raise EsrlError(f"the agent {agent.name} has no policy that was trained, so there is nothing to export")
     policy, moments = agent.policy, jax.tree.map(jnp.asarray, state.moments)  # on one device
-    params = agent.acts_by(state)
+    params = jax.tree.map(jnp.asarray, agent.acts_by(state))
 
     def act(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[PyTree, Any, PyTree]:
         seen = running_statistics.normalize(moments, observation)
@@ -153,7 +156,7 @@ def batched(policy: Deployed) -> Callable[..., tuple[PyTree, Any, PyTree]]:
 def _self_test(policy: Deployed, moments: Any) -> dict[str, np.ndarray]:
     """Observations of the space, and of what was seen, with the actions for them; some lanes begin anew halfway."""
     rng = np.random.default_rng(0)
-    space = policy.observation_space
+    space = copy.deepcopy(policy.observation_space)  # whose own draws go on as they would have
     space.seed(0)
     drawn = [[_seen(space, space.sample(), moments, rng, lane) for lane in range(LANES)] for _ in range(STEPS)]
     observations = map_space(lambda _, *rows: np.stack(rows), space, *(row for step in drawn for row in step))
@@ -163,17 +166,20 @@ def _self_test(policy: Deployed, moments: Any) -> dict[str, np.ndarray]:
     act = jax.jit(batched(policy))
     carry = jax.tree.map(lambda x: np.repeat(x[None], LANES, 0), policy.start)
     given = []
-    for step in range(STEPS):
-        fresh = resets[step]
-        carry = jax.tree.map(
-            lambda x, s: np.where(fresh.reshape(-1, *[1] * s.ndim), s, x), carry, policy.start  # noqa: B023
-        )
-        action, output, carry = act(to_device(space, jax.tree.map(lambda x: x[step], observations)), carry)  # noqa: B023
+    for step, fresh in enumerate(resets):
+        carry = jax.tree.map(partial(_begun, fresh), carry, policy.start)
+        row = jax.tree.map(itemgetter(step), observations)
+        action, output, carry = act(to_device(space, row), carry)
         given.append((to_environment(policy.action_space, jax.device_get(action)), np.asarray(output)))
     actions, outputs = jax.tree.map(lambda *rows: np.stack(rows), *given)
     named = dict(zip(_names(policy, "observation"), jax.tree.leaves(observations), strict=True))
     named |= dict(zip(_names(policy, "action"), jax.tree.leaves(actions), strict=True))
     return {f"self_test/{name}": x for name, x in (named | {"reset": resets, "output": outputs}).items()}
+
+
+def _begun(fresh: np.ndarray, carry: Any, start: np.ndarray) -> Any:
+    """The carry [L, ...], where some lanes begin an episode."""
+    return np.where(fresh.reshape(-1, *[1] * start.ndim), start, carry)
 
 
 def _names(policy: Deployed, part: str) -> list[str]:

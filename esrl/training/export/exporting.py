@@ -14,7 +14,7 @@ from esrl.core.types import EsrlError, nearest
 from esrl.training.export import to_numpy, to_onnx, to_stablehlo
 from esrl.training.export.deployed import Deployed, deployed
 from esrl.training.files import replace_bytes, writing
-from esrl.training.recipe import load
+from esrl.training.loading import load
 from esrl.training.run_folder import at
 from esrl.training.trained import Trained
 
@@ -77,7 +77,7 @@ def export(
     folder = at(out) if out is not None else at(trained) / f"policy-{to}"  # type: ignore[arg-type]
     if os.path.lexists(folder):
         raise EsrlError(f"{folder} exists; choose another out, or delete it")
-    found = trained if isinstance(trained, Trained) else load(trained, generation=generation, trust=trust)
+    found = trained if isinstance(trained, Trained) else load(at(trained), generation=generation, trust=trust)
     _write(folder, FORMATS[to](deployed(found, _version())))
     return folder
 

@@ -91,7 +91,8 @@ class Graph:
     def emit(self, op: str, inputs: Sequence[Value], shape: Sequence[int], dtype: Any, /, **attributes: Any) -> Value:
         """Adds an operation; returns what it gives."""
         value = Value(f"v{len(self.nodes)}", tuple(map(int, shape)), np.dtype(dtype))
-        self.nodes.append(Node(op, tuple(x.name for x in inputs), value.name, attributes))
+        plain = {name: x if isinstance(x, str) else np.asarray(x).tolist() for name, x in attributes.items()}
+        self.nodes.append(Node(op, tuple(x.name for x in inputs), value.name, plain))
         return value
 
     # ---- shapes -----------------------------------------------------------------------------------------------------

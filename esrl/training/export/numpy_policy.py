@@ -3,17 +3,18 @@
     from policy import Policy
 
     policy = Policy()
-    policy.reset()                         # when an episode begins
-    action = policy.predict(observation)   # for one observation, or for a batch of them
+    policy.reset()  # when an episode begins
+    action = policy.predict(observation)  # for one observation, or for a batch of them
 
-It acts by the most likely action. `policy.decide(observation)` gives the network's output beside it, from which actions
-can be drawn; `policy.about` says what the output is, and which spaces the policy has. `python policy.py` repeats the
-actions that were taken when the policy was exported, and prints "ok".
+It needs Python 3.10 or later, and acts by the most likely action. `policy.decide(observation)` gives the network's
+output beside it, from which actions can be drawn; `policy.about` says how, and which spaces the policy has.
+`python policy.py` repeats the actions that were taken when the policy was exported, and prints "ok".
 """
 
 import json
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Policy:
       path: of the arrays; policy.npz beside this file unless given.
     """
 
-    def __init__(self, path=None):
+    def __init__(self, path: Any = None) -> None:
         path = pathlib.Path(__file__).with_name("policy.npz") if path is None else path
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -33,35 +34,37 @@ class Policy:
         self.arrays = arrays
         self._nodes = [(OPERATIONS[op], given, out, kwargs) for op, given, out, kwargs in self.about["nodes"]]
         self._start = [arrays[name] for name in self.about["carry"]]
-        self._carry = None
+        self._carry: Any = None
 
-    def reset(self, mask=None):
+    def reset(self, mask: Any = None) -> None:
         """Forgets what is remembered of past steps, in all lanes or in those of `mask` [L] bool."""
         if mask is None or self._carry is None:
             self._carry = None
             return
-        for held, start in zip(self._carry, self._start):  # noqa: B905: also in older Pythons
+        for held, start in zip(self._carry, self._start, strict=True):
             held[np.asarray(mask, bool)] = start
 
-    def predict(self, observation):
+    def predict(self, observation: Any) -> Any:
         """The most likely action for one observation, or actions [L, ...] for a batch of them."""
         return self.decide(observation)[0]
 
-    def decide(self, observation):
+    def decide(self, observation: Any) -> Any:
         """The action, and the network's output: logits, and the means of what a Box takes before it is bounded."""
         values = dict(self.arrays)
         alone, lanes = self._read(values, observation)
         if self._carry is None:
             self._carry = [np.repeat(start[None], lanes, axis=0) for start in self._start]
         if any(len(held) != lanes for held in self._carry):
-            raise ValueError(f"{lanes} observations were given, but {len(self._carry[0])} lanes are remembered; reset()")
-        values.update(zip(self.about["carry"], self._carry))  # noqa: B905
+            raise ValueError(
+                f"{lanes} observations were given, but {len(self._carry[0])} lanes are remembered; reset()"
+            )
+        values.update(zip(self.about["carry"], self._carry, strict=True))
         with np.errstate(all="ignore"):
             for operation, given, out, kwargs in self._nodes:
                 values[out] = operation(*[values[name] for name in given], **kwargs)
         self._carry = [np.array(values[name]) for name in self.about["next_carry"]]
 
-        def taken(leaf):
+        def taken(leaf: Any) -> Any:
             action = values[self.about["values"][leaf["name"]]].astype(leaf["dtype"])
             if not alone:
                 return action
@@ -71,7 +74,7 @@ class Policy:
         output = values[self.about["output"]]
         return actions, output[0] if alone else output
 
-    def _read(self, values, observation):
+    def _read(self, values: Any, observation: Any) -> Any:
         """Puts an observation's arrays among the values; says whether it is alone, and how many there are."""
         given = list(_leaves(self.about["observation"], observation))
         extra = set()
@@ -93,14 +96,14 @@ class Policy:
 _MOST = np.finfo(np.float32).max
 
 
-def _held(dtype):
+def _held(dtype: Any) -> Any:
     """The type in which numbers of a type are held while the operations are done."""
     if dtype.kind in "bf":
         return dtype if dtype.itemsize != 2 else np.dtype(np.float32)
     return np.dtype(np.int64 if dtype.itemsize == 8 or dtype == np.uint32 else np.int32)
 
 
-def _leaves(about, observation):
+def _leaves(about: Any, observation: Any) -> Any:
     """The parts of an observation with what is known of each."""
     if "dict" in about:
         for name, part in about["dict"]:
@@ -112,7 +115,7 @@ def _leaves(about, observation):
         yield about, np.asarray(observation)
 
 
-def _nested(about, fn):
+def _nested(about: Any, fn: Any) -> Any:
     """`fn` of each leaf, in dicts and tuples."""
     if "dict" in about:
         return {name: _nested(part, fn) for name, part in about["dict"]}
@@ -121,10 +124,10 @@ def _nested(about, fn):
     return fn(about)
 
 
-# ---- operations: those of ONNX, by its names. The first axis of what depends on the observation is the batch. ---------
+# ---- operations: those of ONNX, by its names; the first axis of what depends on the observation is the batch ---------
 
 
-def _cast(x, to):
+def _cast(x: Any, to: Any) -> Any:
     if to != "bfloat16":
         return x.astype(to)
     bits = x.astype(np.float32).view(np.uint32)  # the upper half of float32's bits, rounded to even
@@ -132,16 +135,17 @@ def _cast(x, to):
     return np.where(np.isnan(x), x, rounded.view(np.float32))
 
 
-def _windows(x, size, strides, pads, dilations, filling):
+def _windows(x: Any, size: Any, strides: Any, pads: Any, dilations: Any, filling: Any) -> Any:
     """The windows of an array [B, C, ...] as [B, C, places..., size...]."""
     n = len(size)
     x = np.pad(x, [(0, 0), (0, 0), *((pads[i], pads[n + i]) for i in range(n))], constant_values=filling)
     wide = [dilations[i] * (size[i] - 1) + 1 for i in range(n)]
     found = np.lib.stride_tricks.sliding_window_view(x, wide, axis=tuple(range(2, 2 + n)))
-    return found[(slice(None), slice(None), *(slice(None, None, s) for s in strides), *(slice(None, None, d) for d in dilations))]
+    every: Any = (..., *(slice(None, None, step) for step in (*strides, *dilations)))
+    return found[every]
 
 
-def _conv(x, kernel, strides, pads, dilations, group):
+def _conv(x: Any, kernel: Any, strides: Any, pads: Any, dilations: Any, group: Any) -> Any:
     n, out = x.ndim - 2, kernel.shape[0] // group
     found = _windows(x, kernel.shape[2:], strides, pads, dilations, 0)
     places, inside = found.shape[2 : 2 + n], kernel.shape[1]
@@ -154,41 +158,43 @@ def _conv(x, kernel, strides, pads, dilations, group):
     return np.swapaxes(made, 1, 2).reshape(len(x), kernel.shape[0], *places)
 
 
-def _max_pool(x, kernel_shape, strides, pads):
+def _max_pool(x: Any, kernel_shape: Any, strides: Any, pads: Any) -> Any:
     found = _windows(x, kernel_shape, strides, pads, [1] * len(strides), -np.inf)
     return found.max(axis=tuple(range(-len(strides), 0)))
 
 
-def _average_pool(x, kernel_shape, strides, pads, count_include_pad):
+def _average_pool(x: Any, kernel_shape: Any, strides: Any, pads: Any, count_include_pad: Any) -> Any:
     found = _windows(x, kernel_shape, strides, pads, [1] * len(strides), 0)
     return found.mean(axis=tuple(range(-len(strides), 0)), dtype=x.dtype)
 
 
-def _slice(x, starts, ends, axes, steps):
+def _slice(x: Any, starts: Any, ends: Any, axes: Any, steps: Any) -> Any:
     where = [slice(None)] * x.ndim
-    for start, end, axis, step in zip(starts, ends, axes, steps):  # noqa: B905
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         where[axis] = slice(start, end, step)
     return x[tuple(where)]
 
 
-def _pad(x, filling, pads):
+def _pad(x: Any, filling: Any, pads: Any) -> Any:
     n = x.ndim
     return np.pad(x, [(pads[i], pads[n + i]) for i in range(n)], constant_values=filling)
 
 
-def _sum_up(x, axis, reverse):
-    return np.flip(np.cumsum(np.flip(x, axis), axis, dtype=x.dtype), axis) if reverse else np.cumsum(x, axis, dtype=x.dtype)
+def _sum_up(x: Any, axis: Any, reverse: Any) -> Any:
+    x = np.flip(x, axis) if reverse else x
+    found = np.cumsum(x, axis, dtype=x.dtype)
+    return np.flip(found, axis) if reverse else found
 
 
-def _reduced(fn):
+def _reduced(fn: Any) -> Any:
     return lambda x, axes, keepdims: fn(x, axis=tuple(axes)).astype(x.dtype)
 
 
-def _sigmoid(x):
+def _sigmoid(x: Any) -> Any:
     return 1 / (1 + np.exp(-x))
 
 
-def _erf(x):
+def _erf(x: Any) -> Any:
     return np.vectorize(math.erf, otypes=[x.dtype])(x)
 
 
@@ -259,7 +265,7 @@ OPERATIONS = {
 }
 
 
-def self_test(policy):
+def self_test(policy: Policy) -> float:
     """Compares outputs and actions with those of the export. Returns the largest difference.
 
     Choices may differ where the outputs of two of them are equal but for rounding.
@@ -284,7 +290,7 @@ def self_test(policy):
     return worst
 
 
-def _difference(x, y):
+def _difference(x: Any, y: Any) -> float:
     """The largest difference, relative where numbers are above 1."""
     x, y = np.float64(x), np.float64(y)
     return float(np.max(np.abs(x - y) / np.maximum(1, np.abs(y)), initial=0))

@@ -1,4 +1,4 @@
-"""Rules for what combines entries: matrix products, convolutions, pooling, lookups. See `esrl.training.export.rules`."""
+"""Rules for what combines entries: matrix products, convolutions, pooling, lookups."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def pooling(graph: Graph, eqn: Any, x: Value) -> Value:
     if dilated or not moved or not np.issubdtype(x.dtype, np.floating):
         raise Unsupported("there is no rule for such a window")
     order = [*whole, *moved]
-    flat = graph.reshape(graph.transpose(x, order), [math.prod(x.shape[i] for i in whole), *(x.shape[i] for i in moved)])
+    together = math.prod(x.shape[i] for i in whole)
+    flat = graph.reshape(graph.transpose(x, order), [together, *(x.shape[i] for i in moved)])
     shape = [flat.shape[0], *(aval.shape[i] for i in moved)]
     kwargs = {
         "kernel_shape": [int(window[i]) for i in moved],
@@ -163,7 +164,6 @@ def _outside(graph: Graph, index: Value, last: int, mode: str, filling: Any) -> 
     low = graph.apply("Less", [index, graph.constant(np.asarray(0, held(index.dtype)))], index.shape, bool)
     high = graph.apply("Greater", [index, graph.constant(np.asarray(last, held(index.dtype)))], index.shape, bool)
     return graph.apply("Or", [low, high], index.shape, bool), math.nan if filling is None else filling
-
 
 
 def _inverse(order: Sequence[int]) -> list[int]:

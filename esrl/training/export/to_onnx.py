@@ -45,8 +45,7 @@ def write(policy: Deployed) -> dict[str, bytes]:
     outputs.append(writer.output("output", made.output, made.output.dtype))
     after = [f"next_{name}" for name in carries]
     outputs += [
-        writer.output(name, value, x.dtype)
-        for name, value, x in zip(after, made.carry, carries.values(), strict=True)
+        writer.output(name, value, x.dtype) for name, value, x in zip(after, made.carry, carries.values(), strict=True)
     ]
     arrays = [onnx.numpy_helper.from_array(array, name) for name, array in writer.arrays(made).items()]
     graph = onnx.helper.make_graph(writer.nodes, "policy", inputs, outputs, arrays)
@@ -100,12 +99,14 @@ class _Writer:
         kwargs = dict(node.attributes)
         if node.op == "Repeat":
             self._add("Shape", [given[1]], f"{node.output}/batch", start=0, end=1)
-            self._add("Concat", [f"{node.output}/batch", self._constant(kwargs["shape"])], f"{node.output}/shape", axis=0)
-            self._add("Expand", [given[0], f"{node.output}/shape"], node.output)
+            rest, shape = self._constant(kwargs["shape"]), f"{node.output}/shape"
+            self._add("Concat", [f"{node.output}/batch", rest], shape, axis=0)
+            self._add("Expand", [given[0], shape], node.output)
         elif node.op == "Pad":
             self._add("Pad", [given[0], self._constant(kwargs["pads"]), given[1]], node.output)
         elif node.op in ("Sorted", "SortedPlaces"):
-            both = [node.output, ""] if node.op == "Sorted" else ["", node.output]
+            unused = f"{node.output}/unused"
+            both = [node.output, unused] if node.op == "Sorted" else [unused, node.output]
             k = self._constant([kwargs["k"]])
             self.nodes.append(self.onnx.helper.make_node("TopK", [given[0], k], both, axis=kwargs["axis"], largest=0))
         else:

@@ -12,8 +12,10 @@ from jax.extend import core as jex
 
 from esrl.core.jaxprs import call_body, path_name, scan_parts
 from esrl.core.types import PyTree
+from esrl.training.export import elementwise as elementwise  # fills the table
+from esrl.training.export import shapes as shapes  # fills the table
 from esrl.training.export.graph import Graph, Unsupported, Value
-from esrl.training.export.rules import RULES
+from esrl.training.export.table import RULES
 
 _UNROLLED = 256  # steps of a loop that are written one after another
 
