@@ -37,7 +37,7 @@ class Spaces(NamedTuple):
     max_episode_steps: int
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """What a table cannot say, or says wrongly."""
 
 
@@ -62,8 +62,8 @@ def stored(env: Any) -> bytes | None:
             "action_space": table_of(env.action_space),
         }
         text = json.dumps(table, indent=1, allow_nan=False).encode()
-        _read(text)
-    except (_Unfit, EsrlError, ValueError):
+        spaces_in(text)
+    except (Unfit, EsrlError, ValueError):
         return None
     return text
 
@@ -94,8 +94,8 @@ def table_of(space: spaces.Space) -> dict[str, Any]:
 
 def _numbers(array: np.ndarray) -> Any:
     """One number where all entries are equal, else a flat list; numbers that are not finite as texts."""
-    flat = array.ravel().tolist()
-    found = flat[:1] if flat and all(x == flat[0] for x in flat) else flat
+    flat = array.ravel()
+    found = (flat[:1] if flat.size and (flat == flat[0]).all() else flat).tolist()
     said = [str(x) if isinstance(x, float) and not math.isfinite(x) else x for x in found]
     return said[0] if len(said) == 1 else said
 
@@ -110,33 +110,38 @@ def read(path: Path) -> Spaces | None:
       EsrlError: it is no plain file, or damaged.
     """
     try:
-        return _read(read_bytes(path, _LONGEST))
+        return spaces_in(read_bytes(path, _LONGEST))
     except FileNotFoundError:
         return None
     except OSError as error:
         why = error.strerror or str(error)
-    except _Unfit as error:
+    except Unfit as error:
         why = str(error)
     raise EsrlError(f"{path} cannot be read: {why}; delete it, and the environment itself will be asked")
 
 
-def _read(text: bytes) -> Spaces:
+def spaces_in(text: bytes) -> Spaces:
+    """What the bytes of a file say.
+
+    Raises:
+      Unfit: they say nothing, or too much.
+    """
     if len(text) > _LONGEST:
-        raise _Unfit("it is too long")
+        raise Unfit("it is too long")
     try:
         table = json.loads(text)
         if table["format"] != FORMAT or type(table["version"]) is not int:
-            raise _Unfit("it is none of ours")
+            raise Unfit("it is none of ours")
         if table["version"] > VERSION:
-            raise _Unfit(f"it is of version {table['version']}, and this esrl reads up to {VERSION}")
+            raise Unfit(f"it is of version {table['version']}, and this esrl reads up to {VERSION}")
         name, steps, reader = table["env"], table["max_episode_steps"], _Reader()
         if not isinstance(name, str) or type(steps) is not int or not 0 < steps < 1 << 63:
-            raise _Unfit("it is damaged")
+            raise Unfit("it is damaged")
         return Spaces(name, reader.space(table["observation_space"]), reader.space(table["action_space"]), steps)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, OverflowError) as error:
-        raise _Unfit("it is damaged") from error
+        raise Unfit("it is damaged") from error
     except (RecursionError, MemoryError) as error:
-        raise _Unfit("it is nested too deeply, or too large") from error
+        raise Unfit("it is nested too deeply, or too large") from error
 
 
 class _Reader:
@@ -148,12 +153,12 @@ class _Reader:
     def space(self, table: dict[str, Any], depth: int = 0) -> spaces.Space:
         self.parts += 1
         if depth > _DEEP or self.parts > _PARTS:
-            raise _Unfit("it is nested too deeply, or too large")
+            raise Unfit("it is nested too deeply, or too large")
         kind = table["kind"]
         if kind == "Dict":
             names = [name for name, _ in table["spaces"]]
             if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-                raise _Unfit("it is damaged")
+                raise Unfit("it is damaged")
             # In its own order, which is that of the network's inputs; Gymnasium sorts a plain dict.
             return spaces.Dict(OrderedDict((name, self.space(part, depth + 1)) for name, part in table["spaces"]))
         if kind == "Tuple":
@@ -173,29 +178,29 @@ class _Reader:
         if kind == "MultiDiscrete":
             many, first = (self.array(table[key], shape, dtype) for key in ("nvec", "start"))
             return spaces.MultiDiscrete(many, dtype=dtype, start=first)
-        raise _Unfit("it has a space of an unknown kind")
+        raise Unfit("it has a space of an unknown kind")
 
     def dtype(self, name: Any) -> np.dtype:
         if name not in _TYPES:
-            raise _Unfit("it has a space of an unknown type")
+            raise Unfit("it has a space of an unknown type")
         return np.dtype(name)
 
     def shape(self, lengths: Any) -> tuple[int, ...]:
         if not isinstance(lengths, list) or len(lengths) > _DEEP:
-            raise _Unfit("it is damaged")
+            raise Unfit("it is damaged")
         size = 1
         for length in lengths:
             size *= self.whole(length, np.int32)
             if length < 0 or size > _ENTRIES:
-                raise _Unfit("it has a space that is too large")
+                raise Unfit("it has a space that is too large")
         self.entries += size
         if self.entries > _ENTRIES:
-            raise _Unfit("it has spaces that are too large")
+            raise Unfit("it has spaces that are too large")
         return tuple(lengths)
 
     def whole(self, number: Any, kind: Any) -> int:
         if type(number) is not int or not np.iinfo(kind).min <= number <= np.iinfo(kind).max:
-            raise _Unfit("it is damaged")
+            raise Unfit("it is damaged")
         return number
 
     def array(self, numbers: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -214,10 +219,10 @@ class _Reader:
         if number in ("inf", "-inf"):
             return float(number)
         if type(number) not in (int, float) or not math.isfinite(number):
-            raise _Unfit("it is damaged")
+            raise Unfit("it is damaged")
         return float(number)
 
     def bit(self, number: Any) -> bool:
         if type(number) is not bool:
-            raise _Unfit("it is damaged")
+            raise Unfit("it is damaged")
         return number

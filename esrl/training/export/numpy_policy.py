@@ -245,7 +245,7 @@ OPERATIONS = {
     "ReduceMin": _reduced(np.min),
     "ReduceProd": _reduced(np.prod),
     "ReduceSum": _reduced(np.sum),
-    "Repeat": lambda x, like: np.broadcast_to(x, (len(like), *x.shape)),
+    "Repeat": lambda x, like, shape: np.broadcast_to(x, (len(like), *x.shape)),
     "Reshape": lambda x, shape: x.reshape(shape),
     "Round": np.rint,
     "Sigmoid": _sigmoid,
