@@ -3,10 +3,10 @@
     python -m experiments.survival.fuzz                     # 100,000 recipes, 10,000 files of each other kind
     python -m experiments.survival.fuzz --recipes 2000 --files 500
 
-Recipes, checkpoints, metrics files and stored spaces are mutated: bits, bytes, lines, values; some recipes that still read are built.
-What may happen: the file is read as what it is, or one `EsrlError` (for a checkpoint `Broken`, after which an older one
-is used). An audit hook watches meanwhile: nothing is imported, no process starts, nothing is opened for writing, and
-nothing outside of the folder is opened.
+Recipes, checkpoints, metrics files and stored spaces are mutated: bits, bytes, lines, values; some recipes that still
+read are built. What may happen: the file is read as what it is, or one `EsrlError` (for a checkpoint `Broken`, after
+which an older one is used). An audit hook watches meanwhile: nothing is imported, no process starts, nothing is opened
+for writing, and nothing outside of the folder is opened.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -16,6 +19,7 @@ import esrl
 from esrl import EsrlError
 from esrl.cli.main import main
 from esrl.policies.spaces import map_space
+from esrl.training.export.exporting import FORMATS
 
 ort = pytest.importorskip("onnxruntime")
 
@@ -424,3 +428,21 @@ def test_without_out_it_lies_in_the_runs_folder(run):
         esrl.export(esrl.load(run))
     with pytest.raises(EsrlError, match="a trained agent has one state"):
         esrl.export(esrl.load(run), out=run / "x", generation=1)
+
+
+def test_the_page_is_true(tmp_path, monkeypatch):
+    """Every Python block of README.md runs on a fresh export."""
+    text = (Path(esrl.__file__).parent / "training" / "export" / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found = trained(spaces.Box(-2, 2, (3,)), spaces.Box(-1, 1, (2,)), esrl.mlp((4,)))
+    observation = np.array([0.1, -0.2, 0.3], np.float32)
+    monkeypatch.chdir(tmp_path)
+    assert len(blocks) == len(FORMATS)
+    for to, block in zip(FORMATS, blocks, strict=True):
+        folder = esrl.export(found, to=to, out="policy")
+        monkeypatch.syspath_prepend(tmp_path / folder)
+        names = {"observation": observation}
+        exec(block, names)
+        np.testing.assert_allclose(np.ravel(names["action"]), found.predict(observation), atol=1e-5)
+        shutil.rmtree("policy")
+    monkeypatch.delitem(sys.modules, "policy")
