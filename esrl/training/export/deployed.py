@@ -25,6 +25,7 @@ from esrl.training.trained import Trained
 
 FORMAT, VERSION = "esrl-policy", 1
 STEPS, LANES = 6, 16  # of the self-test
+_LIMITS = {"float32": 1e-3, "bfloat16": 3e-2}  # differences that rounding may make, by the precision of products
 SAMPLING = {
     False: "it acts by the most likely action",
     True: (
@@ -100,7 +101,7 @@ def deployed(trained: Trained, version: str) -> Deployed:
         "log_std": np.asarray(params["log_std"]).tolist() if "log_std" in params else None,
         "samples": samples,
         "sampling": SAMPLING[samples],
-        "self_test": {"steps": STEPS, "lanes": LANES},
+        "self_test": {"steps": STEPS, "lanes": LANES, "limit": _LIMITS[agent.options.get("precision", "float32")]},
     }
     found = Deployed(act, params, start, policy.observation, about, {}, seen_space, action_space)
     found.self_test.update(_self_test(found, moments))

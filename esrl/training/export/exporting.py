@@ -70,6 +70,8 @@ def export(
     """
     if to not in FORMATS:
         raise EsrlError(f"unknown format {to!r}{nearest(to, FORMATS)}")
+    if not isinstance(trained, (Trained, str, os.PathLike)):
+        raise EsrlError(f"give an esrl.Trained, or a run's folder, not a {type(trained).__name__}")
     if isinstance(trained, Trained) and out is None:
         raise EsrlError("say where to: esrl.export(trained, out=folder)")
     if isinstance(trained, Trained) and generation is not None:

@@ -184,14 +184,20 @@ class Graph:
     # ---- at the end -------------------------------------------------------------------------------------------------
 
     def finished(self, outputs: Sequence[Value]) -> Graph:
-        """The graph without what none of these outputs needs."""
+        """The graph without what none of these outputs needs; equal constants are one, as in loops written out."""
         needed, nodes = {x.name for x in outputs}, []
         for node in reversed(self.nodes):
             if node.output in needed:
                 needed.update(node.inputs)
                 nodes.append(node)
-        arrays = {name: array for name, array in self.arrays.items() if name in needed}
-        return Graph(nodes[::-1], self.inputs, arrays)
+        first: dict[Any, str] = {}
+        names = {
+            name: first.setdefault((array.dtype.str, array.shape, array.tobytes()), name)
+            for name, array in self.arrays.items()
+            if name in needed
+        }
+        nodes = [node._replace(inputs=tuple(names.get(name, name) for name in node.inputs)) for node in reversed(nodes)]
+        return Graph(nodes, self.inputs, {name: self.arrays[name] for name in first.values()})
 
 
 def _contains(wide: np.dtype, narrow: np.dtype) -> bool:

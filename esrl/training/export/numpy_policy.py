@@ -285,7 +285,7 @@ def self_test(policy: Policy) -> float:
             else:
                 different, total = different + int(np.sum(taken != wanted)), total + taken.size
     policy.reset()
-    if not worst < 1e-4 or different > max(1, total // 50):
+    if not worst < policy.about["self_test"]["limit"] or different > max(1, total // 50):
         raise AssertionError(f"outputs differ by {worst:.2g}, and {different} of {total} choices differ")
     return worst
 

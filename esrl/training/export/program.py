@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 
-from esrl.core.types import EsrlError
+from esrl.core.types import EsrlError, reason_of
 from esrl.policies.spaces import map_space
 from esrl.training.export.deployed import Deployed, leaf_names, leaves_of
 from esrl.training.export.graph import Graph, Unsupported, Value, held
@@ -45,6 +45,9 @@ def program(policy: Deployed, to: str) -> Program:
         actions = {name: _fitted(graph, x, *bounds[name]) for name, x in actions.items()}
     except Unsupported as error:
         raise EsrlError(f"the network cannot be exported to {to}: {error}; stablehlo takes any network") from error
+    except Exception as error:  # whatever a network may hold that no rule thought of
+        reason = reason_of(error)
+        raise EsrlError(f"the network cannot be exported to {to} ({reason}); stablehlo takes any network") from error
     output, *after = found[len(leaves) :]
     return Program(graph.finished([*actions.values(), output, *after]), actions, output, after)
 

@@ -13,6 +13,7 @@ from esrl.core.extras import import_extra
 from esrl.training.export.deployed import Deployed, leaves_of
 from esrl.training.export.graph import Node, Value, held
 from esrl.training.export.program import Program, program
+from esrl.training.export.to_numpy import arrays_of
 
 OPSET, IR_VERSION = 18, 8  # of 2022: what runtimes on robots have
 _AXES = ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd")
@@ -31,6 +32,7 @@ def write(policy: Deployed) -> dict[str, bytes]:
     onnx = import_extra("onnx", "onnx", "an export to ONNX")
     import_extra("onnx.checker", "onnx", "an export to ONNX")
     made = program(policy, "onnx")
+    arrays_of(policy, made)  # the same operations, tried by NumPy
     writer = _Writer(onnx)
     leaves = leaves_of(policy.about["observation"])
     inputs = [writer.input(leaf["name"], leaf["shape"], _given(leaf), leaf["device"]) for leaf in leaves]

@@ -53,7 +53,11 @@ class _Walker:
         self.graph, self.names = graph, names
 
     def value(self, x: Any) -> Value:
-        return x if isinstance(x, Value) else self.graph.constant(x, self.names.get(id(x), ""))
+        if isinstance(x, Value):
+            return x
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            raise Unsupported("there is no rule for random numbers")
+        return self.graph.constant(x, self.names.get(id(x), ""))
 
     def evaluate(self, jaxpr: Any, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
         known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
@@ -138,8 +142,7 @@ class _Walker:
 
 def _computed(eqn: Any, values: list[Any]) -> list[Any]:
     """An operation on constants alone, done by JAX."""
-    functions, params = (), eqn.params
-    found = eqn.primitive.get_bind_params(params)
+    found = eqn.primitive.get_bind_params(eqn.params)
     functions, params = found if isinstance(found, tuple) else ((), found)  # a pair before jax 0.10
     with jax.ensure_compile_time_eval():
         given = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in values]
