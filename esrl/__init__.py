@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from esrl.policies.networks import cnn, gru, mlp
     from esrl.policies.user_network import Network, network
     from esrl.training.evaluation import Evaluation, evaluate
+    from esrl.training.export.exporting import export
+    from esrl.training.loading import load
     from esrl.training.loop import Result, Run, iterate, train
-    from esrl.training.recipe import Recipe, load
+    from esrl.training.recipe import Recipe
     from esrl.training.rendering import render
     from esrl.training.trained import Trained
     from esrl.training.vmapped import Many, train_many
@@ -61,6 +63,7 @@ __all__ = [
     "eggroll_ac",
     "es",
     "evaluate",
+    "export",
     "gru",
     "iterate",
     "load",
@@ -96,8 +99,10 @@ _HOMES = {
     "esrl.policies.networks": "cnn gru mlp",
     "esrl.policies.user_network": "Network network",
     "esrl.training.evaluation": "Evaluation evaluate",
+    "esrl.training.export.exporting": "export",
+    "esrl.training.loading": "load",
     "esrl.training.loop": "Result Run iterate train",
-    "esrl.training.recipe": "Recipe load",
+    "esrl.training.recipe": "Recipe",
     "esrl.training.rendering": "render",
     "esrl.training.trained": "Trained",
     "esrl.training.vmapped": "Many train_many",

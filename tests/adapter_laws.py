@@ -11,6 +11,7 @@ import numpy as np
 
 import esrl
 from esrl.core.types import seed_key
+from esrl.training import stored_spaces
 
 AGENTS = ("eggroll", "open_es", "ppo")
 EPISODES = 100
@@ -25,6 +26,8 @@ def train_two_generations(name: str, agent: str, **options: Any) -> None:
         {"num_envs": 4, "num_steps": 16, "num_minibatches": 2, "num_epochs": 1} if agent == "ppo" else {"population": 8}
     )
     made = getattr(esrl, agent)(name, esrl.mlp((8,)), **{**small, **options})
+    told = stored_spaces.spaces_in(stored_spaces.stored(made.env) or b"")
+    assert told[1:3] == (made.env.observation_space, made.env.action_space)
     state = made.init(seed_key(0))
     before = jax.device_get(state.params)
     for _ in range(2):

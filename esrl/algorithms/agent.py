@@ -65,6 +65,7 @@ class Agent:
       rollout: `rollout(state) -> experience` of one generation.
       update: `update(state, experience) -> (state, metrics)`.
       act: `act(state, observation, carry, key) -> (action, carry)` for one lane, with the unperturbed parameters.
+      acts_by: from a state, the policy's parameters by which `act` acts; None for an agent that has none.
       plan: sizes known before running.
       config: what `rollout` and `update` of the algorithm's module take first (an `es.ES`, a `ppo.PPO`); None without.
       hyperparams: names of float32 scalars in a state that may differ between runs of one compiled program.
@@ -83,6 +84,7 @@ class Agent:
     update: Callable[[Any, Any], tuple[Any, Metrics]]
     act: Callable[[Any, PyTree, PyTree, Key], tuple[PyTree, PyTree]]
     plan: Plan
+    acts_by: Callable[[Any], PyTree] | None = None
     config: Any = None
     hyperparams: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)

@@ -314,9 +314,12 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
             padded_steps=count(),
         )
 
+    def acts_by(state: ESState) -> PyTree:
+        return state.params if state.average is None else state.average
+
     def act(state: ESState, observation: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         seen = running_statistics.normalize(state.moments, observation)
-        output, carry = policy.apply(state.params if state.average is None else state.average, seen, carry)
+        output, carry = policy.apply(acts_by(state), seen, carry)
         return policy.action(output, key), carry
 
     return Agent(
@@ -327,6 +330,7 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
         runner=config.runner,
         config=config,
         act=act,
+        acts_by=acts_by,
         plan=_plan(config, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
         hyperparams=("sigma", "learning_rate"),
         options=changed_options(constructor, given),

@@ -184,6 +184,7 @@ def assembled(
         runner=config.runner,
         config=config,
         act=act,
+        acts_by=lambda state: state.params["actor"],
         plan=_plan(config, trained),
         hyperparams=HYPERPARAMS,
         options=changed_options(constructor, given),

@@ -129,6 +129,28 @@ def render(
     return 0
 
 
+def export(
+    folder: str,
+    *,
+    to: str = "numpy",
+    out: str | None = None,
+    generation: int | str | None = None,
+    trust: bool = False,
+) -> int:
+    """Write a trained policy as files that act without esrl.
+
+    Args:
+      folder: the folder of a run.
+      to: format: numpy (a module and its arrays, which need NumPy alone), onnx, or stablehlo.
+      out: folder to create. Without it: FOLDER/policy-FORMAT.
+      generation: whose checkpoint, or "best": the one with the highest held-out score. Without it: the last.
+      trust: run the code that the folder's recipe names, though nobody has named it here before.
+    """
+    path = esrl.export(folder, to=to, out=out, generation=generation, trust=trust)
+    print(f"{path}: {', '.join(sorted(file.name for file in path.iterdir()))}")
+    return 0
+
+
 def describe(recipe: Recipe, *, trust: bool = False) -> int:
     """Print how each parameter would be perturbed, and how many random numbers that takes.
 

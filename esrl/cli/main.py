@@ -33,6 +33,7 @@ COMMANDS = {
         "esrl.cli.commands",
         "Write an episode of a trained agent: a page that opens offline (Brax), or an MP4 or GIF.",
     ),
+    "export": Command("esrl.cli.commands", "Write a trained policy as files that act without esrl."),
     "describe": Command(
         "esrl.cli.commands", "Print how each parameter would be perturbed, and how many random numbers that takes."
     ),

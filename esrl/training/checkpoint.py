@@ -135,11 +135,17 @@ class Checkpoints:
         score = self._scores[generation]
         return score if score is not None and math.isfinite(score) else None
 
-    def check(self, init: Callable[[Any], Any], key: Any, generation: int | str | None = None) -> None:
+    def check(
+        self,
+        init: Callable[[Any], Any],
+        key: Any,
+        generation: int | str | None = None,
+        without: tuple[str, ...] = (),
+    ) -> None:
         """Compares a checkpoint with the states of an agent before one is made: that of a stranger's may have any size.
 
         Args:
-          init: `agent.init`. key: for it. generation: as in `restore`.
+          init: `agent.init`. key: for it. generation, without: as in `restore`.
 
         Raises:
           EsrlError: it does not fit.
@@ -147,9 +153,9 @@ class Checkpoints:
         shapes = jax.eval_shape(lambda key: state_file.leaves(init(key)), key)
         for number in self._asked(generation):
             with contextlib.suppress(Broken):
-                return state_file.check(self.path(number), shapes)
+                return state_file.check(self.path(number), shapes, without)
 
-    def restore(self, template: Any, generation: int | str | None = None) -> Any:
+    def restore(self, template: Any, generation: int | str | None = None, without: tuple[str, ...] = ()) -> Any:
         """The state of a generation, or the last one that is whole, in the form and on the devices of a template.
 
         A broken checkpoint gives way to the one before it, with a notice on standard error.
@@ -157,6 +163,7 @@ class Checkpoints:
         Args:
           template: a state of the same agent, such as `agent.init` gives.
           generation: which one, or "best"; the last whole one unless given.
+          without: fields of a saved state that the template does not have, and that are left unread.
 
         Raises:
           EsrlError: there is none, none that is whole, or it is of another network, environment or optimizer.
@@ -164,7 +171,7 @@ class Checkpoints:
         reasons: dict[int, str] = {}
         for number in self._asked(generation):
             try:
-                state = self._read(number, template)
+                state = self._read(number, template, without)
             except Broken as error:
                 reasons[number] = str(error)
                 continue
@@ -176,7 +183,7 @@ class Checkpoints:
             f"no checkpoint in {self.folder} is whole ({why})"
             if generation is None
             else f"the checkpoint of generation {number} in {self.folder} is broken ({why}); those that are whole:"
-            f" {[n for n in self.generations() if n not in reasons and self._is_whole(n, template)] or 'none'}"
+            f" {[n for n in self.generations() if n not in reasons and self._is_whole(n, template, without)] or 'none'}"
         )
 
     def _asked(self, generation: int | str | None) -> list[int]:
@@ -197,19 +204,19 @@ class Checkpoints:
             raise EsrlError(f"there is no checkpoint of generation {generation} in {self.folder}; there are {found}")
         return [int(number)]
 
-    def _read(self, generation: int, template: Any) -> Any:
+    def _read(self, generation: int, template: Any, without: tuple[str, ...]) -> Any:
         path = self.path(generation)
         if path.is_symlink():
             raise Broken("it is a link")
-        read = former_checkpoints.read if path.is_dir() else state_file.read
-        state = read(path, template)
+        former = path.is_dir()
+        state = former_checkpoints.read(path, template) if former else state_file.read(path, template, without)
         if int(state.generation) != generation:
             raise Broken(f"it is of generation {int(state.generation)}")
         return state
 
-    def _is_whole(self, generation: int, template: Any) -> bool:
+    def _is_whole(self, generation: int, template: Any, without: tuple[str, ...]) -> bool:
         try:
-            self._read(generation, template)
+            self._read(generation, template, without)
         except Broken:
             return False
         return True

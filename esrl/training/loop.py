@@ -96,11 +96,11 @@ class Run:
                 self.folder = RunFolder.existing(out)
             else:
                 recipe = self.recipe()
-                self.folder = RunFolder.create(out, recipe | {MADE: made(recipe["env"])})
+                self.folder = RunFolder.create(out, recipe | {MADE: made(recipe["env"])}, agent.env)
                 self._say_what_is_lost(recipe)
             self.folder.checkpoints.keep = keep
             if resume:
-                self.folder.go_on(self.recipe(), self.agent.in_force.keys() - self.agent.options.keys())
+                self.folder.go_on(self.recipe(), agent.env, self.agent.in_force.keys() - self.agent.options.keys())
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds. Every option in force, defaults too."""

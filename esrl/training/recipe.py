@@ -33,19 +33,16 @@ from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
-from esrl.core.options import Option, checked, options_of, todays_name, todays_value
-from esrl.core.types import EsrlError, nearest, seed_key
+from esrl.core.options import Option, options_of, todays_name, todays_value
+from esrl.core.types import EsrlError, nearest
 from esrl.envs.faults import LIMIT
-from esrl.envs.registry import check_again, load_attribute, make
+from esrl.envs.registry import load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training.budget import Budget
 from esrl.training.loop import MAX_FAILED, Run, iterate
 from esrl.training.recipe_table import MADE, read_table, with_former_defaults
-from esrl.training.run_folder import RunFolder
 from esrl.training.suite_defaults import ES
-from esrl.training.trained import Trained
-from esrl.training.trust import check_code
 
 Constructor = Callable[..., Agent]
 AGENTS: dict[str, Constructor] = {
@@ -271,48 +268,3 @@ def _checked(where: str, data: dict[str, Any], known: dict[str, Option], custom:
         value = todays_value(name, value)
         found[name] = value if custom and value == CUSTOM else known[name].check(value, f"{where}{name}")
     return found
-
-
-# ---- trained agents -------------------------------------------------------------------------------------------------
-
-
-@checked
-def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agent | None = None,
-         generation: int | str | None = None, seed: int = 0, trust: bool = False) -> Trained:  # fmt: skip
-    """A trained agent from a run's folder: its recipe and its last checkpoint.
-
-    Neither holds code. A recipe may name some, as `file.py:Class`; it is run where it was trained with, or by `trust`.
-
-    Args:
-      folder: what `out` was.
-      env: the environment, when it was a Python object; or another one with the same spaces.
-      policy: the network, when it was a Python object.
-      agent: the agent itself, when only Python code can make it (a noise space of your own, say).
-      generation: generation of the checkpoint; None is the last, "best" the one with the highest held-out score.
-      seed: of the actions of `predict`, for policies that sample.
-      trust: run the code that the recipe names, also where nobody has named it here before.
-
-    Returns:
-      A `Trained`: `esrl.load(folder).predict(observation)`, or `agent, state, recipe = esrl.load(folder)`.
-
-    Raises:
-      EsrlError: not a run's folder, no checkpoint in it yet, one that does not fit, or code that nobody has named here.
-
-    Example:
-      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
-      >>> result = esrl.train(agent, generations=2, num_evals=0, out=tmp_path / "run")
-      >>> esrl.load(tmp_path / "run").predict(np.zeros(4, np.float32)) in (0, 1)
-      True
-    """
-    run = RunFolder.existing(folder)
-    recipe = read(run.recipe, run=True)
-    if agent is None and env is None:
-        check_again(recipe.env)
-    if agent is None:
-        needed = {"env": recipe.env if env is None else "", "policy": recipe.policy if policy is None else {}}
-        check_code(needed, folder, trust)
-    built = agent or recipe.build(env, policy)
-    key = seed_key(recipe.seed)
-    run.checkpoints.check(built.init, key, generation)
-    state = run.checkpoints.restore(built.init(key), generation)
-    return Trained(built, state, recipe, seed)

@@ -17,6 +17,7 @@ import numpy as np
 import tomli_w
 
 from esrl.core.types import EsrlError, notice
+from esrl.training import stored_spaces
 from esrl.training.checkpoint import Checkpoints
 from esrl.training.events import Events
 from esrl.training.files import clear_parts, open_plain, read_bytes, replace_bytes, replacing, writing
@@ -31,7 +32,8 @@ _DRAWN = 20_000  # rows of a learning curve, beside those with a score
 class RunFolder:
     """The files of one run.
 
-    `recipe.toml` says how to run it again, `metrics.jsonl` has a line for each generation, `checkpoints/` has states.
+    `recipe.toml` says how to run it again, `spaces.json` what acting needs of the environment, `metrics.jsonl` has a
+    line for each generation, `checkpoints/` has states.
     With `esrl[logs]`, `curve.png` is the learning curve, and TensorBoard reads the folder as it is.
     """
 
@@ -41,14 +43,15 @@ class RunFolder:
         self.checkpoints = Checkpoints(home / "checkpoints")
         self._metrics = Metrics(home / "metrics.jsonl")
         self.recipe = home / "recipe.toml"
+        self.spaces = home / stored_spaces.NAME
         self._curve = home / "curve.png"
         self._opened = False
         self._events: Events | None = None
         self._lock: Any = None
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], recipe: dict[str, Any]) -> RunFolder:
-        """A new folder with its recipe.
+    def create(cls, path: str | os.PathLike[str], recipe: dict[str, Any], env: Any) -> RunFolder:
+        """A new folder with its recipe and the spaces of its environment.
 
         Raises:
           EsrlError: the path exists and is not an empty folder, or cannot be written.
@@ -59,6 +62,7 @@ class RunFolder:
         with writing(f"output folder {run.path}"):
             run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
             replace_bytes(run.recipe, text.encode())
+            run._keep_spaces(env)
         remember(recipe)  # who trains with code has named it
         return run
 
@@ -78,6 +82,13 @@ class RunFolder:
             what = "a link, and none is followed in a run's folder" if folder.is_symlink() else "no folder"
             raise EsrlError(f"{folder} is {what}, but must be the folder of the checkpoints; put that there")
         return run
+
+    def _keep_spaces(self, env: Any) -> None:
+        """Writes the spaces of the environment, where they can be and are not yet."""
+        text = None if os.path.lexists(self.spaces) else stored_spaces.stored(env)
+        if text is not None:
+            with writing(self.spaces):
+                replace_bytes(self.spaces, text)
 
     def hold(self) -> None:
         """Keeps other processes from training in this folder, until `release` or the end of this process, of any kind.
@@ -137,11 +148,11 @@ class RunFolder:
             done = f"the rows of {last['generation']} generations are in {aside.name}"
             notice(f"{self.path} has no checkpoint, and begins anew; {done}")
 
-    def go_on(self, recipe: dict[str, Any], left_out: Set[str] = frozenset()) -> None:
+    def go_on(self, recipe: dict[str, Any], env: Any, left_out: Set[str] = frozenset()) -> None:
         """Compares the run's recipe with that of the agent which is to go on with it, and writes down what may change.
 
         Args:
-          recipe: of that agent.
+          recipe: of that agent. env: its environment.
           left_out: its options that have their defaults; a recipe that does not say them has these as well.
 
         Raises:
@@ -151,6 +162,7 @@ class RunFolder:
         self.hold()
         try:
             self._go_on(recipe, left_out)
+            self._keep_spaces(env)  # an older esrl did not
         except EsrlError:
             self.release()
             raise

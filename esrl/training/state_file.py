@@ -166,8 +166,8 @@ def _bytes(kind: str, shape: tuple[int, ...]) -> int:
     return count
 
 
-def read(path: Path, template: Any) -> Any:
-    """The state in a file, in the form and on the devices of a template.
+def read(path: Path, template: Any, without: tuple[str, ...] = ()) -> Any:
+    """The state in a file, in the form and on the devices of a template, without some of the file's fields.
 
     Raises:
       Broken: it is none of ours, or damaged.
@@ -176,7 +176,7 @@ def read(path: Path, template: Any) -> Any:
     with _opened(path) as file:
         head = _head(file)
         # Before the arrays are read: what does not fit may have any size.
-        _compare(head, leaves(template))
+        _compare(head, leaves(template), without)
         file.seek(0)
         data = file.read(head.size)
     try:
@@ -192,18 +192,21 @@ def read(path: Path, template: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), flat)
 
 
-def check(path: Path, wanted: dict[str, Any]) -> None:
+def check(path: Path, wanted: dict[str, Any], without: tuple[str, ...] = ()) -> None:
     """Compares a file's arrays, of which none is read, with the `leaves` of a state, or with their shapes alone.
+
+    Fields named in `without` are not compared.
 
     Raises:
       Broken: it is none of ours, or damaged.
       EsrlError: it does not fit, or is of a later version.
     """
-    _compare(read_head(path), wanted)
+    _compare(read_head(path), wanted, without)
 
 
-def _compare(head: Head, wanted: dict[str, Any]) -> None:
-    there = {name: f"{kind}{list(shape)}" for name, (kind, shape) in head.arrays.items()}
+def _compare(head: Head, wanted: dict[str, Any], without: tuple[str, ...]) -> None:
+    kept = {name: array for name, array in head.arrays.items() if name.partition("/")[0] not in without}
+    there = {name: f"{kind}{list(shape)}" for name, (kind, shape) in kept.items()}
     compare(there, {name: f"{leaf.dtype.name}{list(leaf.shape)}" for name, leaf in wanted.items()})
 
 

@@ -1,12 +1,12 @@
 """Files of runs that are damaged, or written by somebody who means ill: is it always the clear error, and nothing else?
 
-    python -m experiments.survival.fuzz                     # 100,000 recipes, 10,000 checkpoints, 10,000 metrics files
+    python -m experiments.survival.fuzz                     # 100,000 recipes, 10,000 files of each other kind
     python -m experiments.survival.fuzz --recipes 2000 --files 500
 
-Recipes, checkpoints and metrics files are mutated: bits, bytes, lines, values; some recipes that still read are built.
-What may happen: the file is read as what it is, or one `EsrlError` (for a checkpoint `Broken`, after which an older one
-is used). An audit hook watches meanwhile: nothing is imported, no process starts, nothing is opened for writing, and
-nothing outside of the folder is opened.
+Recipes, checkpoints, metrics files and stored spaces are mutated: bits, bytes, lines, values; some recipes that still
+read are built. What may happen: the file is read as what it is, or one `EsrlError` (for a checkpoint `Broken`, after
+which an older one is used). An audit hook watches meanwhile: nothing is imported, no process starts, nothing is opened
+for writing, and nothing outside of the folder is opened.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import jax
 
 import esrl
-from esrl.training import state_file
+from esrl.training import state_file, stored_spaces
 from esrl.training.logs import Metrics
 from esrl.training.recipe import read
 from experiments import script
@@ -89,7 +89,7 @@ class Arguments:
 
     recipes: int = 100_000
     built: int = 1000  # of the recipes that read, how many are made into agents
-    files: int = 10_000  # mutated checkpoints, and as many metrics files
+    files: int = 10_000  # mutated checkpoints, and as many metrics files and stored spaces
     seed: int = 0
     out: Path = results("survival") / "fuzz.csv"
 
@@ -247,7 +247,7 @@ def read_once(path: Path) -> None:
 
 
 def files(arguments: Arguments, watch: Watched, folder: Path, kept: Path) -> list[dict[str, Any]]:
-    """Mutated checkpoints and metrics files."""
+    """Mutated checkpoints, metrics files and stored spaces."""
     agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((4,)), population=4)
     run = esrl.train(agent, generations=3, num_evals=0, out=folder / "run").out
     assert run is not None
@@ -257,6 +257,7 @@ def files(arguments: Arguments, watch: Watched, folder: Path, kept: Path) -> lis
     for what, path, call in (
         ("checkpoints", state, lambda: state_file.read(state, template)),
         ("metrics", run / "metrics.jsonl", lambda: _metrics(run / "metrics.jsonl")),
+        ("spaces", run / stored_spaces.NAME, lambda: stored_spaces.read(run / stored_spaces.NAME)),
     ):
         whole, tally, begun = path.read_bytes(), Tally(what, kept), time.monotonic()
         call()

@@ -17,6 +17,7 @@ from esrl.cli.main import main
 from esrl.core.types import seed_key
 from esrl.envs.base import recipe_name_of
 from esrl.envs.registry import check_again
+from esrl.training import stored_spaces
 
 
 class Own(gymnasium.Env):
@@ -271,6 +272,8 @@ def test_what_has_no_text_is_asked_for_again(tmp_path, capsys, monkeypatch):
         out = tmp_path / str(number)
         agent = esrl.eggroll(env, esrl.mlp(()), population=4)
         esrl.iterate(agent, generations=1, num_evals=0, out=out)
+        assert stored_spaces.read(out / stored_spaces.NAME).observation_space == OnDevice.observation_space
+        (out / stored_spaces.NAME).unlink()  # as in a folder of an older esrl; with it the policy could act
         with pytest.raises(EsrlError, match=r"was a Python object; give it again: esrl.load\(folder, env=...\)"):
             esrl.load(out)
         assert main(["train", "--resume", str(out)]) == 2 and "was a Python object" in capsys.readouterr().err
