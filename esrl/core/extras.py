@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from esrl.core.types import EsrlError
+from esrl.core.errors import EsrlError
 
 
 def import_extra(module: str, extra: str, purpose: str) -> ModuleType:

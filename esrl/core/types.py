@@ -1,39 +1,22 @@
-"""Errors, type aliases, keys, and exact 64-bit counters."""
+"""Type aliases, keys, and exact 64-bit counters; errors and notices of `esrl.core.errors` by the same names."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import sys
-from collections.abc import Iterable
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from esrl.core.errors import EsrlError as EsrlError
+from esrl.core.errors import close_to as close_to
+from esrl.core.errors import nearest as nearest
+from esrl.core.errors import notice as notice
+from esrl.core.errors import notice_once as notice_once
+from esrl.core.errors import reason_of as reason_of
+
 PyTree = Any
 Array = jax.Array
 Key = jax.Array  # a typed threefry key, `jax.random.key(seed, impl="threefry2x32")`
-
-
-class EsrlError(ValueError):
-    """Bad input, said in one sentence: what was given, what is needed, what to change."""
-
-
-def reason_of(error: BaseException) -> str:
-    """An error's type and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def notice(text: str) -> None:
-    """Says something on standard error that stops nothing."""
-    with contextlib.suppress(OSError):  # the terminal may be gone
-        print(f"esrl: notice: {text}", file=sys.stderr)
-
-
-notice_once = cache(notice)  # of each text, in a process
 
 
 def seed_key(seed: int) -> Key:
@@ -65,20 +48,6 @@ def run_key(key: Any) -> Key:
         return jax.random.wrap_key_data(jnp.asarray(key), impl="threefry2x32")
     given = f"{dtype}{list(shape)}" if shape is not None else f"a {type(key).__name__}"
     raise EsrlError(f"one JAX key is needed, as jax.random.key(0), but got {given}")
-
-
-def close_to(given: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """The known names that are near a name, nearest first."""
-    return difflib.get_close_matches(given, sorted(known), n=limit, cutoff=0.5)
-
-
-def nearest(given: str, known: Iterable[str], limit: int = 3) -> str:
-    """A `; did you mean ...?` clause for an unknown name, or the known names when nothing is near."""
-    known = sorted(known)
-    close = close_to(given, known, limit)
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; known: {', '.join(known)}" if known else ""
 
 
 class Count(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from esrl.core.types import EsrlError
+from esrl.core.errors import EsrlError
 from esrl.training.files import open_plain, writing
 
 Row = dict[str, Any]

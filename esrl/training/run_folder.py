@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ import tomli_w
 from esrl.core.types import EsrlError, notice
 from esrl.training.checkpoint import Checkpoints
 from esrl.training.files import clear_parts, open_plain, replace_bytes, replacing, writing
+from esrl.training.films import FOLDER, Films
 from esrl.training.logs import Events, Metrics, Row
-from esrl.training.recipe_table import differences, read_table, with_former_defaults
+from esrl.training.recipe_file import read_table
+from esrl.training.recipe_table import differences, with_former_defaults
+from esrl.training.status import FILE, Status
 from esrl.training.stopping import protected
 from esrl.training.trust import remember
 
 _DRAWN = 20_000  # rows of a learning curve, beside those with a score
+_SHARE = 20  # seconds between two drawings, in multiples of what the last one took
+_FIRST_DRAWING = 1.0  # seconds that the first is taken for: it imports matplotlib
 
 
 class RunFolder:
@@ -38,7 +44,10 @@ class RunFolder:
         self.checkpoints = Checkpoints(home / "checkpoints")
         self._metrics = Metrics(home / "metrics.jsonl")
         self.recipe = home / "recipe.toml"
+        self.status = Status(home / FILE)
+        self.films = Films(home / FOLDER)
         self._curve = home / "curve.png"
+        self._drawn, self._drawing = time.monotonic(), _FIRST_DRAWING
         self._opened = False
         self._events: Events | None = None
         self._lock: Any = None
@@ -194,6 +203,20 @@ class RunFolder:
             if self._events is not None:
                 self._events.write(row)
 
+    def redraw(self) -> None:
+        """Draws the learning curve, unless that takes more than a twentieth of the time since it was drawn last."""
+        begun = time.monotonic()
+        if not self._opened or begun - self._drawn < _SHARE * self._drawing:
+            return
+        with contextlib.suppress(OSError):  # what cannot be written says so when a row is to be
+            self._draw()
+        self._drawn = time.monotonic()
+        self._drawing = self._drawn - begun
+
+    def _draw(self) -> None:
+        with contextlib.suppress(ImportError):
+            draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
+
     def close(self) -> None:
         """Closes the logs and draws the learning curve.
 
@@ -210,8 +233,7 @@ class RunFolder:
         events, self._opened, self._events = self._events, False, None
         if events is not None:
             events.close()
-        with contextlib.suppress(ImportError):
-            draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
+        self._draw()
 
 
 def _holds_files(run: RunFolder) -> bool:

@@ -1,0 +1,42 @@
+"""Errors and notices. Needs the standard library alone, so that a command without JAX can have them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Iterable
+from functools import cache
+
+
+class EsrlError(ValueError):
+    """Bad input, said in one sentence: what was given, what is needed, what to change."""
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def notice(text: str) -> None:
+    """Says something on standard error that stops nothing."""
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"esrl: notice: {text}", file=sys.stderr)
+
+
+notice_once = cache(notice)  # of each text, in a process
+
+
+def close_to(given: str, known: Iterable[str], limit: int = 3) -> list[str]:
+    """The known names that are near a name, nearest first."""
+    return difflib.get_close_matches(given, sorted(known), n=limit, cutoff=0.5)
+
+
+def nearest(given: str, known: Iterable[str], limit: int = 3) -> str:
+    """A `; did you mean ...?` clause for an unknown name, or the known names when nothing is near."""
+    known = sorted(known)
+    close = close_to(given, known, limit)
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; known: {', '.join(known)}" if known else ""
