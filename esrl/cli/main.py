@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, render, describe, envs. Each command is a function; its docstring is its help."""
+"""The command line: train, evaluate, render, describe, envs, watch. Each command is a function; its docstring is its help."""
 
 from __future__ import annotations
 
@@ -170,7 +170,26 @@ def envs(pattern: str = "", *, json: bool = False) -> int:
     return _tell(found, as_text(found, whole=bool(pattern)), json)
 
 
-COMMANDS = {command.__name__: command for command in (train, evaluate, render, describe, envs)}
+def watch(
+    folders: tuple[str, ...] = ("runs",), *, host: str = "127.0.0.1", port: int = 8642, open: bool = False
+) -> int:
+    """Show runs in a browser, while they train and afterwards: curves, the population, films, time left.
+
+    Serves a page to this machine alone, until Ctrl-C. Needs no network and no account.
+
+    Args:
+      folders: folders of runs, or folders that hold such. Without them: runs.
+      host: address to listen to. Any other than 127.0.0.1 lets whoever reaches it read the runs.
+      port: port to listen to, or the next one that is free; 0 is any.
+      open: open a browser.
+    """
+    from esrl.watch.server import watch as serve
+
+    serve([at(folder) for folder in folders], host, port, open)
+    return 0
+
+
+COMMANDS = {command.__name__: command for command in (train, evaluate, render, describe, envs, watch)}
 
 
 # ---- parts of them --------------------------------------------------------------------------------------------------
