@@ -27,13 +27,14 @@ from esrl.watch.runs import Runs, WatchedRun
 
 PORT = 8642
 _TRIED = 50  # ports after a taken one
-_SCRIPTS = ("main.js", "list.js", "chart.js", "draw.js", "data.js", "film.js")
+_SCRIPTS = ("main.js", "list.js", "chart.js", "draw.js", "data.js", "film.js", "series.js")
 _PAGE = {
     "index.html": "text/html; charset=utf-8",
     "watch.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     **dict.fromkeys(
-        ("main.js", "list.js", "chart.js", "draw.js", "data.js", "film.js"), "text/javascript; charset=utf-8"
+        ("main.js", "list.js", "chart.js", "draw.js", "data.js", "film.js", "series.js"),
+        "text/javascript; charset=utf-8",
     ),
 }
 _FILMS = {".html": "text/html; charset=utf-8", ".mp4": "video/mp4", ".gif": "image/gif"}
