@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import re
+import signal
 import socket
 import socketserver
 import sys
@@ -277,5 +278,7 @@ def watch(folders: Sequence[Path], host: str = "127.0.0.1", port: int = PORT, sh
         print(f"watching {', '.join(map(str, folders))} at {server.address} (Ctrl-C ends this)", flush=True)
         if show:
             webbrowser.open(server.address)
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # esrl.core.interrupts has it so while packages load
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -7,9 +7,29 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 
 PATIENCE = 30.0  # seconds
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+# The browser reads its file 3 and writes its file 4.
+PLACE = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for number, end in enumerate(ends, 3):
+    os.dup2(end, number)
+    os.set_inheritable(number, True)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium():
@@ -27,13 +47,10 @@ class Chromium:
 
     def __init__(self, profile, size=(1440, 900), dark=False):
         to_read, to_write = os.pipe(), os.pipe()
-        command = (
-            f'exec "$0" --headless=new --no-sandbox --disable-gpu --no-first-run --disable-dev-shm-usage'
-            f' --disable-background-networking --hide-scrollbars --remote-debugging-pipe "--user-data-dir={profile}"'
-            f" --window-size={size[0]},{size[1]} about:blank 3<&{to_write[0]} 4>&{to_read[1]}"
-        )
+        command = [sys.executable, "-c", PLACE, str(to_write[0]), str(to_read[1]), find_chromium(), *FLAGS]
+        command += [f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "about:blank"]
         self._process = subprocess.Popen(
-            ["sh", "-c", command, find_chromium()],
+            command,
             pass_fds=(to_write[0], to_read[1]),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -44,11 +61,19 @@ class Chromium:
         self._in, self._out = to_read[0], to_write[1]
         self._known, self._number, self._rest = {}, 0, b""
         self.problems = []
+        try:
+            self._begin(size, dark)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _begin(self, size, dark):
         target = next(t for t in self._call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         attached = self._call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)
         if dark:
             features = [{"name": "prefers-color-scheme", "value": "dark"}]
             self.call("Emulation.setEmulatedMedia", features=features)
@@ -121,11 +146,11 @@ class Chromium:
                 if value := self.do(script):
                     return value
             time.sleep(0.05)
-        raise AssertionError(f"never true: {script}")
+        raise AssertionError(f"never true: {script}; the page said {self.problems}")
 
     def click(self, selector):
         """A mouse's click on the middle of an element, as a person makes it."""
-        self.wait(f"document.querySelector({selector!r})")
+        self.wait(f"document.querySelector({selector!r}) !== null")
         place = self.do(
             f"(() => {{ const e = document.querySelector({selector!r}); e.scrollIntoView({{block: 'center'}});"
             " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"

@@ -23,7 +23,12 @@ export class Chart {
     this.waiting = false;
     new ResizeObserver(() => this.later()).observe(place);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.later());
-    this.canvas.addEventListener("pointermove", (event) => this.point(event.offsetX, event.offsetY));
+    this.canvas.addEventListener("pointermove", (event) => {
+      const place = `${event.clientX} ${event.clientY}`;
+      if (place === this.pointer) return;  // browsers repeat it where a layout changes, which keys may have caused
+      this.pointer = place;
+      this.point(event.offsetX, event.offsetY);
+    });
     this.canvas.addEventListener("pointerleave", () => this.point(null));
     this.canvas.addEventListener("blur", () => this.point(null));
     this.canvas.addEventListener("keydown", (event) => this.key(event));
@@ -32,6 +37,7 @@ export class Chart {
   // series: lists x (ascending) and y, or low and high, with label and color. words: shown where there is nothing.
   set(series, label, words, format = number) {
     this.series = series.filter((one) => one.x.length);
+    if (label !== this.label) this.point(null);  // where the cursor was is elsewhere now
     this.label = label;
     this.format = format;
     this.words.textContent = this.series.length ? "" : words;
@@ -116,7 +122,7 @@ export class Chart {
       const swatch = element("i");
       swatch.style.setProperty("--own", `var(${one.ink})`);
       swatch.style.opacity = one.y ? 1 : 0.45;
-      const spread = one.y && one.spread ? ` ± ${this.format(one.spread[i])}` : "";
+      const spread = one.y && Number.isFinite(one.spread?.[i]) ? ` ± ${this.format(one.spread[i])}` : "";
       const text = one.y ? this.format(one.y[i]) + spread : `${this.format(one.low[i])} … ${this.format(one.high[i])}`;
       return element("tr", {}, element("td", {}, swatch), element("td", { textContent: one.label, title: one.label }), element("td", { textContent: text }));
     });
