@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, render, describe, envs, watch. A command is a function; its docstring is its help."""
+"""The command line: train, evaluate, render, describe, envs, watch. Each is a function; its docstring is its help."""
 
 from __future__ import annotations
 

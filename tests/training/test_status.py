@@ -1,5 +1,6 @@
 """What a run says of itself from outside: status.json, quantiles, films, and a curve that is redrawn."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -141,11 +142,7 @@ def test_of_another_machine_nothing_is_said_where_no_lock_tells(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(
-        st.one_of(st.floats(-1e3, 1e3, width=32), st.sampled_from([np.nan, np.inf, -np.inf])), min_size=6, max_size=6
-    )
-)
+@given(st.lists(st.floats(-1e3, 1e3, width=32) | st.sampled_from([np.nan, np.inf, -np.inf]), min_size=6, max_size=6))
 def test_quantiles_are_numpys_of_the_finite_members(values):
     fitness = np.array(values, np.float32).reshape(3, 2)
     finite = fitness[np.isfinite(fitness)]
@@ -273,7 +270,7 @@ def test_the_curve_is_drawn_while_a_run_goes_on_but_takes_a_twentieth_of_its_tim
     while now[0] < 200:
         now[0] += 0.1
         folder.redraw()
-    assert drawn[0] >= 20 and all(b - a >= 10 for a, b in zip(drawn, drawn[1:], strict=False))
+    assert drawn[0] >= 20 and all(b - a >= 10 for a, b in itertools.pairwise(drawn))
     assert 10 <= len(drawn) <= 20
     folder.close()
 
