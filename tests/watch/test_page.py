@@ -145,7 +145,7 @@ def test_a_person_looks_at_runs(runs, serve, tmp_path_factory):
         page.do("filter.value = ''; filter.dispatchEvent(new Event('input'))")
         with (runs / "live" / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"generation": 21, "env_steps": 2100, "eval_return_mean": 77.5, "seconds": 9}) + "\n")
-        page.wait(f"{item('live')}.querySelector('.score').textContent === '77.5'")
+        page.wait(f"{item('live')}.querySelector('.reached b').textContent === '77.5'")
         assert page.problems == []
 
 

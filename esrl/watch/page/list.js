@@ -40,18 +40,18 @@ class Item {
     this.check.addEventListener("change", () => list.toggled(key, this.check.checked));
     this.name = element("button", { type: "button", className: "name" });
     this.name.addEventListener("click", () => list.picked(key));
-    this.score = element("span", { className: "score" });
+    this.score = element("b");
     this.what = element("span", { className: "what" });
-    this.best = element("span", { className: "best" });
+    this.best = element("span");
+    this.reached = element("span", { className: "reached" }, this.score, this.best);
     this.words = element("span");
     this.state = element("span", { className: "state" }, element("span", { className: "mark" }), this.words);
-    this.left = element("span", { className: "left" });
     this.fill = element("span", { className: "fill" });
     this.track = element("span", { className: "track" }, this.fill);
     this.track.setAttribute("role", "progressbar");
     this.wrong = element("span", { className: "wrong" });
-    this.li = element("li", { className: "run" }, this.check, this.name, this.score, this.what, this.best, this.state,
-      this.left, this.track, this.wrong);
+    this.li = element("li", { className: "run" }, this.check, this.name, this.what, this.state, this.reached,
+      this.track, this.wrong);
   }
 
   update(run, shown, picked, color) {
@@ -68,9 +68,9 @@ class Item {
     this.score.textContent = run.last === null ? "" : number(run.last);
     this.score.title = run.last === null ? "" : `last held-out return ${number(run.last)} ± ${number(run.last_std)}`;
     this.best.textContent = run.best === null ? "" : `best ${number(run.best)}`;
+    this.reached.hidden = run.last === null;
     this.best.title = run.best === null ? "" : `best held-out return, after generation ${run.best_generation}`;
-    this.words.textContent = stateOf(run);
-    this.left.textContent = leftOf(run);
+    this.words.textContent = [stateOf(run), leftOf(run)].filter(Boolean).join(" · ");
     const part = run.state === "finished" ? 1 : run.progress ?? 0;
     this.fill.style.width = `${(100 * part).toFixed(1)}%`;
     this.track.setAttribute("aria-valuenow", Math.round(100 * part));

@@ -39,6 +39,7 @@ function toggle(key, shown) {
 
 function pick(key) {
   state.picked = key;
+  state.chosen = true;
   state.shown.add(key);
   update();
 }
@@ -58,7 +59,9 @@ function update() {
 function show() {
   const runs = store.keys.map((key) => store.runs.get(key)), there = new Set(store.keys), seen = listed();
   for (const key of state.shown) if (!there.has(key)) state.shown.delete(key);
-  if (!there.has(state.picked)) state.picked = runs.find((run) => UNDER_WAY.has(run.state))?.key ?? runs[0]?.key ?? null;
+  const now = store.runs.get(state.picked), live = runs.find((run) => UNDER_WAY.has(run.state));
+  if (!now) state.picked = (live ?? runs.find((run) => run.rows && !run.wrong) ?? runs[0])?.key ?? null;
+  else if (live && !state.chosen && !UNDER_WAY.has(now.state)) state.picked = live.key;  // until a person has chosen
   const env = store.runs.get(state.picked)?.env;
   for (const run of runs.filter((each) => !state.known.has(each.key))) {  // new ones of an environment are shown, up to a number
     state.known.add(run.key);
@@ -93,18 +96,21 @@ function showCharts(ours, color) {
     : waiting ? "Reading …" : ours.some((run) => run.state === "compiling") ? "Compiling: the first evaluation comes after it."
     : "No held-out evaluation in these runs.");
   $("n-returns").textContent = !returns.length ? "" : returns.some((one) => one.runs > 1)
-    ? "mean and one standard deviation, over seeds where there are several, else over held-out episodes"
-    : "mean and one standard deviation over held-out episodes";
+    ? "mean and one standard deviation over seeds (of a single run: over episodes)"
+    : "mean and one standard deviation over episodes";
   const names = new Set(ours.flatMap((run) => store.about(run.key)?.metrics ?? []));
   chooseMetric(names);
   const columns = ours.map((run) => [run, run.rows && store.about(run.key)?.metrics.includes(state.metric) ? store.series(run.key, [state.metric]) : null]);
-  charts.metrics.set(curves(columns, state.metric, look), label, ours.length ? "Nothing of it is written yet." : "Choose runs on the left.");
+  charts.metrics.set(curves(columns, state.metric, look), label, !ours.length ? "Choose runs on the left."
+    : columns.some(([run, data]) => run.rows && !data && (!store.about(run.key) || store.about(run.key).metrics.includes(state.metric)))
+      ? "Reading …" : "Nothing of it is written.");
   const run = store.runs.get(state.picked), about = run && store.about(run.key);
   const population = populationOf(about?.metrics ?? [], run && state.shown.has(run.key) ? color(run.key).ink : "--accent");
   const data = population && run.rows ? store.series(run.key, population.names) : null;
   charts.population.set(data ? population.curves(data, state.axis) : [], label,
     !run || !run.rows || !about ? "Nothing of it is written yet." : population ? "Reading …" : "This run has no population: evolution strategies have one.");
-  $("n-population").textContent = population && run ? `${run.name} · ${population.note}` : "";
+  $("n-population").textContent = population?.note ?? "";
+  $("n-population").title = run?.name ?? "";
 }
 
 function chooseMetric(names) {

@@ -73,7 +73,7 @@ export function populationOf(metrics, ink) {
     return (name) => order.map(([x, i]) => (name === axis ? x : data[name][i]));
   };
   if (has(QUANTILES)) return {
-    names: QUANTILES, note: "fitness: median, 25–75 % and 5–95 % of the members",
+    names: QUANTILES, note: "fitness: median, 25–75 %, 5–95 %",
     curves: (data, axis) => {
       const [q05, q25, q50, q75, q95] = QUANTILES.map(sorted(data, axis)), x = sorted(data, axis)(axis);
       return [{ ...shape, x, y: q50, label: "median", width: 1.8 }, { ...shape, x, low: q25, high: q75, label: "25–75 %", shade: 0.26 },
@@ -81,7 +81,7 @@ export function populationOf(metrics, ink) {
     },
   };
   if (has(RANGE)) return {
-    names: RANGE, note: "fitness: mean, and from least to most",
+    names: RANGE, note: "fitness: mean, least to most",
     curves: (data, axis) => {
       const [low, mean, high] = RANGE.map(sorted(data, axis)), x = sorted(data, axis)(axis);
       return [{ ...shape, x, y: mean, label: "mean", width: 1.8 }, { ...shape, x, low, high, label: "least to most", shade: 0.15 }];
