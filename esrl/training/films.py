@@ -46,7 +46,7 @@ class Films:
         """
         if self._given_up:
             return
-        from esrl.envs.faults import WATCH, Hang
+        from esrl.envs.faults import WATCH, Hang  # here: who reads films, as `esrl watch`, needs no JAX
 
         try:
             WATCH.start(seconds, "a film's environment")

@@ -21,6 +21,7 @@ from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT, Faults
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
+from esrl.training.films import Films
 from esrl.training.progress import Progress, watched
 from esrl.training.run_folder import RunFolder
 from esrl.training.stopping import Stop, Stopped
@@ -95,6 +96,7 @@ class Run:
             self.folder.checkpoints.keep = keep
             if resume:
                 self.folder.go_on(self.recipe())
+        self._films = Films(self.folder.films) if films and self.folder is not None else None
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds."""
@@ -195,8 +197,8 @@ class Run:
 
     def _film(self, state: Any, score: float | None) -> None:
         """A film of the policy, where films are wanted. No clock runs: it is no part of training."""
-        if self.films and self.folder is not None and self.grid.num_evals:
-            self.folder.films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
+        if self._films is not None and self.grid.num_evals:
+            self._films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
 
     def _end(self, folder: RunFolder, state: Any, last: Row, ended: BaseException | None) -> None:
         """Saves and closes everything that can be; an error of one keeps no other from that."""

@@ -18,7 +18,6 @@ import tomli_w
 from esrl.core.types import EsrlError, notice
 from esrl.training.checkpoint import Checkpoints
 from esrl.training.files import clear_parts, open_plain, replace_bytes, replacing, writing
-from esrl.training.films import FOLDER, Films
 from esrl.training.logs import Events, Metrics, Row
 from esrl.training.recipe_file import read_table
 from esrl.training.recipe_table import differences, with_former_defaults
@@ -45,7 +44,7 @@ class RunFolder:
         self._metrics = Metrics(home / "metrics.jsonl")
         self.recipe = home / "recipe.toml"
         self.status = Status(home / FILE)
-        self.films = Films(home / FOLDER)
+        self.films = home / "films"
         self._curve = home / "curve.png"
         self._drawn, self._drawing = time.monotonic(), _FIRST_DRAWING
         self._opened = False

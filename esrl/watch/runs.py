@@ -188,7 +188,7 @@ class WatchedRun:
             ("seconds", "seconds_training"),
         ):
             whole, now = self._recipe.get(budget), last.get(spent)
-            if type(whole) in (int, float) and whole > 0 and now is not None:
+            if isinstance(whole, (int, float)) and whole > 0 and now is not None:
                 shares.append(now / whole)
         return min(max(shares), 1.0) if shares else None
 

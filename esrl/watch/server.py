@@ -44,7 +44,7 @@ _PIECE = 1 << 16  # bytes of a film that are sent at once
 _IDLE = 60  # seconds that a connection may say nothing
 POLICY = (
     "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'"
+    " frame-ancestors 'self'"
 )
 FILM_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';"
@@ -91,7 +91,7 @@ class Watcher(ThreadingHTTPServer):
     def server_bind(self) -> None:
         # Not HTTPServer's, which asks a name server what this machine is called.
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[0], self.server_address[1]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A reader that went away is no error of ours; all others are said in one line."""

@@ -281,8 +281,9 @@ def _lines_with(name: str, data: bytes) -> Iterator[bytes]:
 
 
 def _score(line: bytes) -> Score | None:
+    at = {name: _value(name, line) for name in AXES}
     mean, std = (_value(name, line) for name in SCORES)
-    return None if mean is None else Score(*(_value(name, line) for name in AXES), mean, std)
+    return None if mean is None else Score(**at, mean=mean, std=std)
 
 
 def _value(name: str, line: bytes) -> float | None:

@@ -3,6 +3,7 @@
 import { element, number } from "./data.js";
 
 const LAST = "last";
+const SECONDS = 10;  // that a film is shown before a newer one takes its place by itself
 
 export class Film {
   constructor(buttons, screen, caption) {
@@ -15,9 +16,11 @@ export class Film {
     const films = run ? run.films : [];
     const choices = named(films, run);
     const chosen = choices.find(([name]) => name === this.wanted) ?? choices.find(([name]) => name === LAST) ?? choices.at(-1);
-    const state = JSON.stringify([run?.key, choices, chosen]);
+    const state = JSON.stringify([run?.key, this.wanted, choices, chosen]);
     if (state === this.state) return;
-    this.state = state;
+    const same = this.key === run?.key && this.named === this.wanted && chosen;
+    if (same && this.shown && performance.now() - this.since < 1000 * SECONDS) return;  // the next look asks again
+    Object.assign(this, { state, key: run?.key, named: this.wanted, since: performance.now() });
     this.buttons.replaceChildren(...(choices.length > 1 ? choices : []).map(([name]) => {
       const button = element("button", { type: "button", textContent: name });
       button.setAttribute("aria-pressed", String(name === chosen[0]));

@@ -67,9 +67,10 @@ class Item {
     this.what.title = [run.env, run.agent].filter(Boolean).join(" · ") + seed;
     this.score.textContent = run.last === null ? "" : number(run.last);
     this.score.title = run.last === null ? "" : `last held-out return ${number(run.last)} ± ${number(run.last_std)}`;
-    this.best.textContent = run.best === null ? "" : `best ${number(run.best)}`;
+    this.best.textContent = run.best === null || run.best === run.last ? "" : `best ${number(run.best)}`;
     this.reached.hidden = run.last === null;
-    this.best.title = run.best === null ? "" : `best held-out return, after generation ${run.best_generation}`;
+    this.best.hidden = !this.best.textContent;
+    this.best.title = run.best === null || run.best === run.last ? "" : `best held-out return, after generation ${run.best_generation}`;
     this.words.textContent = [stateOf(run), leftOf(run)].filter(Boolean).join(" · ");
     const part = run.state === "finished" ? 1 : run.progress ?? 0;
     this.fill.style.width = `${(100 * part).toFixed(1)}%`;
