@@ -268,6 +268,7 @@ def estimate(es: ES, state: ESState, fitness: Array) -> tuple[list[Array], list[
     return first, second
 
 
+QUANTILES = (5, 25, 50, 75, 95)  # percent of the population's fitness, as metrics
 _Moved = tuple[PyTree, PyTree, PyTree, Signal]  # parameters, optimizer, average, signal
 
 
@@ -313,11 +314,27 @@ def summary(experience: Experience) -> Metrics:
         "fitness_std": jnp.sqrt(_mean((experience.fitness - mean) ** 2, good)),
         "fitness_min": jnp.min(jnp.where(good, experience.fitness, jnp.inf)),
         "fitness_max": jnp.max(jnp.where(good, experience.fitness, -jnp.inf)),
+        **_quantiles(experience.fitness, good),
         "return_mean": _mean(experience.returns, jnp.isfinite(experience.returns)),
         "length_mean": jnp.mean(experience.lengths.astype(jnp.float32)),
         "nonfinite": jnp.sum(~good | jnp.any(experience.nonfinite, axis=2)),
         "all_nonfinite": ~jnp.any(good),
     }
+
+
+def _quantiles(x: Array, where: Array) -> Metrics:
+    """Quantiles of the entries that count, between neighbors linearly; infinite when none does."""
+    ranked = jnp.sort(jnp.where(where, x, jnp.inf), axis=None)  # what does not count is last
+    last = jnp.maximum(jnp.sum(where.astype(jnp.int32)) - 1, 0)
+    found = {}
+    for percent in QUANTILES:
+        # In whole numbers: float32 would lose the place in a population of millions.
+        whole, rest = divmod(last, 100)
+        below = whole * percent + rest * percent // 100
+        part = (rest * percent % 100).astype(jnp.float32) / 100
+        low, high = ranked[below], ranked[jnp.minimum(below + 1, last)]
+        found[f"fitness_q{percent:02d}"] = low + jnp.where(part > 0, part * (high - low), 0.0)
+    return found
 
 
 def _mean(x: Array, where: Array) -> Array:

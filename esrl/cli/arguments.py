@@ -39,7 +39,8 @@ def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], a
     # A TypedDict that is not total gets no key for a flag that was left out. A dataclass would get its default, which
     # would then override the recipe.
     fields = {heading: typed_dict(heading, _fields(tyro, flags), total=False) for heading, flags in groups.items()}
-    positional = {argument.name: Annotated[tyro.conf.Positional[str], _arg(tyro, argument, argument.name.upper())]}
+    kind: Any = tuple[str, ...] if argument.type is tuple else str
+    positional = {argument.name: Annotated[tyro.conf.Positional[kind], _arg(tyro, argument, argument.name.upper())]}
     every = typed_dict("every", positional | fields, total=False)
     plain = _todays(argv, [flag.name for flags in groups.values() for flag in flags])
     errors = io.StringIO()

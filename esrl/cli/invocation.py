@@ -29,7 +29,9 @@ def invocation(command: Callable[..., Any], argv: Sequence[str]) -> dict[str, An
         recipe, given = recipe_of(command, argv)
         return {"recipe": recipe} | values(given, own)
     meanings = arguments_of(command.__doc__ or "")
-    argument = Option(first.name, str, help=meanings[first.name])
+    # A tuple is the default of an argument that may be given any number of times.
+    kind = tuple if isinstance(first.default, tuple) else str
+    argument = Option(first.name, kind, help=meanings[first.name])
     given = texts(command.__name__, argument, {"command": own.values()}, argv, about(command))
     if first.name not in given and first.default is first.empty:
         raise EsrlError(f"say {argument.help.rstrip('.')}, as: esrl {command.__name__} runs/first")

@@ -37,6 +37,11 @@ COMMANDS = {
     "describe": Command(
         "esrl.cli.commands", "Print how each parameter would be perturbed, and how many random numbers that takes."
     ),
+    "watch": Command(
+        "esrl.cli.watching",
+        "Show runs in a browser, while they train and afterwards: curves, the population, films, time left.",
+        jax=False,
+    ),
     "envs": Command("esrl.cli.list_envs", "List environments, or show one.", jax=False),
     "completion": Command("esrl.cli.completion", "Print a script that completes commands in your shell.", jax=False),
 }

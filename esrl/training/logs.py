@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from esrl.core.types import EsrlError
+from esrl.core.errors import EsrlError
 from esrl.training.files import open_plain, writing
 
 Row = dict[str, Any]
@@ -34,7 +34,7 @@ class Metrics:
 
     def rows(self) -> list[Row]:
         """All rows written so far; a line that is none, as a last one that a kill cut short, is left out."""
-        return [row for line in self._lines() if (row := _row(line)) is not None]
+        return [row for line in self._lines() if (row := parse_row(line)) is not None]
 
     def last(self) -> Row:
         """The last row, found from the end of the file; empty where there is none."""
@@ -50,7 +50,7 @@ class Metrics:
         wanted = f'"{whole}"'.encode()
         step = max(1, sum(1 for _ in self._lines()) // most)
         lines = (line for i, line in enumerate(self._lines()) if i % step == 0 or wanted in line)
-        return [row for line in lines if (row := _row(line)) is not None]
+        return [row for line in lines if (row := parse_row(line)) is not None]
 
     def _lines(self) -> Iterator[bytes]:
         if self.path.exists():
@@ -91,7 +91,7 @@ class Metrics:
                     continue
                 if not known:
                     return None, 0
-                row = _row(line + known[-1:])
+                row = parse_row(line + known[-1:])
                 if row is not None and row["generation"] <= generation:
                     return row, place + len(known)
                 known = head + found
@@ -119,7 +119,7 @@ class Metrics:
         self._file = None
 
 
-def _row(line: bytes) -> Row | None:
+def parse_row(line: bytes) -> Row | None:
     """A line as a row; None where it is not whole, or none of ours."""
     if not line.endswith(b"\n"):
         return None

@@ -22,6 +22,7 @@ from esrl.envs.faults import LIMIT, Faults
 from esrl.envs.registry import check_again
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.evaluation import evaluate
+from esrl.training.films import Films
 from esrl.training.progress import Progress, watched
 from esrl.training.provenance import made
 from esrl.training.recipe_table import MADE
@@ -64,6 +65,7 @@ class Run:
         eval_seed: int | None,
         checkpoint_every: int | None,
         keep: str,
+        films: bool,
         on_env_error: str,
         max_failed: float,
         env_timeout: float,
@@ -77,7 +79,9 @@ class Run:
             raise EsrlError("checkpoint_every is given, but no folder to keep checkpoints in; give out as well")
         self.seed = seed
         self.eval_episodes, self.eval_seed = eval_episodes, seed if eval_seed is None else eval_seed
-        self.checkpoint_every, self.keep = checkpoint_every, keep
+        if films and out is None:
+            raise EsrlError("films is given, but no folder to keep films in; give out as well")
+        self.checkpoint_every, self.keep, self.films = checkpoint_every, keep, films
         self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout
         self.hyperparams = check_hyperparams(agent, hyperparams or {})
         # An evolution strategy is timed in two parts. What is one program on the device stays one.
@@ -101,6 +105,7 @@ class Run:
             self.folder.checkpoints.keep = keep
             if resume:
                 self.folder.go_on(self.recipe(), agent.env, self.agent.in_force.keys() - self.agent.options.keys())
+        self._films = Films(self.folder.films) if films and self.folder is not None else None
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds. Every option in force, defaults too."""
@@ -113,6 +118,7 @@ class Run:
             "eval_seed": None if self.eval_seed == self.seed else self.eval_seed,
             "checkpoint_every": self.checkpoint_every,
             "keep": self.keep,
+            "films": self.films,
             "on_env_error": self.on_env_error,
             "max_failed": self.max_failed,
             "env_timeout": self.env_timeout,
@@ -182,9 +188,14 @@ class Run:
         last = kept or {}
         if int(state.generation) and not kept:  # its metrics are gone
             last = {"generation": int(state.generation), "env_steps": int(state.env_steps), **self.clock.row()}
+        if self.folder is not None:
+            self.folder.status.begin(self.progress(state))
+        ended: BaseException | None = None
         try:
             if last and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
                 yield int(state.generation), state, last
+            if not last:
+                self._film(state, None)
             while self.progress(state) < 1:
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
@@ -193,16 +204,29 @@ class Run:
                 state = after  # only now: whatever breaks off, a saved generation has its row
                 if self.folder is not None and self._checkpoint_due(before, state):
                     self.folder.checkpoints.save(state, last.get("eval_return_mean"))
+                if self.folder is not None:
+                    self.folder.status.generation(int(state.generation), self.progress(state))
+                    if "eval_return_mean" in last:
+                        self.folder.redraw()
+                        self._film(state, last["eval_return_mean"])
                 yield int(state.generation), state, last
+        except BaseException as error:
+            ended = error
+            raise
         finally:
             if self.folder is not None:
-                self._end(self.folder, state, last)
+                self._end(self.folder, state, last, ended)
 
-    @staticmethod
-    def _end(folder: RunFolder, state: Any, last: Row) -> None:
+    def _film(self, state: Any, score: float | None) -> None:
+        """A film of the policy, where films are wanted. No clock runs: it is no part of training."""
+        if self._films is not None and self.grid.num_evals:
+            self._films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
+
+    def _end(self, folder: RunFolder, state: Any, last: Row, ended: BaseException | None) -> None:
         """Saves and closes everything that can be; an error of one keeps no other from that."""
         with contextlib.ExitStack() as ending:
             ending.callback(folder.release)
+            ending.push(lambda kind, error, trace: folder.status.end(self.progress(state), error or ended))
             ending.callback(folder.close)
             if not int(state.generation):
                 return
@@ -288,8 +312,14 @@ class Run:
 
     def _score(self, state: Any) -> Row:
         self._count_faults()
+        status = None if self.folder is None else self.folder.status
+        if status is not None:
+            status.evaluating()
+        before = self.clock.evaluating
         with self.clock.measure("evaluate"):
             scored = evaluate(self.agent, state, self.eval_episodes, self.eval_seed)
+        if status is not None:
+            status.evaluated(self.clock.evaluating - before)
         self._count_faults()
         returns, sound = scored.returns, np.isfinite(scored.returns)
         if self._faults is not None and sound.any():
@@ -339,6 +369,7 @@ def iterate(
     eval_seed: int | None = None,
     checkpoint_every: int | None = None,
     keep: str = "last",
+    films: bool = False,
     on_env_error: str = "fail",
     max_failed: float = MAX_FAILED,
     env_timeout: float = LIMIT,
@@ -364,6 +395,8 @@ def iterate(
       eval_seed: seed of the held-out worlds; None is `seed`.
       checkpoint_every: generations between checkpoints of the whole state; None makes one with each evaluation.
       keep: checkpoints to keep: the last two ("last"), also the one with the highest held-out score ("best"), or "all".
+      films: make a short film of the unperturbed policy at each evaluation, in `out`/films: the first, the best and the
+        last are kept. It takes a part of a second to seconds each, which the clock of training does not count.
       on_env_error: what an error, an exit or a hang of a Gymnasium environment means: its episode counts as failed
         ("fail"; the metric env_faults counts them), or the run stops ("stop").
       max_failed: share of a generation's episodes that may fail so; above it the run stops.
@@ -393,6 +426,7 @@ def iterate(
         eval_seed=eval_seed,
         checkpoint_every=checkpoint_every,
         keep=keep,
+        films=films,
         on_env_error=on_env_error,
         max_failed=max_failed,
         env_timeout=env_timeout,
@@ -416,6 +450,7 @@ def train(
     eval_seed: int | None = None,
     checkpoint_every: int | None = None,
     keep: str = "last",
+    films: bool = False,
     on_env_error: str = "fail",
     max_failed: float = MAX_FAILED,
     env_timeout: float = LIMIT,
@@ -432,8 +467,8 @@ def train(
     Args:
       agent: from `esrl.eggroll` or another constructor.
       env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
-      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, on_env_error,
-        max_failed, env_timeout, hyperparams, resume: as in `esrl.iterate`.
+      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, films,
+        on_env_error, max_failed, env_timeout, hyperparams, resume: as in `esrl.iterate`.
       progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
       on_generation: called as `on_generation(generation, state, metrics)` after each generation.
 

@@ -41,7 +41,8 @@ from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
 from esrl.training.budget import Budget
 from esrl.training.loop import MAX_FAILED, Run, iterate
-from esrl.training.recipe_table import MADE, read_table, with_former_defaults
+from esrl.training.recipe_file import read_table
+from esrl.training.recipe_table import MADE, with_former_defaults
 from esrl.training.suite_defaults import ES
 
 Constructor = Callable[..., Agent]
@@ -82,7 +83,7 @@ class Recipe:
       env: what `esrl.make` takes. agent: a name in AGENTS.
       policy, options: the tables [policy] and [options] of the file.
       env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep,
-        on_env_error, max_failed, env_timeout: the arguments of `esrl.iterate`.
+        films, on_env_error, max_failed, env_timeout: the arguments of `esrl.iterate`.
     """
 
     env: str
@@ -97,6 +98,7 @@ class Recipe:
     eval_seed: int | None = None
     checkpoint_every: int | None = None
     keep: str = "last"
+    films: bool = False
     on_env_error: str = "fail"
     max_failed: float = MAX_FAILED
     env_timeout: float = LIMIT

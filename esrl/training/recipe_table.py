@@ -1,49 +1,26 @@
-"""Recipes as the tables that their files hold: read within bounds, by today's names and defaults, and compared."""
+"""Recipes as the tables that their files hold: by today's names and defaults, and compared."""
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Set
-from pathlib import Path
 from typing import Any
 
 from esrl.core.options import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError
-from esrl.training.files import read_bytes
 from esrl.training.suite_defaults import ES
 
 FIXED = ("env", "agent", "seed")  # what a run keeps, beside its tables
 TABLES = ("policy", "options")
 # What a run's recipe of before does not say where it has its default.
-RUN_DEFAULTS = {"early_evals": 0, "keep": "last", "on_env_error": "fail", "max_failed": 0.5, "env_timeout": 300.0}
+RUN_DEFAULTS = {
+    "early_evals": 0,
+    "keep": "last",
+    "films": False,
+    "on_env_error": "fail",
+    "max_failed": 0.5,
+    "env_timeout": 300.0,
+}
 MADE = "made"  # a table of where the run comes from, which makes no difference
-LONGEST = 1 << 16  # bytes of a recipe at most
-_DOTS = 200  # dots of a line at most: what Python's reader takes for a dotted key grows with the square of its parts
-
-
-def read_table(path: Path) -> dict[str, Any]:
-    """A recipe as the tables that its file holds.
-
-    Raises:
-      EsrlError: there is none, or it is no TOML, too long, or nested too deeply.
-    """
-    try:
-        text = read_bytes(path, LONGEST).decode()
-        dotted = any(line.count(".") > _DOTS for line in text.splitlines())
-        why = f"a line has over {_DOTS} dots"
-        if not dotted:
-            return tomllib.loads(text)
-    except EsrlError:  # no plain file, or too long
-        raise
-    except FileNotFoundError as error:
-        raise EsrlError(f"there is no recipe {path}") from error
-    except OSError as error:
-        why = error.strerror or str(error)
-    except RecursionError:
-        why = "it is nested too deeply"
-    except ValueError as error:  # TOML's own errors, other bytes than UTF-8, a number of thousands of digits
-        why = str(error)
-    raise EsrlError(f"{path} cannot be read as a recipe: {why}")
 
 
 def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,14 @@ class Episode:
         return float(sum(self.rewards))
 
 
-def render(agent: Agent, state: Any, out: str | Path, seed: int = 0, form: str = "auto") -> tuple[Path, Episode]:
+def render(
+    agent: Agent,
+    state: Any,
+    out: str | Path,
+    seed: int = 0,
+    form: str = "auto",
+    max_steps: int | None = None,
+) -> tuple[Path, Episode]:
     """Plays an episode and writes it to a file beside `out`.
 
     Args:
@@ -48,6 +56,7 @@ def render(agent: Agent, state: Any, out: str | Path, seed: int = 0, form: str =
       out: the file without its ending.
       seed: of the episode's world.
       form: "html" (Brax), "mp4" or "gif"; "auto" is html for Brax, and else mp4 where ffmpeg is at hand, or gif.
+      max_steps: of the episode that are shown; None shows it to its end.
 
     Returns:
       The file and the episode.
@@ -63,12 +72,16 @@ def render(agent: Agent, state: Any, out: str | Path, seed: int = 0, form: str =
     if is_brax and form in ("mp4", "gif"):
         raise EsrlError("Brax environments are shown as a page; use html")
     if is_brax:
-        return _page(agent, state, at(out), seed)
-    episode = _drawn_episode(agent, state, seed) if on_device(agent.env) else _host_episode(agent, state, seed)
+        return _page(agent, state, at(out), seed, max_steps)
+    play = _drawn_episode if on_device(agent.env) else _host_episode
+    episode = play(agent, state, seed, max_steps)
     return _video(agent, episode, at(out), form), episode
 
 
-def _step(agent: Agent) -> Callable[..., Any]:
+@lru_cache(maxsize=8)  # the films of a run compile once
+def _compiled(agent: Agent) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """An agent's environment begun, and stepped by the agent."""
+
     @jax.jit
     def step(state: Any, world: PyTree, obs: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, ...]:
         act_key, env_key = jax.random.split(key)
@@ -76,15 +89,26 @@ def _step(agent: Agent) -> Callable[..., Any]:
         world, obs, reward, terminated = agent.env.step(world, action, env_key)
         return world, obs, carry, reward, terminated
 
-    return step
+    return jax.jit(agent.env.reset), step
 
 
-def _device_episode(agent: Agent, state: Any, seed: int) -> Episode:
+@lru_cache(maxsize=8)
+def _act(agent: Agent) -> Callable[..., Any]:
+    return jax.jit(agent.act)
+
+
+def _length(agent: Agent, max_steps: int | None) -> int:
+    whole = max_episode_steps_of(agent.env)
+    return whole if max_steps is None else min(whole, max_steps)
+
+
+def _device_episode(agent: Agent, state: Any, seed: int, max_steps: int | None) -> Episode:
     key = jax.random.fold_in(seed_key(seed), _SHOWN)
-    world, obs = jax.jit(agent.env.reset)(jax.random.fold_in(key, 0))
-    episode, carry, step = Episode(getattr(agent.env, "env", agent.env)), agent.policy.carry, _step(agent)
+    reset, step = _compiled(agent)
+    world, obs = reset(jax.random.fold_in(key, 0))
+    episode, carry = Episode(getattr(agent.env, "env", agent.env)), agent.policy.carry
     episode.states.append(jax.device_get(world))
-    for t in range(max_episode_steps_of(agent.env)):
+    for t in range(_length(agent, max_steps)):
         world, obs, carry, reward, terminated = step(state, world, obs, carry, jax.random.fold_in(key, t + 1))
         episode.states.append(jax.device_get(world))
         episode.rewards.append(float(reward))
@@ -93,11 +117,11 @@ def _device_episode(agent: Agent, state: Any, seed: int) -> Episode:
     return episode
 
 
-def _page(agent: Agent, state: Any, out: Path, seed: int) -> tuple[Path, Episode]:
+def _page(agent: Agent, state: Any, out: Path, seed: int, max_steps: int | None) -> tuple[Path, Episode]:
     from esrl.training.brax_page import page
 
     state = jax.device_get(state)
-    episode = _device_episode(agent, state, seed)
+    episode = _device_episode(agent, state, seed, max_steps)
     brax = agent.env.env
     shown = [world.pipeline_state for world in episode.states]
     subtitle = f"{agent.name}, return {episode.total:.0f} in {len(episode.rewards)} steps"
@@ -107,10 +131,10 @@ def _page(agent: Agent, state: Any, out: Path, seed: int) -> tuple[Path, Episode
     return path, episode
 
 
-def _drawn_episode(agent: Agent, state: Any, seed: int) -> Episode:
+def _drawn_episode(agent: Agent, state: Any, seed: int, max_steps: int | None) -> Episode:
     if not hasattr(agent.env, "render"):
         raise EsrlError(f"{name_of(agent.env)} draws nothing; give it a method render(state) -> rgb array [H, W, 3]")
-    episode = _device_episode(agent, jax.device_get(state), seed)
+    episode = _device_episode(agent, jax.device_get(state), seed, max_steps)
     with _drawing(agent):
         episode.frames = [_frame(agent, agent.env.render(world)) for world in episode.states]
     return episode
@@ -170,10 +194,10 @@ class _drawing:
             raise EsrlError(f"{self.name} cannot be drawn ({why}), {_NEEDED}") from error
 
 
-def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
+def _host_episode(agent: Agent, state: Any, seed: int, max_steps: int | None) -> Episode:
     state = jax.device_get(state)
     key = jax.random.fold_in(seed_key(seed), _SHOWN)
-    act = jax.jit(agent.act)
+    act = _act(agent)
     with _drawing(agent):
         env = agent.env.make_one(render_mode="rgb_array")
         episode = Episode(env)
@@ -181,7 +205,7 @@ def _host_episode(agent: Agent, state: Any, seed: int) -> Episode:
             name = agent.env.name
             obs = observation_of(name, env.reset(seed=seed))
             carry, space = agent.policy.carry, agent.env.action_space
-            for t in range(agent.env.max_episode_steps):
+            for t in range(_length(agent, max_steps)):
                 episode.frames.append(_frame(agent, env.render()))
                 seen = to_device(agent.env.observation_space, obs)
                 action, carry = act(state, seen, carry, jax.random.fold_in(key, t + 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import time
 import weakref
 from collections.abc import Set
 from pathlib import Path
@@ -22,11 +23,15 @@ from esrl.training.checkpoint import Checkpoints
 from esrl.training.events import Events
 from esrl.training.files import clear_parts, open_plain, read_bytes, replace_bytes, replacing, writing
 from esrl.training.logs import Metrics, Row
-from esrl.training.recipe_table import LONGEST, MADE, differences, read_table, with_former_defaults
+from esrl.training.recipe_file import LONGEST, read_table
+from esrl.training.recipe_table import MADE, differences, with_former_defaults
+from esrl.training.status import FILE, Status
 from esrl.training.stopping import protected
 from esrl.training.trust import remember
 
 _DRAWN = 20_000  # rows of a learning curve, beside those with a score
+_SHARE = 20  # seconds between two drawings, in multiples of what the last one took
+_FIRST_DRAWING = 1.0  # seconds that the first is taken for: it imports matplotlib
 
 
 class RunFolder:
@@ -44,7 +49,10 @@ class RunFolder:
         self._metrics = Metrics(home / "metrics.jsonl")
         self.recipe = home / "recipe.toml"
         self.spaces = home / stored_spaces.NAME
+        self.status = Status(home / FILE)
+        self.films = home / "films"
         self._curve = home / "curve.png"
+        self._drawn, self._drawing = time.monotonic(), _FIRST_DRAWING
         self._opened = False
         self._events: Events | None = None
         self._lock: Any = None
@@ -212,6 +220,20 @@ class RunFolder:
             if self._events is not None:
                 self._events.write(row, fitness)
 
+    def redraw(self) -> None:
+        """Draws the learning curve, unless that takes more than a twentieth of the time since it was drawn last."""
+        begun = time.monotonic()
+        if not self._opened or begun - self._drawn < _SHARE * self._drawing:
+            return
+        with contextlib.suppress(OSError):  # what cannot be written says so when a row is to be
+            self._draw()
+        self._drawn = time.monotonic()
+        self._drawing = self._drawn - begun
+
+    def _draw(self) -> None:
+        with contextlib.suppress(ImportError):
+            draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
+
     def close(self) -> None:
         """Closes the logs and draws the learning curve.
 
@@ -228,8 +250,7 @@ class RunFolder:
         events, self._opened, self._events = self._events, False, None
         if events is not None:
             events.close()
-        with contextlib.suppress(ImportError):
-            draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
+        self._draw()
 
 
 def check_new(path: str | os.PathLike[str]) -> None:
