@@ -68,7 +68,7 @@ LIMITS = {
     **dict.fromkeys(("hidden", "channels"), Limit(1, 2**16)),
     **dict.fromkeys(
         ("sigma", "learning_rate", "sigma_decay", "lr_decay", "memory_gib", "clip_eps", "reward_scale", "anneal_steps",
-         "seconds", "max_excess_variance", "max_grad_norm", "signal_pairs", "horizon_steps", "env_timeout"),
+         "seconds", "minutes", "max_excess_variance", "max_grad_norm", "signal_pairs", "horizon_steps", "env_timeout"),
         Limit(0, open=True),
     ),
     **dict.fromkeys(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,6 +29,7 @@ from esrl.training.provenance import made
 from esrl.training.recipe_table import MADE
 from esrl.training.run_folder import RunFolder
 from esrl.training.stopping import Stop, Stopped
+from esrl.training.trackers import Tracking
 
 MOST_LOST = 100  # generations in a row without a finite gradient step
 MAX_FAILED = 0.5  # share of a generation's episodes that may fail in the environment
@@ -66,6 +68,9 @@ class Run:
         checkpoint_every: int | None,
         keep: str,
         films: bool,
+        stop_at_return: float | None,
+        minutes: float | None,
+        track: Any,
         on_env_error: str,
         max_failed: float,
         env_timeout: float,
@@ -105,6 +110,11 @@ class Run:
             self.folder.checkpoints.keep = keep
             if resume:
                 self.folder.go_on(self.recipe(), agent.env, self.agent.in_force.keys() - self.agent.options.keys())
+        self.stop_at_return, self.minutes, self.track = stop_at_return, minutes, track
+        if stop_at_return is not None and not grid.num_evals:
+            raise EsrlError("stop_at_return is given, but nothing is scored; give num_evals")
+        self._tracking = None if track is None else Tracking(track)
+        self.ended_by = ""  # why it ended before its budget did
         self._films = Films(self.folder.films) if films and self.folder is not None else None
 
     def recipe(self) -> dict[str, Any]:
@@ -119,6 +129,9 @@ class Run:
             "checkpoint_every": self.checkpoint_every,
             "keep": self.keep,
             "films": self.films,
+            "stop_at_return": self.stop_at_return,
+            "minutes": self.minutes,
+            "track": self.track if isinstance(self.track, str) else None,
             "on_env_error": self.on_env_error,
             "max_failed": self.max_failed,
             "env_timeout": self.env_timeout,
@@ -188,6 +201,10 @@ class Run:
         last = kept or {}
         if int(state.generation) and not kept:  # its metrics are gone
             last = {"generation": int(state.generation), "env_steps": int(state.env_steps), **self.clock.row()}
+        if self._tracking is not None:
+            where = None if self.folder is None else self.folder.path
+            called = where.name if where is not None else f"{self.agent.name} on {name_of(self.agent.env)}"
+            self._tracking.start(called, self.recipe(), where)
         if self.folder is not None:
             self.folder.status.begin(self.progress(state))
         ended: BaseException | None = None
@@ -196,12 +213,15 @@ class Run:
                 yield int(state.generation), state, last
             if not last:
                 self._film(state, None)
-            while self.progress(state) < 1:
+            self._begun = time.monotonic()
+            while self.progress(state) < 1 and not self._enough(last):
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
                 if self.folder is not None:
                     self.folder.write(last, self._fitness if "eval_return_mean" in last else None)
                 state = after  # only now: whatever breaks off, a saved generation has its row
+                if self._tracking is not None:
+                    self._tracking.log(last)
                 if self.folder is not None and self._checkpoint_due(before, state):
                     self.folder.checkpoints.save(state, last.get("eval_return_mean"))
                 if self.folder is not None:
@@ -214,8 +234,19 @@ class Run:
             ended = error
             raise
         finally:
+            if self._tracking is not None:
+                self._tracking.end(finished=ended is None)
             if self.folder is not None:
                 self._end(self.folder, state, last, ended)
+
+    def _enough(self, last: Row) -> bool:
+        """Whether the run ends before its budget does."""
+        score = last.get("eval_return_mean")
+        if self.stop_at_return is not None and score is not None and score >= self.stop_at_return:
+            self.ended_by = f"the held-out return has reached {self.stop_at_return:g} (stop_at_return)"
+        elif self.minutes is not None and time.monotonic() - self._begun > 60 * self.minutes:
+            self.ended_by = f"{self.minutes:g} minutes are over"
+        return bool(self.ended_by)
 
     def _film(self, state: Any, score: float | None) -> None:
         """A film of the policy, where films are wanted. No clock runs: it is no part of training."""
@@ -370,6 +401,9 @@ def iterate(
     checkpoint_every: int | None = None,
     keep: str = "last",
     films: bool = False,
+    stop_at_return: float | None = None,
+    minutes: float | None = None,
+    track: Any = None,
     on_env_error: str = "fail",
     max_failed: float = MAX_FAILED,
     env_timeout: float = LIMIT,
@@ -397,6 +431,10 @@ def iterate(
       keep: checkpoints to keep: the last two ("last"), also the one with the highest held-out score ("best"), or "all".
       films: make a short film of the unperturbed policy at each evaluation, in `out`/films: the first, the best and the
         last are kept. It takes a part of a second to seconds each, which the clock of training does not count.
+      stop_at_return: end the run once an evaluation's mean return is this or more.
+      minutes: end the run after so many minutes of this process, compiling and evaluations too; it can go on later.
+      track: a tracker to log to as well: "wandb", "mlflow", "trackio", or an object with `start`, `log` and `end`
+        (`esrl.training.trackers.Tracker`).
       on_env_error: what an error, an exit or a hang of a Gymnasium environment means: its episode counts as failed
         ("fail"; the metric env_faults counts them), or the run stops ("stop").
       max_failed: share of a generation's episodes that may fail so; above it the run stops.
@@ -427,6 +465,9 @@ def iterate(
         checkpoint_every=checkpoint_every,
         keep=keep,
         films=films,
+        stop_at_return=stop_at_return,
+        minutes=minutes,
+        track=track,
         on_env_error=on_env_error,
         max_failed=max_failed,
         env_timeout=env_timeout,
@@ -451,6 +492,9 @@ def train(
     checkpoint_every: int | None = None,
     keep: str = "last",
     films: bool = False,
+    stop_at_return: float | None = None,
+    minutes: float | None = None,
+    track: Any = None,
     on_env_error: str = "fail",
     max_failed: float = MAX_FAILED,
     env_timeout: float = LIMIT,
@@ -467,8 +511,8 @@ def train(
     Args:
       agent: from `esrl.eggroll` or another constructor.
       env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
-      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, films,
-        on_env_error, max_failed, env_timeout, hyperparams, resume: as in `esrl.iterate`.
+      seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, films, stop_at_return,
+        minutes, track, on_env_error, max_failed, env_timeout, hyperparams, resume: as in `esrl.iterate`.
       progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
       on_generation: called as `on_generation(generation, state, metrics)` after each generation.
 
@@ -519,5 +563,7 @@ def finish(
     if stop.asked and run.progress(state) < 1:
         raise Stopped(stop.asked)
     if progress is not None:
+        if run.ended_by:
+            progress.say(run.ended_by)
         progress.end(metrics, out)
     return Result(run.agent, state, metrics, out)

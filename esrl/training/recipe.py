@@ -83,7 +83,7 @@ class Recipe:
       env: what `esrl.make` takes. agent: a name in AGENTS.
       policy, options: the tables [policy] and [options] of the file.
       env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep,
-        films, on_env_error, max_failed, env_timeout: the arguments of `esrl.iterate`.
+        films, stop_at_return, minutes, track, on_env_error, max_failed, env_timeout: the arguments of `esrl.iterate`.
     """
 
     env: str
@@ -99,6 +99,9 @@ class Recipe:
     checkpoint_every: int | None = None
     keep: str = "last"
     films: bool = False
+    stop_at_return: float | None = None
+    minutes: float | None = None
+    track: str | None = None
     on_env_error: str = "fail"
     max_failed: float = MAX_FAILED
     env_timeout: float = LIMIT
