@@ -209,11 +209,11 @@ class Run:
             self.folder.status.begin(self.progress(state))
         ended: BaseException | None = None
         try:
-            if last and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
+            self._begun = time.monotonic()
+            if last and (self.progress(state) >= 1 or self._enough(last)):  # a finished run is gone on with: its last row, and nothing more
                 yield int(state.generation), state, last
             if not last:
                 self._film(state, None)
-            self._begun = time.monotonic()
             while self.progress(state) < 1 and not self._enough(last):
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
