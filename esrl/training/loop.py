@@ -210,7 +210,8 @@ class Run:
         ended: BaseException | None = None
         try:
             self._begun = time.monotonic()
-            if last and (self.progress(state) >= 1 or self._enough(last)):  # a finished run is gone on with: its last row, and nothing more
+            # A finished run is gone on with: its last row, and nothing more.
+            if last and (self.progress(state) >= 1 or self._enough(last)):
                 yield int(state.generation), state, last
             if not last:
                 self._film(state, None)
