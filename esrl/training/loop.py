@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics
+from esrl.algorithms.es import quantiles
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
@@ -334,6 +335,7 @@ class Run:
             row["padded_steps"] = int(after.padded_steps)
         row |= values
         if self.agent.kind == "evolution":
+            row |= quantiles(experience.fitness)
             plan = self.agent.plan
             row |= {"noise_floats_per_member": plan.num_random, "dense_floats_per_member": plan.num_params}
         if start:
