@@ -50,7 +50,14 @@ def ended(process):
     return said.splitlines()[-1]
 
 
+def hears_signals():
+    """A shell's background job ignores these two, and so would its processes."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+
 def started(out, **given):
+    given = {"preexec_fn": hears_signals} | given
     return subprocess.Popen(
         [*TRAIN, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **given
     )

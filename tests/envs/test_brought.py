@@ -119,7 +119,9 @@ def test_an_environment_that_cannot_be_made_again_is_one_sentence():
             if Third.made > 4:
                 raise RuntimeError("no license\nfor more")
 
-    with pytest.raises(EsrlError, match="Third: its lanes cannot be made: RuntimeError: no license") as caught:
+    with pytest.raises(
+        EsrlError, match=r"Third: \d of \d environments could be made, the next could not \(RuntimeError: no license"
+    ) as caught:
         esrl.train(esrl.eggroll(Third, TINY, population=4), generations=1, num_evals=0)
     assert "\n" not in str(caught.value)
 

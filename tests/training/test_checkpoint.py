@@ -145,6 +145,7 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path, capsys, break
     (places / "²²²²²²²²").mkdir()
     assert int(esrl.load(tmp_path / "run", agent=agent()).state.generation) == 1
     said = capsys.readouterr().err
+    said = "".join(line for line in said.splitlines(keepends=True) if "made in Python" not in line)
     assert said.count("\n") == 1 and "checkpoint 2" in said and "is broken" in said and "1 is used" in said
     with pytest.raises(EsrlError, match=r"those that are whole: \[1\]"):
         esrl.load(tmp_path / "run", agent=agent(), generation=2)
@@ -298,20 +299,22 @@ def test_a_checkpoint_that_does_not_fit_names_the_first_array(tmp_path, capfd):
     assert "\n" not in str(caught.value)
     with pytest.raises(EsrlError, match=r"opt_state.* in the checkpoint, absent in this agent"):
         esrl.load(tmp_path / "run", agent=agent(optimizer="sgd"))
-    assert capfd.readouterr() == ("", "")  # nothing from Orbax, TensorStore, or an event loop
+    out, err = capfd.readouterr()
+    # Nothing from Orbax, TensorStore, or an event loop.
+    assert out == "" and all("made in Python" in line for line in err.splitlines())
 
 
 @pytest.mark.parametrize(
     ("options", "given", "sentence"),
     [
-        ({"learning_rate": 0.5}, {}, "learning_rate: the run has its default, you gave 0.5"),
+        ({"learning_rate": 0.5}, {}, "learning_rate: the run has 0.2, you gave 0.5"),
         (
             {"population": 8, "sigma": 0.3},
             {},
-            "population: the run has 4, you gave 8; sigma: the run has its default, you gave 0.3",
+            "population: the run has 4, you gave 8; sigma: the run has 0.05, you gave 0.3",
         ),
         ({}, {"seed": 3}, "seed: the run has 0, you gave 3"),
-        ({}, {"hyperparams": {"sigma": 0.3}}, "sigma: the run has its default, you gave 0.3"),
+        ({}, {"hyperparams": {"sigma": 0.3}}, "sigma: the run has 0.05, you gave 0.3"),
         ({"optimizer": "rmsprop"}, {}, "optimizer: the run has 'clipup', you gave 'rmsprop'"),
     ],
 )
@@ -330,7 +333,7 @@ def test_what_may_change_is_taken_said_and_written(tmp_path, capsys):
     recipe = tomllib.loads((tmp_path / "run" / "recipe.toml").read_text())
     assert (recipe["generations"], recipe["num_evals"], recipe["eval_episodes"]) == (2, 1, 2)
     always = {"optimizer": "clipup", "episodes_per_member": 2, "averaging": 0.97}
-    assert recipe["options"] == {"population": 4, **always} and not list((tmp_path / "run").glob(".*"))
+    assert recipe["options"].items() >= {"population": 4, **always}.items() and not list((tmp_path / "run").glob(".*"))
 
 
 def test_an_old_recipe_goes_on(tmp_path):

@@ -263,7 +263,7 @@ def test_the_curve_is_drawn_while_a_run_goes_on_but_takes_a_twentieth_of_its_tim
 
     monkeypatch.setattr(run_folder.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(run_folder, "draw_curve", draw)
-    folder = run_folder.RunFolder.create(tmp_path / "run", {"seed": 0})
+    folder = run_folder.RunFolder.create(tmp_path / "run", {"seed": 0}, esrl.make(CARTPOLE))
     folder.open(0)
     while now[0] < 200:
         now[0] += 0.1

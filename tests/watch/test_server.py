@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -244,10 +245,16 @@ def test_the_page_needs_the_standard_library_alone():
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def hears_interrupts():
+    """A shell's background job ignores them, and so would its processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_the_command_says_where_the_page_is_and_ends_quietly(tmp_path, write):
     write(tmp_path / "one", rows(3))
     command = [sys.executable, "-m", "esrl", "watch", str(tmp_path), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+                               preexec_fn=hears_interrupts)  # fmt: skip
     try:
         line = process.stdout.readline()
         assert "http://127.0.0.1:" in line and str(tmp_path) in line
