@@ -32,6 +32,7 @@ from esrl.algorithms.agent import Metrics
 from esrl.algorithms.shaping import Shaping
 from esrl.algorithms.signal import Signal, Sizing
 from esrl.core import sharding
+from esrl.core.brief import state_text
 from esrl.core.types import Array, Count, Key, PyTree, count_add, count_sum
 from esrl.perturbation.noise import Leaf, Noise
 from esrl.policies import running_statistics
@@ -67,6 +68,8 @@ class ESState(NamedTuple):
     learning_rate: Array
     env_steps: Count
     padded_steps: Count
+
+    __repr__ = state_text
 
 
 class Experience(NamedTuple):

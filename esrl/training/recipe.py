@@ -75,7 +75,7 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
 CUSTOM = "custom"  # stands for what only Python code can make
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """A run as plain data: environment, agent, network and options by name, budget and seed.
 
@@ -107,6 +107,11 @@ class Recipe:
     env_timeout: float = LIMIT
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        fields = [f for f in dataclasses.fields(self) if f.name != "env"]
+        changed = {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != _default(f)}
+        return f"Recipe({', '.join([repr(self.env), *(f'{name}={value!r}' for name, value in changed.items())])})"
 
     @property
     def network(self) -> str:
@@ -152,6 +157,10 @@ class Recipe:
     def run(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Run:
         """The run of the agent with this recipe's budget, seed and evaluations."""
         return iterate(agent, out=out, resume=resume, **{name: getattr(self, name) for name in run_keys()})
+
+
+def _default(of: dataclasses.Field[Any]) -> Any:
+    return of.default if of.default_factory is dataclasses.MISSING else of.default_factory()
 
 
 @cache

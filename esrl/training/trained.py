@@ -13,6 +13,7 @@ from gymnasium import spaces
 from esrl.algorithms.agent import Agent
 from esrl.core.lanes import broadcast_lanes, reset_lanes
 from esrl.core.types import EsrlError, PyTree, seed_key
+from esrl.envs.base import name_of
 from esrl.policies.spaces import row, to_device, to_environment
 from esrl.training.evaluation import act_all
 
@@ -46,6 +47,10 @@ class Trained:
         self._act = jax.jit(act_all(agent))
         self._carry: PyTree | None = None
         self._steps = 0
+
+    def __repr__(self) -> str:
+        done = f"{int(self.state.env_steps):,} environment steps, generation {int(self.state.generation)}"
+        return f"Trained({self.agent.name} on {name_of(self.agent.env)}: {self.agent.plan.num_params:,} weights, {done})"
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.agent, self.state, self.recipe))
