@@ -75,6 +75,11 @@ class Run:
         if films and out is None:
             raise EsrlError("films is given, but no folder to keep films in; give out as well")
         self.checkpoint_every, self.keep, self.films = checkpoint_every, keep, films
+        self.stop_at_return, self.minutes, self.track = stop_at_return, minutes, track
+        if stop_at_return is not None and not grid.num_evals:
+            raise EsrlError("stop_at_return is given, but nothing is scored; give num_evals")
+        self._tracking = None if track is None else Tracking(track)
+        self.ended_by = ""  # why it ended before its budget did
         self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout
         self.hyperparams = check_hyperparams(agent, hyperparams or {})
         # An evolution strategy is timed in two parts. What is one program on the device stays one.
@@ -98,11 +103,6 @@ class Run:
             self.folder.checkpoints.keep = keep
             if resume:
                 self.folder.go_on(self.recipe(), agent.env, self.agent.in_force.keys() - self.agent.options.keys())
-        self.stop_at_return, self.minutes, self.track = stop_at_return, minutes, track
-        if stop_at_return is not None and not grid.num_evals:
-            raise EsrlError("stop_at_return is given, but nothing is scored; give num_evals")
-        self._tracking = None if track is None else Tracking(track)
-        self.ended_by = ""  # why it ended before its budget did
         self._films = Films(self.folder.films) if films and self.folder is not None else None
 
     def __repr__(self) -> str:
@@ -211,7 +211,8 @@ class Run:
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
                 if self.folder is not None:
-                    self.folder.write(last, self._fitness if "eval_return_mean" in last else None)
+                    members = jax.device_get(self._fitness) if "eval_return_mean" in last else None
+                    self.folder.write(last, members)
                 state = after  # only now: whatever breaks off, a saved generation has its row
                 if self._tracking is not None:
                     self._tracking.log(last)
