@@ -33,6 +33,7 @@ from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
+from esrl.core.brief import options_text
 from esrl.core.options import Option, options_of, todays_name, todays_value
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.faults import LIMIT
@@ -109,9 +110,14 @@ class Recipe:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        fields = [f for f in dataclasses.fields(self) if f.name != "env"]
-        changed = {f.name: getattr(self, f.name) for f in fields if getattr(self, f.name) != _default(f)}
-        return f"Recipe({', '.join([repr(self.env), *(f'{name}={value!r}' for name, value in changed.items())])})"
+        constructor = AGENTS.get(self.agent)
+        options = {} if constructor is None else {name: o.default for name, o in options_of(constructor).items()}
+        policy = policy_defaults(self.agent, self.network, self.policy.get("hidden"))
+        own = {f.name: f.default for f in dataclasses.fields(self) if f.name not in ("env", "policy", "options")}
+        told = [repr(self.env)]
+        for values, defaults in ((vars(self), own), (self.policy, policy), (self.options, options)):
+            told += [options_text({k: v}) for k, v in values.items() if k in defaults and not _same(v, defaults[k])]
+        return f"Recipe({', '.join(told)})"
 
     @property
     def network(self) -> str:
@@ -159,8 +165,8 @@ class Recipe:
         return iterate(agent, out=out, resume=resume, **{name: getattr(self, name) for name in run_keys()})
 
 
-def _default(of: dataclasses.Field[Any]) -> Any:
-    return of.default if of.default_factory is dataclasses.MISSING else of.default_factory()
+def _same(value: Any, default: Any) -> bool:
+    return (list(value) if isinstance(value, tuple) else value) == (list(default) if isinstance(default, tuple) else default)
 
 
 @cache

@@ -32,7 +32,7 @@ class Many(NamedTuple):
         `seconds` and `seconds_compile` (of all runs together, so far), `eval_return_mean`, `eval_return_std`, and the
         last generation's metrics. Rows with `env_steps` 0 are of the start.
       states: the runs' final states, stacked along a new first axis; `state_of(i)` takes one out.
-      agent: what was trained.
+      agent: what was trained. runs: for each run its number, its seed, and the values that were set.
 
     Example:
       >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
@@ -44,6 +44,7 @@ class Many(NamedTuple):
     rows: list[Row]
     states: Any
     agent: Agent
+    runs: list[Row]
 
     def __repr__(self) -> str:
         returns = [row["eval_return_mean"] for row in self.final if "eval_return_mean" in row]
@@ -58,8 +59,9 @@ class Many(NamedTuple):
     def final(self) -> Rows:
         """A table of where each run ended: `seed`, the values that were set, `env_steps`, and its held-out return."""
         last = {row["run"]: row for row in self.rows}
-        names = ("seed", *self._set(), "env_steps", "eval_return_mean", "eval_return_std")
-        return Rows({name: row[name] for name in names if name in row} for row in last.values())
+        names = ("env_steps", "eval_return_mean", "eval_return_std")
+        ends = [{name: row[name] for name in names if name in row} for _, row in sorted(last.items())]
+        return Rows({**self._named(run), **end} for run, end in zip(self.runs, ends, strict=True))
 
     def to_dataframe(self) -> Any:
         """Every row as a `pandas.DataFrame`.
@@ -94,18 +96,16 @@ class Many(NamedTuple):
         return ax
 
     def _groups(self, x: str, label: str) -> dict[str, list[Curve]]:
-        runs: dict[int, list[Row]] = {}
-        for row in self.rows:
-            runs.setdefault(row["run"], []).append(row)
         groups: dict[str, list[Curve]] = {}
-        for rows in runs.values():
-            values = options_text({name: rows[0][name] for name in self._set()})
+        for run in self.runs:
+            values = options_text({name: value for name, value in self._named(run).items() if name != "seed"})
+            rows = [row for row in self.rows if row["run"] == run["run"]]
             groups.setdefault(", ".join(filter(None, (label, values))), []).append(curve(rows, x))
         return groups
 
-    def _set(self) -> list[str]:
-        """The values that differ between the runs."""
-        return [n for n in self.agent.hyperparams if len({row.get(n, None) for row in self.rows}) > 1]
+    @staticmethod
+    def _named(run: Row) -> Row:
+        return {name: value for name, value in run.items() if name != "run"}
 
     def _repr_html_(self) -> str:
         name = self.agent.name
@@ -205,7 +205,7 @@ def train_many(
             _report(rows, known, states, jax.device_get(metrics), returns, due, clock)
         if progress is not None:
             progress(float(used.mean()))
-    return Many(rows, states, agent)
+    return Many(rows, states, agent, known)
 
 
 def _steps(counts: Count) -> np.ndarray:
