@@ -93,13 +93,13 @@ class Agent:
 
     def __repr__(self) -> str:
         options = options_text(self.options)
-        return f"Agent({self.text}{f'; {options}' if options else ''})"
+        return f"Agent({agent_text(self)}{f'; {options}' if options else ''})"
 
-    @property
-    def text(self) -> str:
-        """What it is, in half a line: "eggroll on brax/hopper: 74,502 weights, 512 episodes a generation"."""
-        lanes = "environments side by side" if self.kind in ("gradient", "actor_critic") else "episodes a generation"
-        return f"{self.name} on {name_of(self.env)}: {self.plan.num_params:,} weights, {self.plan.lanes:,} {lanes}"
+
+def agent_text(agent: Agent) -> str:
+    """What an agent is, in half a line: "eggroll on brax/hopper: 74,502 weights, 512 episodes a generation"."""
+    lanes = "environments side by side" if agent.kind in ("gradient", "actor_critic") else "episodes a generation"
+    return f"{agent.name} on {name_of(agent.env)}: {agent.plan.num_params:,} weights, {agent.plan.lanes:,} {lanes}"
 
 
 def stepping(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esrl.algorithms.agent import Agent, Metrics
+from esrl.algorithms.agent import Agent, Metrics, agent_text
 from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
@@ -108,7 +108,7 @@ class Run:
     def __repr__(self) -> str:
         budget = options_text({name: value for name, value in self.budget._asdict().items() if value is not None})
         where = f"; in {self.folder.path}" if self.folder is not None else ""
-        return f"Run({self.agent.text}; {budget}, seed={self.seed}{where})"
+        return f"Run({agent_text(self.agent)}; {budget}, seed={self.seed}{where})"
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds. Every option in force, defaults too."""
