@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
-
 _LONGEST = 60  # characters of a value
 
 
 def weights_of(params: Any) -> int:
     """How many numbers are in a tree of arrays."""
+    import jax  # here: options are told without it
+
     return sum(math.prod(getattr(leaf, "shape", ())) for leaf in jax.tree.leaves(params))
 
 
