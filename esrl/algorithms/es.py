@@ -69,7 +69,8 @@ class ESState(NamedTuple):
     env_steps: Count
     padded_steps: Count
 
-    __repr__ = state_text
+    def __repr__(self) -> str:
+        return state_text(self)
 
 
 class Experience(NamedTuple):

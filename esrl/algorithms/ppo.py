@@ -71,7 +71,8 @@ class PPOState(NamedTuple):
     value_coef: Array
     memory: PyTree = ()
 
-    __repr__ = state_text
+    def __repr__(self) -> str:
+        return state_text(self)
 
 
 class Decision(NamedTuple):

@@ -28,7 +28,8 @@ class RandomState(NamedTuple):
     env_steps: Count
     params: PyTree = ()
 
-    __repr__ = state_text
+    def __repr__(self) -> str:
+        return state_text(self)
 
 
 class Experience(NamedTuple):

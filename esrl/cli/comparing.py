@@ -44,9 +44,9 @@ def compare(
 ) -> int:
     """Train agents on an environment with several seeds, and compare what they reach.
 
-    The flags of train apply: those of the run, the environment and the network to every agent, those of an agent to each
-    that has them. Runs that are finished stay, one that was stopped goes on. Written to the folder: a run for each agent
-    and seed, compare.png, and evaluations.csv.
+    The flags of train apply: those of the run, the environment and the network to every agent, those of an agent to
+    each that has them. Runs that are finished stay, one that was stopped goes on. Written to the folder: a run for each
+    agent and seed, compare.png, and evaluations.csv.
 
     Args:
       agents: agents to compare, as eggroll ppo.

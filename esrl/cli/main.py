@@ -43,7 +43,9 @@ COMMANDS = {
         jax=False,
     ),
     "plot": Command(
-        "esrl.cli.plotting", "Draw learning curves of runs; those that differ by their seeds alone are one line.", jax=False
+        "esrl.cli.plotting",
+        "Draw learning curves of runs; those that differ by their seeds alone are one line.",
+        jax=False,
     ),
     "compare": Command(
         "esrl.cli.comparing", "Train agents on an environment with several seeds, and compare what they reach."

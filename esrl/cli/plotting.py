@@ -19,8 +19,8 @@ _PANELS = 12  # environments of one picture at most
 def plot(folders: tuple[str, ...] = ("runs",), *, out: str = "curves.png", x: str = "env_steps") -> int:
     """Draw learning curves of runs; those that differ by their seeds alone are one line.
 
-    Held-out returns of the unperturbed parameters: the interquartile mean over seeds, with its 95 % bootstrap interval. A
-    panel for each environment; the legend says what differs between the lines.
+    Held-out returns of the unperturbed parameters: the interquartile mean over seeds, with its 95 % bootstrap interval.
+    A panel for each environment; the legend says what differs between the lines.
 
     Args:
       folders: folders of runs, or folders that hold such. Without them: runs.

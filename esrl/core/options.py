@@ -151,7 +151,7 @@ class Option(NamedTuple):
             plain = None
         limit = LIMITS.get(self.name, Limit())
         many = isinstance(plain, (tuple, list)) and self.type is not Names
-        parts = [plain] if isinstance(plain, (int, float)) else plain if many else []
+        parts: Any = [plain] if isinstance(plain, (int, float)) else plain if many else []
         if plain is None or not all(map(limit.hold, parts)) or plain not in CHOICES.get(self.name, (plain,)):
             raise EsrlError(f"{called} is {shown(value)}, but must be {self._wanted(limit)}")
         if len(parts) > _LAYERS and self.name in ("hidden", "channels"):

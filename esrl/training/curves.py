@@ -141,9 +141,7 @@ def draw_run(ax: Any, rows: Sequence[Row], title: str, x: str = "env_steps") -> 
         ax.plot(*zip(*trained, strict=True), color=POPULATION, lw=1, label="population mean")
     scores = curve(rows, x)
     if scores.x.size:
-        ax.fill_between(
-            scores.x, scores.mean - scores.std, scores.mean + scores.std, color=HELD_OUT, alpha=0.15, lw=0
-        )
+        ax.fill_between(scores.x, scores.mean - scores.std, scores.mean + scores.std, color=HELD_OUT, alpha=0.15, lw=0)
         ax.plot(scores.x, scores.mean, color=HELD_OUT, lw=2, marker="o", ms=3, label="unperturbed, held-out")
     _finish(ax, below, title)
 

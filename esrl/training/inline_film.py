@@ -57,7 +57,9 @@ class Film:
         """
         path = Path(path).expanduser()
         if path.suffix != f".{self.form}":
-            raise EsrlError(f"{path} is to hold a film of the form {self.form}; name it {path.with_suffix('')}.{self.form}")
+            raise EsrlError(
+                f"{path} is to hold a film of the form {self.form}; name it {path.with_suffix('')}.{self.form}"
+            )
         with writing(path):
             replace_bytes(path, self.data)
         return path

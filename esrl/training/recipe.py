@@ -166,7 +166,8 @@ class Recipe:
 
 
 def _same(value: Any, default: Any) -> bool:
-    return (list(value) if isinstance(value, tuple) else value) == (list(default) if isinstance(default, tuple) else default)
+    one, other = (list(each) if isinstance(each, tuple) else each for each in (value, default))
+    return one == other
 
 
 @cache

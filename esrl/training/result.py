@@ -38,7 +38,8 @@ class Result(NamedTuple):
     rows: list[Row] = []  # noqa: RUF012
 
     def __repr__(self) -> str:
-        done = f"{self.metrics.get('env_steps') or 0:,} environment steps, generation {self.metrics.get('generation', 0)}"
+        steps, generation = self.metrics.get("env_steps") or 0, self.metrics.get("generation", 0)
+        done = f"{steps:,} environment steps, generation {generation}"
         scores = curve(self.rows).mean
         reached = f", return {scores[0]:.1f} -> {scores[-1]:.1f}" if scores.size > 1 else ""
         where = f"; in {self.out}" if self.out is not None else ""

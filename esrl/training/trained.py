@@ -51,7 +51,8 @@ class Trained:
 
     def __repr__(self) -> str:
         done = f"{int(self.state.env_steps):,} environment steps, generation {int(self.state.generation)}"
-        return f"Trained({self.agent.name} on {name_of(self.agent.env)}: {self.agent.plan.num_params:,} weights, {done})"
+        what = f"{self.agent.name} on {name_of(self.agent.env)}: {self.agent.plan.num_params:,} weights"
+        return f"Trained({what}, {done})"
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.agent, self.state, self.recipe))
