@@ -67,10 +67,9 @@ def tune(
     optuna = import_extra("optuna", "experiments", "esrl tune")
     folder = at(out or f"runs/tune-{plain_name(recipe.env)}-{recipe.agent}")
     stream = sys.stderr if json else sys.stdout
-    with held(folder):
-        search = Search(optuna, recipe, folder, [name for name in SPACES[recipe.agent] if name not in given])
-        status = search.run(trials, stream)
-        table, best = search.table(), search.best()
+    search = Search(recipe, [name for name in SPACES[recipe.agent] if name not in given])
+    with held(folder), search.opened(optuna, folder / "study.db"):
+        status, table, best = search.run(trials, stream), search.table(), search.best()
         said = f"\n{aligned(table)}"
         if best is not None:
             path = folder / "best.toml"
@@ -120,33 +119,42 @@ class Search:
     """A study of Optuna over a recipe's options.
 
     Args:
-      optuna: the module. recipe: what is not searched. folder: holds study.db. names: options that are searched.
+      recipe: what is not searched. names: options that are searched.
 
     Raises:
-      EsrlError: the folder has a search of something else, or nothing is left to search.
+      EsrlError: nothing is left to search, or a recipe that does not fit.
     """
 
-    def __init__(self, optuna: Any, recipe: Recipe, folder: Path, names: list[str]) -> None:
+    def __init__(self, recipe: Recipe, names: list[str]) -> None:
         if not names:
             raise EsrlError("every option that could be searched is given by a flag; leave one out")
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.recipe, self.states = recipe, optuna.trial.TrialState
+        self.recipe = recipe
         self._agents: dict[str, Agent] = {}
         agent = self._agent({})
         state = agent.init(seed_key(recipe.seed))
         center = {n: getattr(state, n) if n in agent.hyperparams else agent.in_force[n] for n in names}
         self.start = {name: value if isinstance(value, int) else _short(float(value)) for name, value in center.items()}
         self.space = {name: _range(SPACES[recipe.agent][name], self.start[name]) for name in names}
-        self.study = self._open(optuna, folder / "study.db")
 
-    def _open(self, optuna: Any, path: Path) -> Any:
-        """The study in a file, new or to go on with."""
+    @contextlib.contextmanager
+    def opened(self, optuna: Any, path: Path) -> Iterator[None]:
+        """Inside, the study is that of a file, new or to go on with.
+
+        Args:
+          optuna: the module. path: of the file.
+
+        Raises:
+          EsrlError: the file has a search of something else, or cannot be used.
+        """
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.states = optuna.trial.TrialState
         if path.is_symlink():
             raise EsrlError(f"{path} is a link, and none is followed; put the file itself there")
         evaluations = math.ceil(_WARM * self.recipe.num_evals)
         try:
+            storage = optuna.storages.RDBStorage(f"sqlite:///{path.absolute()}")
             study = optuna.create_study(
-                storage=f"sqlite:///{path.absolute()}",
+                storage=storage,
                 study_name="esrl",
                 direction="maximize",
                 load_if_exists=True,
@@ -154,18 +162,26 @@ class Search:
             )
         except Exception as error:  # SQLAlchemy's own
             raise EsrlError(f"{path} cannot be used as a search: {reason_of(error)}") from error
+        self.study = study
+        try:
+            self._go_on(optuna, path)
+            yield
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+    def _go_on(self, optuna: Any, path: Path) -> None:
+        """Compares a study's settings with these, and seeds its sampler."""
         now = jsons.loads(jsons.dumps({**plain(self.recipe), "space": self.space}))
-        before = study.user_attrs.get("settings", now)
+        before = self.study.user_attrs.get("settings", now)
         if differ := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
             raise EsrlError(
                 f"{path.parent} has a search with another {', '.join(differ)}; give what it had, or another --out"
             )
-        study.set_user_attr("settings", now)
+        self.study.set_user_attr("settings", now)
         # Seeded anew where the search goes on, or what the first process drew would be drawn once more.
-        study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=_STARTUP, seed=self.recipe.seed + len(study.get_trials(deepcopy=False))
-        )
-        return study
+        drawn = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=_STARTUP, seed=self.recipe.seed + drawn)
 
     def run(self, number: int, stream: Any) -> int:
         """Makes the trials that are missing. Returns the exit status: 0, or that of an interrupt."""
