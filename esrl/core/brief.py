@@ -21,7 +21,7 @@ def state_text(state: Any) -> str:
     Example:
       >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,), skip=False), population=8)
       >>> agent.init(jax.random.key(0))
-      ESState(generation 0, 0 environment steps, 146 weights)
+      ESState(generation 0, 0 environment steps, 114 weights)
     """
     name, weights = type(state).__name__, weights_of(state.params)
     try:
