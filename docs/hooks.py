@@ -17,7 +17,15 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "envs/README.md", "envs/kinetix/README.md", "esrl/training/README.md")
+PAGES = (
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "envs/README.md",
+    "envs/kinetix/README.md",
+    "esrl/training/README.md",
+    "esrl/training/export/README.md",
+    "esrl/watch/README.md",
+)
 REPOSITORY = "https://github.com/OWNER/esrl"  # a placeholder until it has an address
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]*)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"^(\s*)(`{3,})(\w*)")

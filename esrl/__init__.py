@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from esrl.training.trained import Trained
     from esrl.training.vmapped import Many, train_many
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Agent",

@@ -24,7 +24,7 @@ class StandIn:
       >>> env = StandIn("far/Away", gymnasium.spaces.Box(-1, 1, (2,)), gymnasium.spaces.Discrete(2), 100, "no far here")
       >>> env.reset(jax.random.key(0))
       Traceback (most recent call last):
-      esrl.core.types.EsrlError: far/Away cannot be stepped here: no far here
+      esrl.core.errors.EsrlError: far/Away cannot be stepped here: no far here
     """
 
     def __init__(

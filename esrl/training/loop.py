@@ -15,6 +15,7 @@ import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics, agent_text
 from esrl.core.brief import options_text
+from esrl.algorithms.es import quantiles
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
@@ -202,11 +203,12 @@ class Run:
             self.folder.status.begin(self.progress(state))
         ended: BaseException | None = None
         try:
-            if last and self.progress(state) >= 1:  # a finished run is gone on with: its last row, and nothing more
+            self._begun = time.monotonic()
+            # A finished run is gone on with: its last row, and nothing more.
+            if last and (self.progress(state) >= 1 or self._enough(last)):
                 yield int(state.generation), state, last
             if not last:
                 self._film(state, None)
-            self._begun = time.monotonic()
             while self.progress(state) < 1 and not self._enough(last):
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
@@ -326,6 +328,7 @@ class Run:
             row["padded_steps"] = int(after.padded_steps)
         row |= values
         if self.agent.kind == "evolution":
+            row |= quantiles(experience.fitness)
             plan = self.agent.plan
             row |= {"noise_floats_per_member": plan.num_random, "dense_floats_per_member": plan.num_params}
         if start:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from esrl.core.errors import EsrlError
+from esrl.core.errors import EsrlError, reason_of
 from esrl.training.files import open_plain
 from esrl.training.films import FOLDER, NAME, read_films
 from esrl.training.recipe_file import read_table
@@ -28,6 +28,11 @@ _LOOK = 0.5  # seconds between two looks at the disk
 _FIND = 2.0  # seconds between two searches for runs
 _LONGEST = 1 << 16  # bytes of a recipe at most
 _TEXT = 300  # characters of a name at most
+_KEYS = (
+    "key", "name", "env", "agent", "seed", "group", "state", "progress", "seconds_left", "sentence", "updated", "began",
+    "rows", "generation", "env_steps", "seconds", "env_steps_per_second", "start", "last", "last_std", "best",
+    "best_generation", "films", "wrong",
+)  # fmt: skip
 
 
 def find_runs(folder: Path) -> Iterator[Path]:
@@ -90,9 +95,18 @@ class WatchedRun:
 
     def look(self) -> bool:
         """Reads what is new. Returns whether the summary is another."""
-        self.table.refresh()
-        self._read_recipe()
-        new = self._summary()
+        try:
+            self.table.refresh()
+            self._read_recipe()
+            new = self._summary()
+        except (ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+            # What nobody thought of in a stranger's folder: no other run is lost by it.
+            empty = dict.fromkeys(_KEYS) | {"state": STOPPED, "env": "", "agent": "", "rows": 0, "films": []}
+            new = empty | {
+                "key": self.key,
+                "name": self.name[-_TEXT:],
+                "wrong": f"its files are odd: {reason_of(error)}",
+            }
         changed = new != self.summary
         self.summary = new
         return changed

@@ -44,7 +44,7 @@ def thinned(columns: Sequence[Sequence[float]], most: int) -> list[int]:
 
     Example:
       >>> thinned([[0, 0, 0, 9, 0, 0, -5, 0]], most=4)
-      [0, 3, 6, 7]
+      [0, 3, 4, 6, 7]
     """
     number = len(columns[0]) if columns else 0
     if number <= most:

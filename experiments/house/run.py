@@ -12,7 +12,7 @@ from pathlib import Path
 import grimp
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("core", "perturbation", "policies", "envs", "rollouts", "algorithms", "training", "cli")
+ROOMS = ("core", "perturbation", "policies", "envs", "rollouts", "algorithms", "training", "watch", "cli")
 FLOORS = {
     "core": 0,
     "perturbation": 1,
@@ -21,7 +21,8 @@ FLOORS = {
     "rollouts": 3,
     "algorithms": 4,
     "training": 5,
-    "cli": 6,
+    "watch": 6,
+    "cli": 7,
 }
 
 

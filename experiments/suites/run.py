@@ -190,7 +190,7 @@ def in_process(name: str, path: Path, options: list[str], timeout: float) -> str
         return ""
     said = [text for text in done.stderr.splitlines() if text.strip()]
     if said and done.returncode > 0:
-        return said[-1].removeprefix("esrl.core.types.EsrlError: ")
+        return said[-1].removeprefix("esrl.core.errors.EsrlError: ")
     return f"the process ended with status {done.returncode}"
 
 
