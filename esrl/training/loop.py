@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics, agent_text
-from esrl.core.brief import options_text
 from esrl.algorithms.es import quantiles
+from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key

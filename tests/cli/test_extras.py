@@ -43,7 +43,7 @@ def test_training_needs_no_extra(tmp_path):
     done = python(TRAINS, tmp_path)
     assert done.returncode == 0, done.stderr
     # No curve, and no events.
-    assert "left checkpoints metrics.jsonl recipe.toml spaces.json\nacts True\n" in done.stdout
+    assert "left checkpoints metrics.jsonl recipe.toml spaces.json status.json\nacts True\n" in done.stdout
     assert "\nlook: esrl render run" in done.stdout and INSTALL in done.stdout.splitlines()[-1]
 
 
