@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from esrl.algorithms.agent import Agent
-from esrl.cli.output import tell
+from esrl.cli.output import plain_name, tell
 from esrl.cli.plotting import write_curves
 from esrl.core.errors import EsrlError, notice
 from esrl.core.options import Names
@@ -90,11 +90,6 @@ def compare(
 def path_of(folder: Path, recipe: Recipe) -> Path:
     """The folder of a comparison's run."""
     return folder / f"{recipe.agent}-seed{recipe.seed}"
-
-
-def plain_name(env: str) -> str:
-    """An environment's name as that of a folder."""
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in env.partition("?")[0])
 
 
 def train_on(recipe: Recipe, agent: Agent, path: Path, stream: Any) -> None:

@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import tomli_w
 
 from esrl.algorithms.agent import Agent
-from esrl.cli.comparing import plain_name
-from esrl.cli.output import tell
+from esrl.cli.output import plain_name, tell
 from esrl.core.brief import options_text
 from esrl.core.errors import EsrlError, reason_of
 from esrl.core.extras import import_extra

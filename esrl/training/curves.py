@@ -146,23 +146,35 @@ def draw_run(ax: Any, rows: Sequence[Row], title: str, x: str = "env_steps") -> 
     _finish(ax, below, title)
 
 
-def draw_groups(ax: Any, groups: Mapping[str, Sequence[Curve]], title: str = "", x: str = "env_steps") -> None:
+def draw_groups(ax: Any, groups: Mapping[str, Sequence[Curve]], title: str | None = None, x: str = "env_steps") -> None:
     """Draws a line for each group of runs, the interquartile mean, with the 95 % interval around it."""
     for label, curves in groups.items():
-        line = joined(curves)
+        scored = [each for each in curves if each.x.size]  # not one with returns that are not finite throughout
+        if not scored:
+            continue
+        line = joined(scored)
         named = f"{label} ({line.runs} runs)" if line.runs > 1 else label
-        (drawn,) = ax.plot(line.x, line.middle, lw=2, label=named, marker="o" if line.x.size < 3 else None, ms=3)
+        (drawn,) = ax.plot(
+            line.x, line.middle, lw=2, label=_literal(named), marker="o" if line.x.size < 3 else None, ms=3
+        )
         if line.runs > 1:
             ax.fill_between(line.x, line.low, line.high, color=drawn.get_color(), alpha=0.18, lw=0)
     _finish(ax, AXES[axis_named(x)][1], title, "held-out return")
 
 
-def _finish(ax: Any, below: str, title: str, beside: str = "return") -> None:
-    ax.set(xlabel=below, ylabel=beside, title=title)
+def _finish(ax: Any, below: str, title: str | None, beside: str = "return") -> None:
+    ax.set(xlabel=below, ylabel=beside)
+    if title is not None:
+        ax.set_title(_literal(title))
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False)
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def _literal(text: str) -> str:
+    """A text that matplotlib does not take for a formula."""
+    return text.replace("$", r"\$")
 
 
 def figure(draw: Callable[[Any], None], panels: int = 1) -> Any:

@@ -90,9 +90,9 @@ class Many(NamedTuple):
             raise EsrlError(f"x is {x!r}, but must be env_steps or generations: the runs share one clock")
         if not self._scored():
             raise EsrlError("the runs have no held-out scores to draw; train with num_evals")
-        title = "" if ax is not None else f"{self.agent.name} on {name_of(self.agent.env)}"
+        title = None if ax is not None else f"{self.agent.name} on {name_of(self.agent.env)}"
         ax = new_axes(ax)
-        draw_groups(ax, self._groups(x, self.agent.name if label is None else label), title or ax.get_title(), x)
+        draw_groups(ax, self._groups(x, self.agent.name if label is None else label), title, x)
         return ax
 
     def _groups(self, x: str, label: str) -> dict[str, list[Curve]]:

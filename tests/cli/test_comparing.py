@@ -63,11 +63,11 @@ def test_plot_joins_what_differs_by_its_seed_alone(tmp_path, capsys):
         a_run(tmp_path / "runs" / f"a{seed}", seed, [1.0, 10.0 + seed], options={"sigma": 0.1, "rank": 1})
         a_run(tmp_path / "runs" / f"b{seed}", seed, [1.0, 20.0 + seed], options={"sigma": 0.5, "rank": 1})
     a_run(tmp_path / "runs" / "p", 0, [3.0], agent="ppo")
-    a_run(tmp_path / "runs" / "h", 0, [3.0, 4.0], env="brax/hopper", agent="ppo")
+    a_run(tmp_path / "runs" / "h", 0, [3.0, 4.0], env="$brax^/hopper$", agent="ppo")  # no formula
     panels = panels_of([tmp_path / "runs"], "env_steps")
     assert {env: list(groups) for env, groups in panels.items()} == {
         "brax/ant": ["eggroll, sigma=0.1", "eggroll, sigma=0.5", "ppo"],
-        "brax/hopper": ["ppo"],
+        "$brax^/hopper$": ["ppo"],
     }
     ends = {row["line"]: row["last return (IQM)"] for row in summary(panels) if row["environment"] == "brax/ant"}
     assert ends == {"eggroll, sigma=0.1": 11.0, "eggroll, sigma=0.5": 21.0, "ppo": 3.0}
