@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from esrl.training.evaluation import Evaluation, evaluate
     from esrl.training.export.exporting import export
     from esrl.training.loading import load
-    from esrl.training.loop import Result, Run, iterate, train
+    from esrl.training.loop import Run, iterate, train
     from esrl.training.recipe import Recipe
     from esrl.training.rendering import render
+    from esrl.training.result import Result
     from esrl.training.trained import Trained
     from esrl.training.vmapped import Many, train_many
 
@@ -101,9 +102,10 @@ _HOMES = {
     "esrl.training.evaluation": "Evaluation evaluate",
     "esrl.training.export.exporting": "export",
     "esrl.training.loading": "load",
-    "esrl.training.loop": "Result Run iterate train",
+    "esrl.training.loop": "Run iterate train",
     "esrl.training.recipe": "Recipe",
     "esrl.training.rendering": "render",
+    "esrl.training.result": "Result",
     "esrl.training.trained": "Trained",
     "esrl.training.vmapped": "Many train_many",
 }

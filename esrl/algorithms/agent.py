@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 from jax.sharding import Mesh
 
 from esrl.algorithms.memory_plan import MemoryItem
+from esrl.core.brief import options_text
 from esrl.core.sharding import Compiled
 from esrl.core.types import Key, PyTree, run_key
-from esrl.envs.base import on_device
+from esrl.envs.base import name_of, on_device
 from esrl.perturbation.noise import Leaf
 from esrl.policies.policy import Policy
 from esrl.rollouts.types import Runner
@@ -43,7 +44,7 @@ class Plan(NamedTuple):
     memory: tuple[MemoryItem, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Agent:
     """An algorithm bound to an environment, as pure functions of its state.
 
@@ -89,6 +90,16 @@ class Agent:
     hyperparams: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     in_force: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        options = options_text(self.options)
+        return f"Agent({agent_text(self)}{f'; {options}' if options else ''})"
+
+
+def agent_text(agent: Agent) -> str:
+    """What an agent is, in half a line: "eggroll on brax/hopper: 74,502 weights, 512 episodes a generation"."""
+    lanes = "environments side by side" if agent.kind in ("gradient", "actor_critic") else "episodes a generation"
+    return f"{agent.name} on {name_of(agent.env)}: {agent.plan.num_params:,} weights, {agent.plan.lanes:,} {lanes}"
 
 
 def stepping(

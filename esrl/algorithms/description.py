@@ -24,7 +24,8 @@ def describe(agent: Agent, width: int = 110) -> str:
       >>> "rank 1" in esrl.describe(agent)
       True
     """
-    console = _rich("console").Console(file=io.StringIO(), width=width, force_terminal=False, highlight=False)
+    plain = {"force_terminal": False, "force_jupyter": False, "highlight": False}  # a notebook would show it itself
+    console = _rich("console").Console(file=io.StringIO(), width=width, **plain)
     limit = max_episode_steps_of(agent.env)
     console.print(f"{agent.name} on {name_of(agent.env)}, at most {limit:,} steps an episode")
     console.print(f"observations {agent.env.observation_space}\nactions {agent.env.action_space}\n")

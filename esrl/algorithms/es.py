@@ -33,6 +33,7 @@ from esrl.algorithms.agent import Metrics
 from esrl.algorithms.shaping import Shaping
 from esrl.algorithms.signal import Signal, Sizing
 from esrl.core import sharding
+from esrl.core.brief import state_text
 from esrl.core.types import Array, Count, Key, PyTree, count_add, count_sum
 from esrl.perturbation.noise import Leaf, Noise
 from esrl.policies import running_statistics
@@ -70,6 +71,9 @@ class ESState(NamedTuple):
     learning_rate: Array
     env_steps: Count
     padded_steps: Count
+
+    def __repr__(self) -> str:
+        return state_text(self)
 
 
 class Experience(NamedTuple):

@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from esrl.algorithms.advantages import discounted_sums, gae, next_values
 from esrl.algorithms.agent import Metrics
 from esrl.core import sharding
+from esrl.core.brief import state_text
 from esrl.core.lanes import reset_lanes
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add
 from esrl.policies import running_statistics
@@ -69,6 +70,9 @@ class PPOState(NamedTuple):
     entropy_coef: Array
     value_coef: Array
     memory: PyTree = ()
+
+    def __repr__(self) -> str:
+        return state_text(self)
 
 
 class Decision(NamedTuple):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from esrl.algorithms.agent import Agent, Metrics, Plan, stepping
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.core import sharding
+from esrl.core.brief import state_text
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add, count_sum
 from esrl.envs.base import on_device
 from esrl.envs.checks.contract import check_contract
@@ -26,6 +27,9 @@ class RandomState(NamedTuple):
     generation: Array
     env_steps: Count
     params: PyTree = ()
+
+    def __repr__(self) -> str:
+        return state_text(self)
 
 
 class Experience(NamedTuple):

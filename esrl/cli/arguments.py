@@ -12,10 +12,10 @@ from typing import Annotated, Any, TypedDict
 
 from esrl.core.errors import EsrlError, nearest, notice_once
 from esrl.core.extras import import_extra
-from esrl.core.options import Option, called_here, todays_name, todays_value
+from esrl.core.options import Names, Option, called_here, todays_name, todays_value
 
 HELP = ("-h", "--help")
-_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", tuple: "N ..."}
+_METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", tuple: "N ...", Names: "NAME ..."}
 Groups = Mapping[str, Iterable[Option]]  # a heading and its flags
 
 
@@ -63,7 +63,7 @@ def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], a
 
 def _fields(tyro: Any, flags: Iterable[Option]) -> dict[str, Any]:
     # tyro leaves numbers as texts. `Option.read` checks them, so that flags and recipes have the same rules and errors.
-    kinds: dict[Any, Any] = {bool: bool, tuple: tuple[str, ...]}
+    kinds: dict[Any, Any] = {bool: bool, tuple: tuple[str, ...], Names: tuple[str, ...]}
     return {f.name: Annotated[kinds.get(f.type, str), _arg(tyro, f, _METAVARS.get(f.type))] for f in flags}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import esrl
 from esrl.cli import dry_run as dry_runs
-from esrl.cli.output import say_json, tell, width
+from esrl.cli.output import plain_name, say_json, tell, width
 from esrl.core.errors import EsrlError
 from esrl.envs.base import name_of
 from esrl.training.loop import finish
@@ -169,8 +169,7 @@ def describe(recipe: Recipe, *, trust: bool = False) -> int:
 
 
 def _default_out(recipe: Recipe) -> str:
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in recipe.env.partition("?")[0])
-    return f"runs/{name}-{recipe.agent}-seed{recipe.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"runs/{plain_name(recipe.env)}-{recipe.agent}-seed{recipe.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _remove(out: Path, made: list[Path]) -> None:

@@ -43,7 +43,7 @@ def completion(shell: str) -> int:
 def words() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """What may follow: the words of each command, and of each flag whose values are known."""
     from esrl.cli.arguments import dashed
-    from esrl.cli.main import COMMANDS, command
+    from esrl.cli.main import COMMANDS, TAKE_ENV, command
     from esrl.cli.recipes import OF_ENV, RUN, plain_options
     from esrl.core.options import CHOICES, options_of
     from esrl.envs.catalog import known_names, suites
@@ -55,7 +55,7 @@ def words() -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     found = {}
     for name in COMMANDS:
         own = [dashed(option) for option in options_of(command(name))]
-        takes_recipe = name in ("train", "describe")
+        takes_recipe = name in TAKE_ENV
         found[name] = [*own, *(of_recipe if takes_recipe else ()), *(names if takes_recipe or name == "envs" else ())]
     found["completion"] += SHELLS
     after = {dashed(name): [str(choice) for choice in choices] for name, choices in CHOICES.items()}

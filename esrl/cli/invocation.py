@@ -15,7 +15,8 @@ def invocation(command: Callable[..., Any], argv: Sequence[str]) -> dict[str, An
     """The arguments of a command.
 
     A command is a function of one argument and of keyword-only ones, which are its flags; the docstring is its help.
-    Where the first argument is called `recipe`, ENV and the flags of a recipe make it.
+    Where the first argument is called `recipe`, ENV and the flags of a recipe make it, and `given` are the names of
+    those flags; where it is called `recipes`, it is one for each of the command's `agents`.
 
     Raises:
       EsrlError: anything unknown or unfit in the arguments, or in the recipe that they name.
@@ -27,7 +28,13 @@ def invocation(command: Callable[..., Any], argv: Sequence[str]) -> dict[str, An
         from esrl.cli.recipes import recipe_of  # with JAX
 
         recipe, given = recipe_of(command, argv)
-        return {"recipe": recipe} | values(given, own)
+        told = {"given": tuple(given)} if "given" in inspect.signature(command).parameters else {}
+        return {"recipe": recipe} | told | values(given, own)
+    if first.name == "recipes":
+        from esrl.cli.recipes import recipes_of
+
+        found, given = recipes_of(command, argv)
+        return {"recipes": found} | values(given, own)
     meanings = arguments_of(command.__doc__ or "")
     # A tuple is the default of an argument that may be given any number of times.
     kind = tuple if isinstance(first.default, tuple) else str

@@ -42,9 +42,19 @@ COMMANDS = {
         "Show runs in a browser, while they train and afterwards: curves, the population, films, time left.",
         jax=False,
     ),
+    "plot": Command(
+        "esrl.cli.plotting",
+        "Draw learning curves of runs; those that differ by their seeds alone are one line.",
+        jax=False,
+    ),
+    "compare": Command(
+        "esrl.cli.comparing", "Train agents on an environment with several seeds, and compare what they reach."
+    ),
+    "tune": Command("esrl.cli.tuning", "Search an agent's options on an environment, and write the best as a recipe."),
     "envs": Command("esrl.cli.list_envs", "List environments, or show one.", jax=False),
     "completion": Command("esrl.cli.completion", "Print a script that completes commands in your shell.", jax=False),
 }
+TAKE_ENV = ("train", "describe", "compare", "tune")  # commands whose first argument is an environment or a recipe
 HELP = ("-h", "--help")
 USAGE = """usage: esrl COMMAND ...
 
@@ -83,7 +93,7 @@ def _dispatch(argv: Sequence[str]) -> int:
     for package in ("rich", "tyro"):
         import_extra(package, "cli", "the command line")
     # Importing JAX takes a second or two of silence, so what is about to happen is said before.
-    if name in ("train", "describe") and rest and not rest[0].startswith("-"):
+    if name in TAKE_ENV and rest and not rest[0].startswith("-"):
         rest[0] = spoken(rest[0])
         check_spelling(rest[0])
     if name == "train" and not {"--json", *HELP} & set(rest):

@@ -13,6 +13,11 @@ def width() -> int:
     return max(100, min(140, shutil.get_terminal_size((110, 24)).columns))
 
 
+def plain_name(env: str) -> str:
+    """An environment's name as that of a folder."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in env.partition("?")[0])
+
+
 def tell(found: dict[str, Any], text: str, as_json: bool) -> int:
     """Prints what was found, as JSON or as a text for people."""
     if as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from esrl.cli.arguments import HELP, Groups, about, dashed, texts, values
-from esrl.core.errors import EsrlError
+from esrl.core.errors import EsrlError, notice
 from esrl.core.options import Option, options_of
 from esrl.envs.catalog import check_spelling, spoken
 from esrl.envs.registry import check_again
@@ -54,14 +54,7 @@ def recipe_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe,
     agent are parsed first, to find these two.
     """
     own, plain = options_of(command), [a for a in argv if a not in HELP]
-    every = {name: option for agent in AGENTS for name, option in plain_options(agent).items()}
-    anything = own | RUN | OF_ENV | NETWORK_KEYS | every
-    given = texts(command.__name__, TARGET, {"any": anything.values()}, plain)
-    if "agent" in given:
-        given["agent"] = _agent_spoken(given["agent"])
-    if TARGET.name in given and not given[TARGET.name].endswith(".toml"):
-        given[TARGET.name] = spoken(given[TARGET.name])
-        check_spelling(given[TARGET.name])
+    given = _given(command, plain)
     recipe = _base(given)
     options = plain_options(recipe.agent)
     known = own | RUN | OF_ENV | NETWORK_KEYS | options
@@ -69,15 +62,71 @@ def recipe_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe,
         if name not in known and name != TARGET.name:
             see = f"esrl {command.__name__} --agent {recipe.agent} --help"
             raise EsrlError(f"agent {recipe.agent} has no option {name}; see what it has with: {see}")
+    recipe = _overridden(recipe, given)
+    if len(plain) < len(argv):
+        texts(command.__name__, TARGET, {"command": own.values(), **_groups(recipe)}, ["--help"], about(command))
+    return _with_budget(recipe), given
+
+
+def recipes_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[list[Recipe], dict[str, Any]]:
+    """A recipe for each of the command's `agents`, and every flag that was given.
+
+    A flag of some agents is laid over their recipes alone, and a notice says so.
+    """
+    own, plain = options_of(command), [a for a in argv if a not in HELP]
+    given = _given(command, plain)
+    told = own["agents"].read(given["agents"], "--agents") if "agents" in given else own["agents"].default
+    agents = list(dict.fromkeys(map(_agent_spoken, told)))
+    each = {agent: plain_options(agent) for agent in agents}
+    if "agent" in given or not agents:
+        raise EsrlError(f"say which agents to compare, as: esrl {command.__name__} brax/hopper --agents eggroll ppo")
+    shared = own | RUN | OF_ENV | NETWORK_KEYS
+    if len(plain) < len(argv):
+        groups = {heading: flags for heading, flags in _groups(_base(given)).items() if heading not in AGENTS}
+        groups["run"] = [flag for flag in groups["run"] if flag.name != "agent"]
+        groups["network"] = [flag._replace(default=None) for flag in groups["network"]]  # agents have their own
+        texts(command.__name__, TARGET, {"command": own.values(), **groups}, ["--help"], about(command))
+    for name in given:
+        if name not in shared and name != TARGET.name:
+            having = [agent for agent in agents if name in each[agent]]
+            if not having:
+                raise EsrlError(f"none of {', '.join(agents)} has the option {name}")
+            if len(having) < len(agents):
+                notice(f"{dashed(name)} is an option of {', '.join(having)} alone, and goes there")
+    found = []
+    for agent in agents:
+        known = {TARGET.name, *shared, *each[agent]}
+        part = {name: value for name, value in given.items() if name in known} | {"agent": agent}
+        found.append(_with_budget(_overridden(_base(part), part)))
+    return found, given
+
+
+def _given(command: Callable[..., Any], plain: Sequence[str]) -> dict[str, Any]:
+    """The flags in some arguments, of whatever agent, and ENV."""
+    every = {name: option for agent in AGENTS for name, option in plain_options(agent).items()}
+    anything = options_of(command) | RUN | OF_ENV | NETWORK_KEYS | every
+    given = texts(command.__name__, TARGET, {"any": anything.values()}, plain)
+    if "agent" in given:
+        given["agent"] = _agent_spoken(given["agent"])
+    if TARGET.name in given and not given[TARGET.name].endswith(".toml"):
+        given[TARGET.name] = spoken(given[TARGET.name])
+        check_spelling(given[TARGET.name])
+    return given
+
+
+def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """The recipe with the values of flags laid over it."""
     if of_env := values(given, OF_ENV):
         name, _, query = recipe.env.partition("?")
         recipe = dataclasses.replace(recipe, env=with_options(name, options_in(query) | of_env))
-    recipe = recipe.override(values(given, RUN), values(given, NETWORK_KEYS), values(given, options))
-    if len(plain) < len(argv):
-        texts(command.__name__, TARGET, {"command": own.values(), **_groups(recipe)}, ["--help"], about(command))
+    options = values(given, plain_options(recipe.agent))
+    return recipe.override(values(given, RUN), values(given, NETWORK_KEYS), options)
+
+
+def _with_budget(recipe: Recipe) -> Recipe:
     if all(getattr(recipe, name) is None for name in Budget._fields):
-        recipe = dataclasses.replace(recipe, env_steps=_BUDGET)
-    return recipe, given
+        return dataclasses.replace(recipe, env_steps=_BUDGET)
+    return recipe
 
 
 def _agent_spoken(name: str) -> str:

@@ -24,6 +24,12 @@ from esrl.core.errors import EsrlError, nearest, notice
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+class Names(tuple[str, ...]):
+    """Texts, as `--agents eggroll ppo` or `--agents eggroll,ppo` on the command line."""
+
+    __slots__ = ()
+
+
 class Limit(NamedTuple):
     """Bounds of a number; an open one leaves out the least."""
 
@@ -88,6 +94,7 @@ CHOICES = {
     "on_env_error": ("fail", "stop"),
     "keep": ("last", "best", "all"),
     "variance": ("group", "global"),
+    "x": ("env_steps", "seconds", "generations"),
 }
 _WORDS: dict[Any, str] = {
     bool: "true or false",
@@ -96,6 +103,7 @@ _WORDS: dict[Any, str] = {
     str: "a text",
     tuple: "a list of whole numbers",
     list: "a list of whole numbers",
+    Names: "a list of texts",
     dict: "a table",
 }
 
@@ -106,7 +114,7 @@ class Option(NamedTuple):
     Attributes:
       name: as the function spells it.
       type: its plain type, which a recipe can hold: bool, int, float, str, tuple (of whole numbers; one may stand
-        alone), list (of whole numbers) or dict; None when only Python code can give it.
+        alone), list (of whole numbers), `Names` or dict; None when only Python code can give it.
       default: its default.
       optional: whether None may be given.
       help: what it means.
@@ -142,7 +150,8 @@ class Option(NamedTuple):
         except Exception:  # an object of the user's may raise anything
             plain = None
         limit = LIMITS.get(self.name, Limit())
-        parts = [plain] if isinstance(plain, (int, float)) else plain if isinstance(plain, (tuple, list)) else []
+        many = isinstance(plain, (tuple, list)) and self.type is not Names
+        parts: Any = [plain] if isinstance(plain, (int, float)) else plain if many else []
         if plain is None or not all(map(limit.hold, parts)) or plain not in CHOICES.get(self.name, (plain,)):
             raise EsrlError(f"{called} is {shown(value)}, but must be {self._wanted(limit)}")
         if len(parts) > _LAYERS and self.name in ("hidden", "channels"):
@@ -165,6 +174,8 @@ class Option(NamedTuple):
         value = given
         if self.optional and str(given).lower() == "none":
             value = None
+        elif self.type is Names:
+            value = [part for text in given for part in text.split(",") if part]
         elif self.type in (int, float, tuple):
             parts = [part for text in given for part in text.split(",") if part] if self.type is tuple else [given]
             try:
@@ -244,6 +255,7 @@ _PLAIN: dict[Any, Callable[[Any], Any]] = {
     str: lambda value: str.__str__(_instance(_scalar(value), str)),  # of a subclass, as NumPy's, too
     tuple: _widths,
     list: _list,
+    Names: lambda value: Names(_instance(part, str) for part in _instance(value, list, tuple)),
     dict: lambda value: dict(_instance(value, Mapping)),
 }
 

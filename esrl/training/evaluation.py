@@ -28,6 +28,12 @@ class Evaluation(NamedTuple):
     episodes: int
     returns: np.ndarray
 
+    def __repr__(self) -> str:
+        return (
+            f"Evaluation(return {self.return_mean:.1f} +- {self.return_std:.1f}, length {self.length_mean:.1f},"
+            f" {self.episodes} held-out episodes)"
+        )
+
 
 @checked
 def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Evaluation:

@@ -7,15 +7,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from esrl.algorithms.agent import Agent, Metrics
+from esrl.algorithms.agent import Agent, Metrics, agent_text
 from esrl.algorithms.es import quantiles
+from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
@@ -23,31 +23,19 @@ from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT, Faults
 from esrl.envs.registry import check_again
 from esrl.training.budget import Budget, Clock, Grid, Row
+from esrl.training.curves import Kept
 from esrl.training.evaluation import evaluate
 from esrl.training.films import Films
 from esrl.training.progress import Progress, watched
 from esrl.training.provenance import made
 from esrl.training.recipe_table import MADE
+from esrl.training.result import Result as Result
 from esrl.training.run_folder import RunFolder
 from esrl.training.stopping import Stop, Stopped
 from esrl.training.trackers import Tracking
 
 MOST_LOST = 100  # generations in a row without a finite gradient step
 MAX_FAILED = 0.5  # share of a generation's episodes that may fail in the environment
-
-
-class Result(NamedTuple):
-    """Where a run ended.
-
-    Attributes:
-      agent: what was trained. state: its last state, for `esrl.evaluate` and `esrl.Trained`.
-      metrics: the last row. out: the run's folder, None without one.
-    """
-
-    agent: Agent
-    state: Any
-    metrics: Metrics
-    out: Path | None
 
 
 class Run:
@@ -117,6 +105,11 @@ class Run:
             if resume:
                 self.folder.go_on(self.recipe(), agent.env, self.agent.in_force.keys() - self.agent.options.keys())
         self._films = Films(self.folder.films) if films and self.folder is not None else None
+
+    def __repr__(self) -> str:
+        budget = options_text({name: value for name, value in self.budget._asdict().items() if value is not None})
+        where = f"; in {self.folder.path}" if self.folder is not None else ""
+        return f"Run({agent_text(self.agent)}; {budget}, seed={self.seed}{where})"
 
     def recipe(self) -> dict[str, Any]:
         """How to run this again, as plain data: what `recipe.toml` holds. Every option in force, defaults too."""
@@ -542,6 +535,7 @@ def finish(
     out = run.folder.path if run.folder else None
     state: Any = None
     metrics: Metrics = {}
+    kept = Kept()
     if progress is not None:
         progress.start(run.agent, out)
     stop = Stop(notice if progress is None else progress.say)
@@ -550,6 +544,7 @@ def finish(
         generations: Any = iter(run)
         with stop, closing(generations):
             for generation, state, metrics in generations:
+                kept.add(metrics)
                 if progress is not None:
                     progress.show(metrics, run.progress(state))
                 if on_generation is not None:
@@ -570,4 +565,7 @@ def finish(
         if run.ended_by:
             progress.say(run.ended_by)
         progress.end(metrics, out)
-    return Result(run.agent, state, metrics, out)
+    rows = kept.rows()
+    if run.folder is not None and rows and rows[0]["generation"] > 1:  # it went on
+        rows = [row for row in run.folder.rows() if row["generation"] < rows[0]["generation"]] + rows
+    return Result(run.agent, state, metrics, out, rows)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from esrl.envs.base import name_of
+from esrl.training.notebook import NotebookLine, in_notebook
 
 _BARS = "▁▂▃▄▅▆▇█"
 
 
 def watched() -> bool:
     """Whether a person looks: standard output is a terminal, or belongs to a notebook."""
-    return sys.stdout.isatty() or "ipykernel" in sys.modules
+    return sys.stdout.isatty() or in_notebook()
 
 
 class Progress:
@@ -72,7 +73,7 @@ class Progress:
             self._scores.append((row.get("env_steps") or 0, scored))
         if self._live is not None:
             first, self._text = not self._text, line
-            if first:
+            if first or isinstance(self._live, NotebookLine):  # which has no thread
                 self._live.refresh()
             if scored is not None:
                 self._scored(row, scored, best)
@@ -179,7 +180,9 @@ class Progress:
 
     def _print(self, text: str, style: str | None = None) -> None:
         with contextlib.suppress(OSError):  # the terminal may be gone; the run goes on
-            if self._live is not None:
+            if isinstance(self._live, NotebookLine):
+                self._live.say(text)
+            elif self._live is not None:
                 from rich.text import Text
 
                 self._live.console.print(Text(text, style=style or ""))
@@ -209,14 +212,16 @@ def _clock(seconds: float) -> str:
 
 
 def _live_line(to: Any, text: Callable[[], str]) -> Any:
-    """A started live line of rich on a terminal or in a notebook, which asks for its text; else None."""
+    """A started live line on a terminal (by rich) or in a notebook, which asks for its text; else None."""
+    if to is sys.stdout and in_notebook():
+        return NotebookLine(text)
     try:
         from rich.console import Console
         from rich.live import Live
     except ImportError:
         return None
     console = Console(file=to, highlight=False, soft_wrap=True)
-    if not (console.is_terminal or console.is_jupyter):
+    if not console.is_terminal:
         return None
     live = Live(get_renderable=text, console=console, refresh_per_second=4)
     live.start()

@@ -33,6 +33,7 @@ from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
+from esrl.core.brief import options_text
 from esrl.core.options import Option, options_of, todays_name, todays_value
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.faults import LIMIT
@@ -75,7 +76,7 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
 CUSTOM = "custom"  # stands for what only Python code can make
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """A run as plain data: environment, agent, network and options by name, budget and seed.
 
@@ -107,6 +108,16 @@ class Recipe:
     env_timeout: float = LIMIT
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        constructor = AGENTS.get(self.agent)
+        options = {} if constructor is None else {name: o.default for name, o in options_of(constructor).items()}
+        policy = policy_defaults(self.agent, self.network, self.policy.get("hidden"))
+        own = {f.name: f.default for f in dataclasses.fields(self) if f.name not in ("env", "policy", "options")}
+        told = [repr(self.env)]
+        for values, defaults in ((vars(self), own), (self.policy, policy), (self.options, options)):
+            told += [options_text({k: v}) for k, v in values.items() if k in defaults and not _same(v, defaults[k])]
+        return f"Recipe({', '.join(told)})"
 
     @property
     def network(self) -> str:
@@ -152,6 +163,11 @@ class Recipe:
     def run(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Run:
         """The run of the agent with this recipe's budget, seed and evaluations."""
         return iterate(agent, out=out, resume=resume, **{name: getattr(self, name) for name in run_keys()})
+
+
+def _same(value: Any, default: Any) -> bool:
+    one, other = (list(each) if isinstance(each, tuple) else each for each in (value, default))
+    return one == other
 
 
 @cache

@@ -20,6 +20,7 @@ import tomli_w
 from esrl.core.types import EsrlError, notice
 from esrl.training import stored_spaces
 from esrl.training.checkpoint import Checkpoints
+from esrl.training.curves import MOST, draw_run, figure
 from esrl.training.events import Events
 from esrl.training.files import clear_parts, open_plain, read_bytes, replace_bytes, replacing, writing
 from esrl.training.logs import Metrics, Row
@@ -194,6 +195,10 @@ class RunFolder:
         """The last row; empty where there is none. Reads the end of the file alone."""
         return self._metrics.last()
 
+    def rows(self) -> list[Row]:
+        """The first row and the last, those with a score, and about a thousand others, evenly spaced."""
+        return self._metrics.thinned(MOST, "eval_return_mean")
+
     def open(self, generation: int) -> Row | None:
         """Opens the logs to go on after a generation: what was written beyond it is cut off.
 
@@ -232,6 +237,8 @@ class RunFolder:
 
     def _draw(self) -> None:
         with contextlib.suppress(ImportError):
+            import matplotlib  # noqa: F401
+
             draw_curve(self._metrics.thinned(_DRAWN, "eval_return_mean"), self._curve, self.path.name)
 
     def close(self) -> None:
@@ -285,20 +292,6 @@ def draw_curve(rows: list[Row], path: Path, title: str) -> None:
     rows = [row for row in rows if row.get("env_steps") is not None and row.get("return_mean") is not None]
     if not rows:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    steps = [row["env_steps"] for row in rows]
-    axes.plot(steps, [row["return_mean"] for row in rows], color="#9aa7b8", lw=1, label="population mean")
-    scored = [(row["env_steps"], row["eval_return_mean"]) for row in rows if row.get("eval_return_mean") is not None]
-    if scored:
-        axes.plot(*zip(*scored, strict=True), color="#d1495b", lw=2, marker="o", ms=3, label="unperturbed, held-out")
-    axes.set(xlabel="environment steps", ylabel="return", title=title)
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    drawn = figure(lambda ax: draw_run(ax, rows, title))
     with replacing(path) as part:
-        figure.savefig(part, dpi=120)
+        drawn.savefig(part, dpi=120)

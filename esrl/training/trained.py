@@ -13,8 +13,10 @@ from gymnasium import spaces
 from esrl.algorithms.agent import Agent
 from esrl.core.lanes import broadcast_lanes, reset_lanes
 from esrl.core.types import EsrlError, PyTree, seed_key
+from esrl.envs.base import name_of
 from esrl.policies.spaces import row, to_device, to_environment
 from esrl.training.evaluation import act_all
+from esrl.training.inline_film import Film, film
 
 
 class Trained:
@@ -46,6 +48,11 @@ class Trained:
         self._act = jax.jit(act_all(agent))
         self._carry: PyTree | None = None
         self._steps = 0
+
+    def __repr__(self) -> str:
+        done = f"{int(self.state.env_steps):,} environment steps, generation {int(self.state.generation)}"
+        what = f"{self.agent.name} on {name_of(self.agent.env)}: {self.agent.plan.num_params:,} weights"
+        return f"Trained({what}, {done})"
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.agent, self.state, self.recipe))
@@ -84,6 +91,21 @@ class Trained:
         self._steps += 1
         actions = to_environment(self.agent.env.action_space, actions)
         return row(self.agent.env.action_space, actions, 0) if alone else actions
+
+    def film(self, seed: int = 0, form: str = "auto", max_steps: int | None = None) -> Film:
+        """Plays an episode as a film that a notebook shows in place.
+
+        Args:
+          seed: of the episode's world. form: "html" (Brax), "mp4" or "gif"; "auto" is what `esrl.render` takes.
+          max_steps: of the episode that are shown; None shows it to its end.
+
+        Returns:
+          A film: `film.save("episode.gif")` writes it, `film.form` says which ending it has.
+
+        Raises:
+          EsrlError: as `esrl.render`.
+        """
+        return film(self.agent, self.state, seed, form, max_steps)
 
     def _pairs(self, given: PyTree) -> list[tuple[np.ndarray, Any]]:
         return list(zip(jax.tree.leaves(given), jax.tree.leaves(self.agent.policy.observation), strict=True))

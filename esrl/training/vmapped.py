@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,26 +12,108 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.agent import Agent
+from esrl.core.brief import options_text
 from esrl.core.options import checked, shown
+from esrl.core.statistics import interquartile_mean, interval
+from esrl.core.tables import Rows, frame
 from esrl.core.types import Array, Count, EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import name_of, on_device
 from esrl.training.budget import Budget, Clock, Grid, Row
+from esrl.training.curves import Curve, curve, draw_groups, inline, new_axes
 from esrl.training.evaluation import held_out_keys, play_episodes
 from esrl.training.loop import check_hyperparams
 
 
 class Many(NamedTuple):
-    """What came out of many runs.
+    """What came out of many runs. A notebook shows it with their curves.
 
     Attributes:
       rows: one for each run and evaluation: `run`, `seed`, the values that were set, `generation`, `env_steps`,
         `seconds` and `seconds_compile` (of all runs together, so far), `eval_return_mean`, `eval_return_std`, and the
         last generation's metrics. Rows with `env_steps` 0 are of the start.
       states: the runs' final states, stacked along a new first axis; `state_of(i)` takes one out.
+      agent: what was trained. runs: for each run its number, its seed, and the values that were set.
+
+    Example:
+      >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((16,)), population=32)
+      >>> many = esrl.train_many(agent, seeds=[3, 4], generations=2, num_evals=1)
+      >>> [row["seed"] for row in many.final], many.plot().get_ylabel()
+      ([3, 4], 'held-out return')
     """
 
     rows: list[Row]
     states: Any
+    agent: Agent
+    runs: list[Row]
+
+    def __repr__(self) -> str:
+        returns = [row["eval_return_mean"] for row in self.final if "eval_return_mean" in row]
+        low, high = interval(returns)
+        around = f" [{low:.1f}, {high:.1f}]" if len(returns) > 1 else ""
+        reached = f", return {interquartile_mean(returns):.1f}{around}" if returns else ""
+        steps = max((row["env_steps"] for row in self.final), default=0)
+        what = f"{self.agent.name} on {name_of(self.agent.env)}: {self.agent.plan.num_params:,} weights"
+        return f"Many({len(self.final)} runs of {what}, {steps:,} environment steps each{reached})"
+
+    @property
+    def final(self) -> Rows:
+        """A table of where each run ended: `seed`, the values that were set, `env_steps`, and its held-out return."""
+        last = {row["run"]: row for row in self.rows}
+        names = ("env_steps", "eval_return_mean", "eval_return_std")
+        ends = [{name: row[name] for name in names if name in row} for _, row in sorted(last.items())]
+        return Rows({**self._named(run), **end} for run, end in zip(self.runs, ends, strict=True))
+
+    def to_dataframe(self) -> Any:
+        """Every row as a `pandas.DataFrame`.
+
+        Raises:
+          EsrlError: pandas is not installed.
+        """
+        return frame(self.rows, "Many.to_dataframe")
+
+    def plot(self, ax: Any = None, x: str = "env_steps", label: str | None = None) -> Any:
+        """Draws the interquartile mean of the held-out returns over seeds, with its 95 % interval; a line for each
+        combination of the values that were set.
+
+        Args:
+          ax: matplotlib's axes to draw on; None makes new ones.
+          x: what the curves are over: "env_steps" or "generations".
+          label: of the line in the legend; the agent's name unless given.
+
+        Returns:
+          The axes.
+
+        Raises:
+          EsrlError: matplotlib is not installed, another x, or runs that were not scored.
+        """
+        if x not in ("env_steps", "generations"):
+            raise EsrlError(f"x is {x!r}, but must be env_steps or generations: the runs share one clock")
+        if not self._scored():
+            raise EsrlError("the runs have no held-out scores to draw; train with num_evals")
+        title = None if ax is not None else f"{self.agent.name} on {name_of(self.agent.env)}"
+        ax = new_axes(ax)
+        draw_groups(ax, self._groups(x, self.agent.name if label is None else label), title, x)
+        return ax
+
+    def _groups(self, x: str, label: str) -> dict[str, list[Curve]]:
+        groups: dict[str, list[Curve]] = {}
+        for run in self.runs:
+            values = options_text({name: value for name, value in self._named(run).items() if name != "seed"})
+            rows = [row for row in self.rows if row["run"] == run["run"]]
+            groups.setdefault(", ".join(filter(None, (label, values))), []).append(curve(rows, x))
+        return groups
+
+    @staticmethod
+    def _named(run: Row) -> Row:
+        return {name: value for name, value in run.items() if name != "run"}
+
+    def _repr_html_(self) -> str:
+        name = self.agent.name
+        drawn = inline(lambda ax: draw_groups(ax, self._groups("env_steps", name))) if self._scored() else ""
+        return f"<p>{html.escape(repr(self))}</p>{drawn}"
+
+    def _scored(self) -> bool:
+        return any("eval_return_mean" in row for row in self.rows)
 
     def state_of(self, run: int) -> Any:
         """The final state of one run, as `agent.step`, `esrl.evaluate` and the like take it."""
@@ -122,7 +205,7 @@ def train_many(
             _report(rows, known, states, jax.device_get(metrics), returns, due, clock)
         if progress is not None:
             progress(float(used.mean()))
-    return Many(rows, states)
+    return Many(rows, states, agent, known)
 
 
 def _steps(counts: Count) -> np.ndarray:

@@ -674,6 +674,7 @@ WITHOUT_JAX = "import sys; from esrl.cli.main import main; status = main({!r}); 
         (["train", "brax/hoper"], 2),
         (["train", "CartPole-v1"], 2),
         (["frain"], 2),
+        (["plot", "nowhere"], 2),
     ],
 )
 def test_what_needs_no_jax_imports_none(argv, status):
