@@ -18,7 +18,6 @@ from esrl.envs.faults import Faults, Hang
 
 Outcome = tuple[PyTree, np.ndarray, np.ndarray, np.ndarray]  # observations, rewards, terminated, truncated
 
-_INT32 = np.uint32(0x7FFFFFFF)  # many a simulator takes its seed as an int32
 KEPT = 2  # sets of lanes that an environment keeps: the population's, and an evaluation's
 
 
@@ -135,8 +134,7 @@ class HostLanes:
     def begin(self, which: np.ndarray, seeds: np.ndarray) -> PyTree:
         """Begins an episode in the lanes of `which` [L] bool with their seeds [L]; returns every lane's observation."""
         ids = np.flatnonzero(which)
-        small = np.asarray(seeds).astype(np.uint32) & _INT32
-        begun = self._ask("reset", lambda: self._pool.begin(ids, small))
+        begun = self._ask("reset", lambda: self._pool.begin(ids, np.asarray(seeds)))
         self._faults.begun += ids.size
         self._steps[ids] = 0
         return self._merge(ids, begun)

@@ -38,6 +38,8 @@ from esrl.rollouts.types import (
 )
 from esrl.rollouts.unroll import step_keys
 
+_INT32 = np.uint32(0x7FFFFFFF)  # many a simulator takes its seed as an int32
+
 # ---- whole episodes -------------------------------------------------------------------------------------------------
 
 
@@ -60,7 +62,7 @@ def _decide(act: Act) -> Callable[..., Any]:
 @jax.jit
 def _seeds(keys: Key) -> Array:
     """A reset seed for every lane [L]; lanes with equal keys get equal seeds."""
-    return jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0)))(keys)
+    return jax.vmap(lambda key: jax.random.bits(jax.random.fold_in(key, 0)))(keys) & _INT32
 
 
 def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, StreamEpisodes]:
@@ -215,6 +217,6 @@ def _decisions(act: RecordingAct, value: Value, carry: PyTree) -> tuple[Callable
         return act(context, observation, reset_lanes(carries, carry, is_first), step_keys(key, ids, t, 3)[0])
 
     def seeds(key: Key, ids: Array, times: Array) -> Array:
-        return jax.vmap(lambda t: jax.vmap(jax.random.bits)(step_keys(key, ids, t, 3)[2]))(times)
+        return jax.vmap(lambda t: jax.vmap(jax.random.bits)(step_keys(key, ids, t, 3)[2]))(times) & _INT32
 
     return jax.jit(decide), jax.jit(value), jax.jit(seeds)

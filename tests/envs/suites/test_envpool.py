@@ -114,10 +114,10 @@ def test_lanes_go_on_when_they_are_told_to():
     """The observation of the step where an episode ends is its last, and only a lane that is told to begins anew."""
     env = esrl.make("envpool/CartPole-v1?max_episode_steps=12")
     lanes = env.make_lanes((3,))
-    seeds = np.array([4, 4, 2**31 - 1], np.uint32)
+    seeds = np.array([4, 4, 2**32 - 1], np.uint32)
     first = lanes.begin(np.ones(3, bool), seeds)
     np.testing.assert_array_equal(first[0], first[1])
-    own = envpool.make_gymnasium("CartPole-v1", num_envs=3, seed=[4, 4, 2**31 - 1], max_episode_steps=13)
+    own = envpool.make_gymnasium("CartPole-v1", num_envs=3, seed=[4, 4, -1], max_episode_steps=13)
     np.testing.assert_array_equal(own.reset()[0], first)
     done = np.zeros(3, bool)
     actions = np.array([1, 0, 1])
