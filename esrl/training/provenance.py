@@ -53,7 +53,7 @@ def _command() -> str:
     if not sys.argv or not sys.argv[0] or sys.argv[0] == "-c":
         return "python"
     program = Path(sys.argv[0])
-    if "ipykernel" in sys.modules:
+    if program.name == "ipykernel_launcher.py":
         return "a notebook"
     ours = program.name == "esrl" or program.parts[-2:] == ("esrl", "__main__.py")
     return shlex.join([*(["esrl"] if ours else ["python", program.name]), *sys.argv[1:]])[:_LONGEST]
