@@ -323,9 +323,8 @@ def test_a_killed_study_goes_on_with_no_trial_lost_or_done_twice(module, tune, s
     assert sorted(after) == list(range(8)) and {slot: after[slot] for slot in before} == before
     everything = trials.load(database, "eggroll").get_trials()
     assert len(everything) == 8 + len(running)
-    for trial in running:  # the same parameters, once to their end
-        slot = trial.user_attrs["slot"]
-        assert after[slot][3] == trial.params or not trial.params
+    for trial in running:  # the same parameters, once to their end; the kill may have come before all were drawn
+        assert after[trial.user_attrs["slot"]][3].items() >= trial.params.items()
     assert len({tuple(sorted(params.items())) for *_, params in after.values()}) == 8
     assert "| eggroll | 8 | 8 | 0 | 0 |" in shown
 
