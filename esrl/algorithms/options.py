@@ -9,7 +9,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from esrl.core.options import FORMER_DEFAULTS, arguments_of, checked, options_of
+from esrl.core.names import FORMER_DEFAULTS
+from esrl.core.options import arguments_of, checked, options_of
 from esrl.core.runtime import check_jax, configure
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import dropwhile, takewhile
 from typing import Annotated, Any, TypedDict
 
+from esrl.cli.output import HELP
 from esrl.core.errors import EsrlError, nearest, notice_once
 from esrl.core.extras import import_extra
-from esrl.core.options import Names, Option, called_here, todays_name, todays_value
+from esrl.core.names import called_here, todays_name, todays_value
+from esrl.core.options import Names, Option
 
-HELP = ("-h", "--help")
 _METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", tuple: "N ...", Names: "NAME ..."}
 Groups = Mapping[str, Iterable[Option]]  # a heading and its flags
 

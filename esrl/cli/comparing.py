@@ -20,7 +20,7 @@ from esrl.core.statistics import interquartile_mean, interval
 from esrl.core.tables import Rows, aligned
 from esrl.training.curves import curve
 from esrl.training.files import replace_bytes, writing
-from esrl.training.logs import Row
+from esrl.training.logs import Row, finite
 from esrl.training.loop import Run, finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
@@ -84,7 +84,11 @@ def compare(
         said += ", compare.png"
     except EsrlError as error:
         notice(f"no picture: {error}")
-    return tell({"out": str(folder), "env": first.env, "agents": _plain(table)}, f"\n{aligned(table)}\n{said}", json)
+    return tell(
+        {"out": str(folder), "env": first.env, "agents": [finite(row) for row in table]},
+        f"\n{aligned(table)}\n{said}",
+        json,
+    )
 
 
 def path_of(folder: Path, recipe: Recipe) -> Path:
@@ -126,7 +130,7 @@ def summary(found: dict[str, list[list[Row]]]) -> Rows:
     rows = Rows()
     for agent, runs in found.items():
         last = [each[-1] for each in runs]
-        ends = [float(curve(each).mean[-1]) if curve(each).x.size else math.nan for each in runs]
+        ends = [float(line.mean[-1]) if line.x.size else math.nan for line in map(curve, runs)]
         low, high = interval(ends)
         rows.append(
             {
@@ -157,8 +161,3 @@ def write_csv(path: Path, recipes: list[Recipe], folder: Path) -> None:
                 writer.writerow({**row, **named})
     with writing(path):
         replace_bytes(path, text.getvalue().encode())
-
-
-def _plain(table: Rows) -> list[dict[str, Any]]:
-    """The rows with None for what is not finite."""
-    return [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in table]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import esrl
+from esrl.cli.output import HELP
 from esrl.core.errors import EsrlError, nearest
 from esrl.core.extras import import_extra
 from esrl.envs.catalog import check_spelling, spoken
@@ -55,7 +56,6 @@ COMMANDS = {
     "completion": Command("esrl.cli.completion", "Print a script that completes commands in your shell.", jax=False),
 }
 TAKE_ENV = ("train", "describe", "compare", "tune")  # commands whose first argument is an environment or a recipe
-HELP = ("-h", "--help")
 USAGE = """usage: esrl COMMAND ...
 
 Reinforcement learning by evolution strategies.

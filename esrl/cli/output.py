@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from typing import Any
+
+from esrl.training.logs import finite
+
+HELP = ("-h", "--help")
 
 
 def width() -> int:
@@ -29,4 +32,4 @@ def tell(found: dict[str, Any], text: str, as_json: bool) -> int:
 
 def say_json(found: dict[str, Any]) -> None:
     """Prints one JSON object; numbers that are not finite are null."""
-    print(json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in found.items()}))
+    print(json.dumps(finite(found)))

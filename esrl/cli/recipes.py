@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from esrl.cli.arguments import HELP, Groups, about, dashed, texts, values
+from esrl.cli.arguments import Groups, about, dashed, texts, values
+from esrl.cli.output import HELP
 from esrl.core.errors import EsrlError, notice
 from esrl.core.options import Option, options_of
 from esrl.envs.catalog import check_spelling, spoken

@@ -22,7 +22,8 @@ from esrl.core.errors import EsrlError, reason_of
 from esrl.core.extras import import_extra
 from esrl.core.tables import Rows, aligned
 from esrl.core.types import seed_key
-from esrl.training.files import open_plain, replace_bytes, writing
+from esrl.training.files import replace_bytes, writing
+from esrl.training.locks import locked
 from esrl.training.loop import iterate
 from esrl.training.recipe import Recipe, run_keys
 from esrl.training.run_folder import at
@@ -91,20 +92,12 @@ def held(folder: Path) -> Iterator[None]:
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = open_plain(folder / ".lock", os.O_RDWR | os.O_CREAT)
+        file = locked(folder / ".lock", f"{folder} is being searched")
     try:
-        with contextlib.suppress(ImportError):  # Windows
-            import fcntl
-
-            try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                raise EsrlError(f"{folder} is being searched by another process; wait for it, or stop it") from None
-            except OSError:  # a file system without locks
-                pass
         yield
     finally:
-        os.close(file)
+        if file is not None:
+            os.close(file)
 
 
 class Trial(NamedTuple):

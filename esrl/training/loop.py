@@ -17,17 +17,16 @@ from esrl.algorithms.agent import Agent, Metrics, agent_text
 from esrl.algorithms.es import quantiles
 from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
-from esrl.core.options import Option, checked
+from esrl.core.options import Option, checked, options_of
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT, Faults
-from esrl.envs.registry import check_again
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.curves import Kept
 from esrl.training.evaluation import evaluate
 from esrl.training.films import Films
 from esrl.training.progress import Progress, watched
-from esrl.training.provenance import made
+from esrl.training.provenance import made, say_what_is_lost
 from esrl.training.recipe_table import MADE
 from esrl.training.result import Result as Result
 from esrl.training.run_folder import RunFolder
@@ -91,7 +90,7 @@ class Run:
         self._lost = 0  # generations in a row without a finite gradient step
         self._faults: Faults | None = getattr(agent.env, "faults", None)  # where its lanes can fail one by one
         self._failed = 0  # episodes of this generation that did
-        self._fitness: Any = None  # of the members of the last generation, where it is known
+        self._fitness: Any = None  # of the members of the last generation, on the host
         self.begun = False  # whether the folder was opened, and training began
         self.folder: RunFolder | None = None
         if out is not None:
@@ -100,10 +99,13 @@ class Run:
             else:
                 recipe = self.recipe()
                 self.folder = RunFolder.create(out, recipe | {MADE: made(recipe["env"])}, agent.env)
-                self._say_what_is_lost(recipe)
+                say_what_is_lost(recipe, agent.options)
             self.folder.checkpoints.keep = keep
             if resume:
-                self.folder.go_on(self.recipe(), agent.env, self.agent.in_force.keys() - self.agent.options.keys())
+                recipe = self.recipe()
+                defaults = {name for name, option in options_of(iterate).items() if recipe.get(name) == option.default}
+                left_out = defaults | (agent.in_force.keys() - agent.options.keys())
+                self.folder.go_on(recipe, agent.env, left_out)
         self._films = Films(self.folder.films) if films and self.folder is not None else None
 
     def __repr__(self) -> str:
@@ -142,19 +144,6 @@ class Run:
             "policy": self.agent.policy.spec or {"network": "custom"},
             "options": {k: v for k, v in options.items() if v is not None},
         }
-
-    def _say_what_is_lost(self, recipe: dict[str, Any]) -> None:
-        """Says what only Python code can make, so that nobody finds out when the run is to be loaded."""
-        options = [name for name in self.agent.options if recipe["options"].get(name) == "custom"]
-        lost = ["the network"] if recipe["policy"].get("network") == "custom" else []
-        try:
-            check_again(recipe["env"])
-        except EsrlError:
-            lost.insert(0, "the environment")
-        if (lost or options) and self.folder is not None:
-            again = "esrl.load(folder, agent=...)" if options else "esrl.load(folder, env=..., policy=...)"
-            what = " and ".join(lost + options)
-            notice(f"recipe.toml cannot hold {what}, made in Python; keep the code, and give them again to {again}")
 
     def progress(self, state: Any) -> float:
         """The part of the budget that is used, 0 to 1."""
@@ -213,8 +202,7 @@ class Run:
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
                 if self.folder is not None:
-                    members = jax.device_get(self._fitness) if "eval_return_mean" in last else None
-                    self.folder.write(last, members)
+                    self.folder.write(last, self._fitness if "eval_return_mean" in last else None)
                 state = after  # only now: whatever breaks off, a saved generation has its row
                 if self._tracking is not None:
                     self._tracking.log(last)
@@ -307,7 +295,6 @@ class Run:
         if self._in_parts:
             with self.clock.measure("rollout"):
                 experience = jax.block_until_ready(self.agent.rollout(state))
-            self._fitness = getattr(experience, "fitness", None)
             with self.clock.measure("update"):
                 after, metrics = jax.block_until_ready(self.agent.update(state, experience))
         else:
@@ -328,7 +315,8 @@ class Run:
             row["padded_steps"] = int(after.padded_steps)
         row |= values
         if self.agent.kind == "evolution":
-            row |= quantiles(experience.fitness)
+            self._fitness = jax.device_get(experience.fitness)
+            row |= quantiles(self._fitness)
             plan = self.agent.plan
             row |= {"noise_floats_per_member": plan.num_random, "dense_floats_per_member": plan.num_params}
         if start:

@@ -1,4 +1,4 @@
-"""Where a run comes from: the table [made] of its recipe. It says how to have the run again, and nothing reads it."""
+"""Where a run comes from: the table [made] of its recipe, which nothing reads; and what no recipe can hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from typing import Any
 import jax
 
 import esrl
+from esrl.core.errors import EsrlError, notice
 from esrl.envs.catalog import SUITES
+from esrl.envs.registry import check_again
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "gymnasium")
 _PATIENCE = 5.0  # seconds for git
@@ -46,6 +48,25 @@ def made(env: str) -> dict[str, Any]:
         **{name: commit for name, commit in commits.items() if commit},
         "versions": _versions(env),
     }
+
+
+def say_what_is_lost(recipe: dict[str, Any], options: dict[str, Any]) -> None:
+    """Says what of a run only Python code can make, so that nobody finds out when it is to be loaded.
+
+    Args:
+      recipe: of the run. options: what the agent was given.
+    """
+    lost = [name for name in options if recipe["options"].get(name) == "custom"]
+    again = "esrl.load(folder, agent=...)" if lost else "esrl.load(folder, env=..., policy=...)"
+    if recipe["policy"].get("network") == "custom":
+        lost.insert(0, "the network")
+    try:
+        check_again(recipe["env"])
+    except EsrlError:
+        lost.insert(0, "the environment")
+    if lost:
+        what = " and ".join(lost)
+        notice(f"recipe.toml cannot hold {what}, made in Python; keep the code, and give them again to {again}")
 
 
 def _command() -> str:

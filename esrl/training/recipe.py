@@ -34,7 +34,8 @@ from esrl.algorithms.es_agents import eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
 from esrl.core.brief import options_text
-from esrl.core.options import Option, options_of, todays_name, todays_value
+from esrl.core.names import todays_name, todays_value
+from esrl.core.options import Option, options_of
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.faults import LIMIT
 from esrl.envs.registry import load_attribute, make

@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-from esrl.core.options import FORMER_DEFAULTS, todays
+from esrl.core.names import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError
 from esrl.training.suite_defaults import ES
 
 FIXED = ("env", "agent", "seed")  # what a run keeps, beside its tables
 TABLES = ("policy", "options")
-# What a run's recipe of before does not say where it has its default.
-RUN_DEFAULTS = {
-    "early_evals": 0,
-    "keep": "last",
-    "films": False,
-    "on_env_error": "fail",
-    "max_failed": 0.5,
-    "env_timeout": 300.0,
-}
 MADE = "made"  # a table of where the run comes from, which makes no difference
 
 
@@ -50,7 +41,7 @@ def differences(
 
     Args:
       old, new: these.
-      left_out: options of the new one that have their defaults, which an old one may not say.
+      left_out: what has its default in the new one, which an old one may not say.
 
     Returns:
       What shapes the training, and must not differ; and what may.
@@ -60,13 +51,15 @@ def differences(
         text
         for table in TABLES
         for name in dict.fromkeys([*old.get(table, {}), *new[table]])
-        if not (table == "options" and name in left_out and name not in old.get(table, {}))
+        if name in old.get(table, {}) or name not in left_out
         if (text := _differs(name, old.get(table, {}), new[table], optional=table == "policy"))
     ]
     changed = [
         f"{name} {new.get(name, 'its default')} (was {old.get(name, 'its default')})"
         for name in dict.fromkeys([*old, *new])
-        if name not in (*FIXED, *TABLES, MADE) and old.get(name, RUN_DEFAULTS.get(name)) != new.get(name)
+        if name not in (*FIXED, *TABLES, MADE)
+        and (name in old or name not in left_out)
+        and old.get(name) != new.get(name)
     ]
     return fixed, changed
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import time
 import weakref
 from collections.abc import Set
@@ -22,7 +21,8 @@ from esrl.training import stored_spaces
 from esrl.training.checkpoint import Checkpoints
 from esrl.training.curves import MOST, draw_run, figure
 from esrl.training.events import Events
-from esrl.training.files import clear_parts, open_plain, read_bytes, replace_bytes, replacing, writing
+from esrl.training.files import clear_parts, read_bytes, replace_bytes, replacing, writing
+from esrl.training.locks import locked
 from esrl.training.logs import Metrics, Row
 from esrl.training.recipe_file import LONGEST, read_table
 from esrl.training.recipe_table import MADE, differences, with_former_defaults
@@ -110,35 +110,8 @@ class RunFolder:
         path = self.checkpoints.folder / ".lock"
         with contextlib.suppress(OSError):  # what cannot be written says so when a checkpoint is to be
             path.parent.mkdir(exist_ok=True)
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        while True:
-            try:
-                file = open_plain(path, os.O_RDWR | os.O_CREAT)
-            except OSError:  # what cannot be written says so when a checkpoint is to be
-                return
-            try:
-                # A lock of the process, not of the file: worker processes do not inherit it.
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError):
-                who = os.read(file, 200).decode(errors="replace").strip()
-                os.close(file)
-                raise EsrlError(
-                    f"{self.path} is being trained by another process{f' ({who})' if who else ''}; wait for it, or"
-                    " stop it"
-                ) from None
-            except OSError:  # a file system without locks
-                os.close(file)
-                return
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(file)):
-                break
-            os.close(file)  # whoever held it has taken the file away since it was opened
-        with contextlib.suppress(OSError):  # a full disk; who holds it is a courtesy
-            os.ftruncate(file, 0)
-            os.write(file, f"process {os.getpid()} on {platform.node()}\n".encode())
-        self._lock = weakref.finalize(self, os.close, file)  # also where this is dropped and never trained
+            if (file := locked(path, f"{self.path} is being trained")) is not None:
+                self._lock = weakref.finalize(self, os.close, file)  # also where this is dropped and never trained
 
     def release(self) -> None:
         """Lets other processes train in this folder."""
@@ -162,7 +135,7 @@ class RunFolder:
 
         Args:
           recipe: of that agent. env: its environment.
-          left_out: its options that have their defaults; a recipe that does not say them has these as well.
+          left_out: what has its default in it; a recipe that does not say it has that as well.
 
         Raises:
           EsrlError: they differ in what shapes the training, which the checkpoint holds: new values would be ignored;

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from esrl.core.brief import options_text
 from esrl.core.errors import EsrlError
-from esrl.core.options import todays
+from esrl.core.names import todays
 from esrl.training.curves import MOST
 from esrl.training.logs import Metrics, Row
 from esrl.training.recipe_file import read_table

@@ -9,7 +9,8 @@ from typing import Any
 import esrl
 from esrl.algorithms import es_agents, ppo_agent, shaping
 from esrl.algorithms.optimizers import make_optimizer
-from esrl.core.options import FORMER_DEFAULTS, near_option, options_of
+from esrl.core.names import FORMER_DEFAULTS, near_option
+from esrl.core.options import options_of
 from esrl.core.types import nearest
 from esrl.training import recipe as recipes
 from esrl.training.suite_defaults import ES, suite_defaults

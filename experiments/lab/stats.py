@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from esrl.core.statistics import interquartile_mean as interquartile_mean
+from esrl.core.statistics import interval as interval
 from experiments.lab.store import folder_name, results, todays
 
 COMPARE, SWEEP = results("study") / "compare", results("sweep")
@@ -42,29 +43,6 @@ def threshold(env: str) -> float | None:
     """The return to reach in an environment, or None: "gymnasium/phys2d/CartPole-v1" is 475."""
     name = env.partition("?")[0].rpartition("/")[2].partition("-v")[0]
     return THRESHOLDS.get(name.replace("_", "").lower())
-
-
-def interquartile_mean(x: Any, axis: int = -1) -> Any:
-    """Mean without the lowest and the highest quarter, whole values each: of 5 seeds the middle 3, of 3 all."""
-    return stats.trim_mean(np.asarray(x), 0.25, axis=axis)
-
-
-def interval(x: Any) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the interquartile mean; NaN for fewer than two values.
-
-    Of every resample for up to six values, of 10,000 random ones for more: their order is of no account.
-    """
-    x = np.sort(np.asarray(x, float))
-    if len(x) < 2:
-        return math.nan, math.nan
-    size = (len(x),) * len(x)
-    every = (
-        np.indices(size).reshape(len(x), -1).T
-        if len(x) <= 6
-        else np.random.default_rng(0).integers(len(x), size=(10_000, len(x)))
-    )
-    low, high = np.quantile(interquartile_mean(x[every]), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def read(folder: Path = COMPARE, envs: Sequence[str] = ()) -> pd.DataFrame:

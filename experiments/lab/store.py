@@ -119,7 +119,7 @@ def result_names(folder: Path, ending: str, names: Sequence[str], out: Path | No
 
 def todays(about: Row) -> Row:
     """A JSON's content with the recipe that it holds, if it is one, in the names that recipes have now."""
-    from esrl.core.options import todays as renamed  # here: most of this module needs no JAX
+    from esrl.core.names import todays as renamed  # here: most of this module needs no JAX
 
     recipe = about.get("recipe", {})
     return about | {"recipe": renamed(recipe)} if {"agent", "options"} <= recipe.keys() else about

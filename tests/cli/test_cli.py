@@ -19,7 +19,7 @@ from esrl.cli.commands import train
 from esrl.cli.invocation import invocation
 from esrl.cli.main import COMMANDS, main
 from esrl.cli.main import command as command_named
-from esrl.core import options
+from esrl.core import names as former
 from esrl.core.options import options_of
 from esrl.core.types import EsrlError
 from esrl.envs import catalog
@@ -483,7 +483,7 @@ def test_old_spellings_work_with_a_notice(old, capsys):
     said += [f'{new} = "{text}" is called "{value}" now'] if isinstance(value, str) and value != text else []
     notices = [f"esrl: notice: {line}; the old name still works" for line in said]
     for argv in (["old.toml"], ["w.py:Line", "--" + old.replace("_", "-"), text]):
-        options.tell_renamed.cache_clear()
+        former.tell_renamed.cache_clear()
         found = recipe(*argv)
         assert (getattr(found, table)[new] if table else getattr(found, new)) == value
         assert capsys.readouterr().err.splitlines() == notices

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import esrl
-from esrl.core import options
+from esrl.core import names as former
 from esrl.core.options import options_of
 from esrl.core.types import seed_key
 from esrl.envs.catalog import installed, missing
@@ -60,7 +60,7 @@ if not CASES:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(AGENTS)))
 def test_recipe_is_where_its_name_says(path, capsys):
-    options.tell_renamed.cache_clear()
+    former.tell_renamed.cache_clear()
     recipe = recipes.read(path)
     assert capsys.readouterr().err == "", "the recipe uses an old name"
     assert (
