@@ -19,6 +19,9 @@ stratified by environment, made by rliable; so is the probability that a run of 
 another (ties count half). Over all environments "median" is that of the environments' means. With fewer than two runs
 there is no interval.
 
+`chosen` is whichever of `eggroll` and `eggroll_ac` had the better score in the tuning trials of an environment: what
+somebody who tries both has, and who sees no final run before the choice.
+
 Written to <results>/statistics.csv, a row for each number, with a JSON beside it: measure, at, environment (or "all"),
 agent, other (the agent it is compared with), score (of a performance profile: value is the part of runs above it),
 value, low, high, runs.
@@ -42,8 +45,8 @@ from rliable import library, metrics
 
 from experiments import script
 from experiments.lab.stats import AGENTS, about, final, interquartile_mean, random_returns, read
-from experiments.lab.store import ROOT, Row, origin, results, write_rows, written
-from experiments.study.study_table import HEADS, markdown
+from experiments.lab.store import ROOT, Row, folder_name, origin, results, write_rows, written
+from experiments.study.study_table import CHOSEN, HEADS, markdown
 
 STUDY = results("study") / "study"
 AT = {"end": None, "steps": "env_steps", "episodes": "episodes"}
@@ -51,6 +54,7 @@ USED = ("seconds_training", "env_steps", "episodes")  # what a run used until it
 TAUS = np.round(np.linspace(-0.2, 1.2, 71), 3)
 
 Scores = dict[str, np.ndarray]  # by agent: [runs, environments]
+OF_CHOICE = ("eggroll", "eggroll_ac")
 
 
 def maximum(env: str) -> float | None:
@@ -58,6 +62,31 @@ def maximum(env: str) -> float | None:
     patterns = tomllib.loads((ROOT / "experiments" / "study" / "references.toml").read_text())["maximum"]
     name = env.partition("?")[0]
     return next((float(value) for key, value in patterns.items() if fnmatch.fnmatchcase(name, key)), None)
+
+
+def tuned(folder: Path, env: str, agent: str) -> float:
+    """The score of the trial that was chosen, in the worlds of tuning; NaN where no trials are kept."""
+    path = folder / folder_name(env) / "trials" / f"{agent}.csv"
+    if not path.exists():
+        return np.nan
+    trials = pd.read_csv(path)
+    return float(trials.loc[trials["chosen"], "value"].max())
+
+
+def choices(rows: pd.DataFrame, folder: Path) -> dict[str, str]:
+    """By environment, which of `OF_CHOICE` had the better score in tuning; none where one has no trials."""
+    found = {}
+    for env, here in rows.groupby("env", sort=False):
+        scores = {agent: tuned(folder, str(env), agent) for agent in OF_CHOICE if agent in set(here["agent"])}
+        if len(scores) == len(OF_CHOICE) and not np.isnan(list(scores.values())).any():
+            found[str(env)] = max(scores, key=lambda agent: scores[agent])
+    return found
+
+
+def with_chosen(rows: pd.DataFrame, chosen: dict[str, str]) -> pd.DataFrame:
+    """The rows, and the chosen agents' once more under the name `CHOSEN`."""
+    parts = [rows[(rows["env"] == env) & (rows["agent"] == agent)] for env, agent in chosen.items()]
+    return pd.concat([rows, *(part.assign(agent=CHOSEN) for part in parts)], ignore_index=True)
 
 
 def returns_at(rows: pd.DataFrame, at: str) -> tuple[dict[str, pd.Series], float]:
@@ -242,13 +271,14 @@ def main() -> None:
     arguments = script.options(Arguments, __doc__)
     script.at_least(arguments, 2, "resamples")
     rows = read(arguments.results, arguments.envs)
-    made, notes = study(rows, random_returns(arguments.results), arguments.resamples)
+    chosen = choices(rows, arguments.results)
+    made, notes = study(with_chosen(rows, chosen), random_returns(arguments.results), arguments.resamples)
     if not made:
         sys.exit("nothing to normalize: " + "; ".join(notes))
     csv = arguments.results / "statistics.csv"
     order = ["measure", "at", "environment", "agent", "other", "score", "value", "low", "high", "runs"]
     write_rows(csv, [{name: row[name] for name in order} for row in made])
-    of = {"resamples": arguments.resamples, "runs": recipes(arguments.results, rows)}
+    of = {"resamples": arguments.resamples, "runs": recipes(arguments.results, rows), CHOSEN: chosen}
     noted = {"recipe": of, "measured": [{**origin(), "runs": ["statistics"]}], "failed": {}, "left out": notes}
     written(csv.with_suffix(".json"), json.dumps(noted, indent=1) + "\n")
     print(markdown(pd.read_csv(csv)))

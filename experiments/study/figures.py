@@ -25,7 +25,7 @@ from matplotlib.lines import Line2D
 from experiments import script
 from experiments.lab import figures
 from experiments.lab.store import ROOT, results
-from experiments.study.study_table import HEADS, PLACES, name, select
+from experiments.study.study_table import CHOSEN, HEADS, PLACES, name, select
 
 STUDY = results("study")
 MARKERS, DASHES = "osD^vP*X", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (6, 3)))
@@ -33,7 +33,8 @@ MARKERS, DASHES = "osD^vP*X", ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)), (
 
 def styles(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """By agent: color, marker and line style, the same in every figure."""
-    shown = set(select(rows, environment="all", measure="iqm")["agent"])
+    # Without what is one of two others in each environment.
+    shown = set(select(rows, environment="all", measure="iqm")["agent"]) - {CHOSEN}
     made = zip(figures.colors(shown).items(), MARKERS * 9, DASHES * 9, strict=False)
     return {a: {"color": color, "marker": marker, "ls": dash} for (a, color), marker, dash in made if a in shown}
 

@@ -9,6 +9,7 @@ from experiments.lab.stats import AGENTS
 from experiments.script import table as lines
 
 HEADS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "optimality gap"}
+CHOSEN = "chosen"  # whichever of EGGROLL's two agents the tuning trials chose
 PLACES = {"end": "end of the budget", "steps": "equal env steps", "episodes": "equal episodes"}
 
 
@@ -31,7 +32,7 @@ def value(row: pd.Series) -> str:
 
 
 def name(agent: str) -> str:
-    return AGENTS.get(agent, agent)
+    return "EGGROLL or EGGROLL-AC, as tuned" if agent == CHOSEN else AGENTS.get(agent, agent)
 
 
 def select(rows: pd.DataFrame, **where: str) -> pd.DataFrame:

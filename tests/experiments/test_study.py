@@ -193,3 +193,25 @@ def test_script_and_figures(results, script, tmp_path):
 def test_maxima(study):
     assert study.maximum("gymnasium/phys2d/CartPole-v1") == 500 and study.maximum("navix/Navix-DoorKey-8x8-v0?a=1") == 1
     assert study.maximum("brax/inverted_pendulum") == 1000 and study.maximum("brax/inverted_double_pendulum") is None
+
+
+def test_the_better_of_two_agents_is_chosen_by_its_trials(study, results, tmp_path):
+    for env in (CARTPOLE, OTHER):  # by its final runs the actor-critic is the better one everywhere
+        write(results, env, "eggroll_ac", [(20, 900, 1000 + seed) for seed in range(6)])
+    for env, scores in ((CARTPOLE, {"eggroll": 400, "eggroll_ac": 300}), (OTHER, {"eggroll": 1, "eggroll_ac": 2})):
+        folder = results / env.replace("/", "-") / "trials"
+        folder.mkdir()
+        for agent, score in scores.items():
+            trials = pd.DataFrame({"value": [score, score + 500], "chosen": [True, False]})  # the latter was pruned
+            trials.to_csv(folder / f"{agent}.csv")
+    rows = study.read(results)
+    chosen = study.choices(rows, results)
+    assert chosen == {CARTPOLE: "eggroll", OTHER: "eggroll_ac"}
+    made = pd.DataFrame(study.study(study.with_chosen(rows, chosen), study.random_returns(results), 50)[0])
+    here = {"at": "end", "measure": "iqm"}
+    for env, agent in chosen.items():
+        ours = value(made, environment=env, agent=study.CHOSEN, **here)
+        assert ours["value"] == value(made, environment=env, agent=agent, **here)["value"]
+    assert value(made, environment="all", agent=study.CHOSEN, **here)["runs"] == 6
+    (results / OTHER.replace("/", "-") / "trials" / "eggroll_ac.csv").unlink()
+    assert study.choices(rows, results) == {CARTPOLE: "eggroll"}  # without trials nothing was chosen
