@@ -110,11 +110,11 @@ def write_recipe(folder: Path, settings: dict[str, Any], found: list[FrozenTrial
     steps = about["recipe"]["final"]["env_steps"] or float(f"{reached['steps']:.1e}")
     recipe = dataclasses.replace(recipe_of(settings, chosen), env_steps=float(steps))
     path = folder / settings["env"].partition("?")[0] / f"{settings['agent']}.toml"
-    written(path, header(settings, found, reached, about) + _toml(recipe))
+    written(path, header(settings, found, reached, about) + recipe_text(recipe))
     return path
 
 
-def _toml(recipe: recipes.Recipe) -> str:
+def recipe_text(recipe: recipes.Recipe) -> str:
     """A recipe's text, each value on one line: JSON's texts, numbers, truths and lists are TOML's too."""
     fields = plain(recipe)
     tables = [{k: fields[k] for k in ("env", "agent", "env_steps")}, fields["policy"], fields["options"]]
