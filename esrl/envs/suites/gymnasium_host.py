@@ -107,7 +107,8 @@ def make(
         taken = {k: v for k, v in kwargs.items() if k in spec.kwargs or takes(spec.entry_point, k)}
         return gymnasium.make(identifier, **unchecked, **taken)
 
-    return _host_env(name, one, pool, max_episode_steps, way)
+    in_one_call = instances is None and vectorization in ("auto", "vector") and spec.vector_entry_point is not None
+    return _host_env(name, one, pool, max_episode_steps, way, "" if in_one_call else None)
 
 
 def from_class(
@@ -185,27 +186,44 @@ class Way:
             return FewPool(self._few, lanes)
         return self._pool(name, make_one, lanes)
 
+    def text(self, lanes: int) -> str:
+        """How so many lanes are stepped, and what a step takes where that was measured.
+
+        Example:
+          >>> Way("workers", 4).text(64)
+          '64 lanes in 4 processes'
+        """
+        side_by_side = min(lanes, self.instances or lanes)
+        number = self._processes(side_by_side)
+        rounds = f", {side_by_side} at a time" if side_by_side < lanes else ""
+        cost = f", {_milliseconds(self._cost[0])} a step" if self._cost[0] else ""
+        return f"{lanes:,} lanes in {'one process' if number == 1 else f'{number} processes'}{rounds}{cost}"
+
     def _pool(self, name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> Pool:
         share = partial(_sync_pool, name, make_one)
+        number = self._processes(lanes)
         if self._vectorization in ("async", "workers"):
-            number = lanes if self._vectorization == "async" else self._workers or cores()
             return WorkersPool(name, share, lanes, number)
-        number = 1 if self._vectorization == "sync" or lanes < 2 else self._worth(lanes)
         if number > 1:
-            with contextlib.suppress(EsrlError):  # what cannot be sent to other processes is stepped in this one
-                pool = WorkersPool(name, share, lanes, number)  # not silent: the processes inherit that
-                if lanes < MANY:  # nobody expects it of so few
-                    cost = f"a step takes {1000 * self._cost[0]:.1f} ms"
-                    notice_once(f"{name}: {cost}, so {lanes} lanes are stepped by {number} processes (vectorization)")
-                return pool
+            try:
+                return WorkersPool(name, share, lanes, number)  # not silent: the processes inherit that
+            except EsrlError as error:  # what cannot be sent to other processes is stepped in this one
+                notice_once(f"{error}; so its {lanes} lanes are stepped in this process")
         return share(lanes)
 
-    def _worth(self, lanes: int) -> int:
-        """How many processes repay their start."""
+    def _processes(self, lanes: int) -> int:
+        """How many processes step so many lanes: as many as was said, or as repay their start."""
+        if self._vectorization in ("async", "workers"):
+            return min(lanes, lanes if self._vectorization == "async" else self._workers or cores())
         seconds, busy = self._cost
-        if seconds < DEAR and lanes < MANY:
+        if self._vectorization == "sync" or lanes < 2 or (seconds < DEAR and lanes < MANY):
             return 1
-        return min(lanes, WAITING) if seconds >= DEAR and busy < 0.5 else cores()
+        return min(lanes, WAITING if seconds >= DEAR and busy < 0.5 else cores())
+
+
+def _milliseconds(seconds: float) -> str:
+    """A time in milliseconds, to two digits where it is short."""
+    return f"{1000 * seconds:.1f} ms" if seconds >= DEAR else f"{1000 * seconds:.2g} ms"
 
 
 def _cost(pool: SyncPool) -> tuple[float, float]:
@@ -261,6 +279,7 @@ def _host_env(
     make_pool: Callable[[tuple[int, ...], bool], Pool],
     max_episode_steps: int | None,
     way: Way,
+    how: str | None = None,
 ) -> HostEnv:
     for what, number in (("max_episode_steps", max_episode_steps), ("instances", way.instances)):
         if number is not None:
@@ -295,7 +314,17 @@ def _host_env(
 
     faults = Faults()
     make_lanes = lanes_maker(name, make_pool, limit, faults)
-    return HostEnv(name, seen, one.action_space, limit, make_lanes, limited, faults=faults, instances=way.instances)
+    return HostEnv(
+        name,
+        seen,
+        one.action_space,
+        limit,
+        make_lanes,
+        limited,
+        faults=faults,
+        instances=way.instances,
+        how=way.text if how is None else lambda lanes: how,
+    )
 
 
 def _sync_pool(name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> SyncPool:
