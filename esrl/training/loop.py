@@ -235,7 +235,9 @@ class Run:
     def _film(self, state: Any, score: float | None) -> None:
         """A film of the policy, where films are wanted. No clock runs: it is no part of training."""
         if self._films is not None and self.grid.num_evals:
-            self._films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
+            film = self._films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
+            if film and self.folder is not None:
+                self.folder.film(film, int(state.env_steps))
 
     def _end(self, folder: RunFolder, state: Any, last: Row, ended: BaseException | None) -> None:
         """Saves and closes everything that can be; an error of one keeps no other from that."""
