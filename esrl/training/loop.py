@@ -78,6 +78,9 @@ class Run:
         self.stop_at_return, self.minutes, self.track = stop_at_return, minutes, track
         if stop_at_return is not None and not grid.num_evals:
             raise EsrlError("stop_at_return is given, but nothing is scored; give num_evals")
+        unused = [name for name, given in (("early_evals", grid.early), ("eval_seed", eval_seed is not None)) if given]
+        if unused and not grid.num_evals:
+            notice(f"{' and '.join(unused)} changes nothing, since nothing is scored (num_evals is 0)")
         self._tracking = None if track is None else Tracking(track)
         self.ended_by = ""  # why it ended before its budget did
         self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout

@@ -273,6 +273,16 @@ def _limit(name: str, one: gymnasium.Env) -> int:
     return int(spec or MAX_EPISODE_STEPS)
 
 
+def _own_limit(one: gymnasium.Env) -> float:
+    """Steps after which a TimeLimit that the environment was made with cuts its episodes off."""
+    least = math.inf
+    while isinstance(one, gymnasium.Wrapper):
+        if isinstance(one, gymnasium.wrappers.TimeLimit):
+            least = min(least, one._max_episode_steps)
+        one = one.env
+    return least
+
+
 def _host_env(
     name: str,
     make_one: Callable[..., gymnasium.Env],
@@ -298,6 +308,8 @@ def _host_env(
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
         raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
     limit = max_episode_steps or _limit(name, one)
+    if (own := _own_limit(one)) < limit:
+        notice_once(f"{name}: it ends its episodes after {own} steps by itself, before max_episode_steps={limit}")
     for space in ("observation_space", "action_space"):
         if not isinstance(getattr(one, space, None), gymnasium.spaces.Space):
             one.close()

@@ -343,3 +343,13 @@ def test_a_class_in_processes_plays_the_same_episodes():
 def test_a_way_that_a_class_has_not_is_refused(how):
     with pytest.raises(EsrlError, match="vectorization"):
         esrl.make(Dear, **how)
+
+
+def test_a_limit_of_its_own_below_the_given_one_is_said(capsys):
+    def limited():
+        return gymnasium.wrappers.TimeLimit(Dear(seconds=0.0), 7)
+
+    assert esrl.make(limited, max_episode_steps=9).max_episode_steps == 9
+    assert "it ends its episodes after 7 steps by itself, before max_episode_steps=9" in capsys.readouterr().err
+    esrl.make(limited, max_episode_steps=5)
+    assert "by itself" not in capsys.readouterr().err
