@@ -23,6 +23,7 @@ from esrl.core.types import EsrlError, notice_once, reason_of
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of
 from esrl.envs.faults import Faults
 from esrl.envs.host_lanes import FewPool, Pool, Worlds, lanes_maker
+from esrl.envs.processes import FORKED
 from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
 from esrl.envs.suites.gymnasium_workers import WorkersPool
@@ -30,7 +31,9 @@ from esrl.policies.spaces import visible
 
 MANY = 256  # lanes from which on "auto" takes a process for each core; fewer do not repay their start so soon
 DEAR = 1e-3  # seconds of a step from which on fewer lanes repay it
-WAITING = 16  # processes at most of an environment that mostly waits (for a simulator, a network, a device)
+# Processes at most of an environment that mostly waits (for a simulator, a network, a device): about 10 MiB each where they
+# are forked, and many times that where each imports its packages.
+WAITING = 64 if FORKED else 16
 MODES = ("auto", "sync", "async", "vector", "workers")
 MODES_OF_CLASSES = ("auto", "sync", "async", "workers")
 
