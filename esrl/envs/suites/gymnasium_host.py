@@ -31,8 +31,8 @@ from esrl.policies.spaces import visible
 
 MANY = 256  # lanes from which on "auto" takes a process for each core; fewer do not repay their start so soon
 DEAR = 1e-3  # seconds of a step from which on fewer lanes repay it
-# Processes at most of an environment that mostly waits (for a simulator, a network, a device): about 10 MiB each where they
-# are forked, and many times that where each imports its packages.
+# Processes at most of an environment that mostly waits (for a simulator, a network, a device): about 10 MiB each where
+# they are forked, and many times that where each imports its packages.
 WAITING = 64 if FORKED else 16
 MODES = ("auto", "sync", "async", "vector", "workers")
 MODES_OF_CLASSES = ("auto", "sync", "async", "workers")
