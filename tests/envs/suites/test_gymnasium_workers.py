@@ -313,6 +313,17 @@ def test_processes_draw_numbers_of_their_own():
     lanes.close()
 
 
+def test_where_nothing_may_fork_each_process_imports_for_itself(monkeypatch):
+    monkeypatch.setattr("esrl.envs.processes.FORKED", False)
+    both = [esrl.make(Dear, seconds=0.0, **how).make_lanes((2,)) for how in ({"vectorization": "sync"}, {"workers": 2})]
+    assert_same(*(lanes.begin(np.ones(2, bool), np.arange(2)) for lanes in both))
+    assert_same(*(lanes.step(np.array([0, 1]), np.ones(2, bool)) for lanes in both))
+    processes = [process.pid for process in both[1]._pool._processes]
+    for lanes in both:
+        lanes.close()
+    assert len(processes) == 2 and not any(map(running, processes))
+
+
 def test_processes_are_started_again_by_another_nursery():
     """One that forks them is ended: they end as well, and others take their place."""
     env, others = esrl.make(f"gymnasium/Acrobot-v1?{WORKERS}"), children(os.getpid())
