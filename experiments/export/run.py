@@ -122,7 +122,7 @@ def compared(name: str, to: str, many: int, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as made:
         for form in ("numpy", "onnx"):
             esrl.export(found, to=form, out=Path(made, form))
-        policies = {"numpy": in_numpy(Path(made, "numpy")), "onnx": Onnx(Path(made, "onnx"))}
+        policies: dict[str, Any] = {"numpy": in_numpy(Path(made, "numpy")), "onnx": Onnx(Path(made, "onnx"))}
         worst = dict.fromkeys(policies, 0.0)
         for first in range(0, many, AT_ONCE):
             number = min(AT_ONCE, many - first)

@@ -540,7 +540,7 @@ def test_train_evaluate_and_render_report(capsys):
     assert f"return {told['return_mean']:.2f}" in again and again.count("\n") == 1
 
     assert ran(capsys, "evaluate", "a/run", "--episodes", "5", "--env", "w.py:Host") == again
-    assert "w.py:Hosts" in refused(capsys, "evaluate", "a/run", "--env", "w.py:Hosts")
+    assert "has no 'Hosts'; did you mean Host" in refused(capsys, "evaluate", "a/run", "--env", "w.py:Hosts")
 
     assert "a/run/episode.gif: return" in ran(capsys, "render", "a/run", "--form", "gif")
     assert Path("a/run/episode.gif").read_bytes().startswith(b"GIF8")

@@ -111,7 +111,7 @@ def make(
         return gymnasium.make(identifier, **unchecked, **taken)
 
     in_one_call = instances is None and vectorization in ("auto", "vector") and spec.vector_entry_point is not None
-    return _host_env(name, one, pool, max_episode_steps, way, "" if in_one_call else None)
+    return _host_env(name, one, pool, max_episode_steps, way, (lambda lanes: "") if in_one_call else way.text)
 
 
 def from_class(
@@ -140,7 +140,7 @@ def from_class(
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
         return way.pool(name, one, math.prod(shape))
 
-    return _host_env(name, one, pool, max_episode_steps, way)
+    return _host_env(name, one, pool, max_episode_steps, way, way.text)
 
 
 def _instance(cls: Callable[..., gymnasium.Env], options: dict[str, Any], **kwargs: Any) -> gymnasium.Env:
@@ -292,7 +292,7 @@ def _host_env(
     make_pool: Callable[[tuple[int, ...], bool], Pool],
     max_episode_steps: int | None,
     way: Way,
-    how: str | None = None,
+    how: Callable[[int], str],
 ) -> HostEnv:
     for what, number in (("max_episode_steps", max_episode_steps), ("instances", way.instances)):
         if number is not None:
@@ -338,7 +338,7 @@ def _host_env(
         limited,
         faults=faults,
         instances=way.instances,
-        how=way.text if how is None else lambda lanes: how,
+        how=how,
     )
 
 
