@@ -9,9 +9,16 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
+from gymnasium import spaces
+
 from esrl.core.names import FORMER_DEFAULTS
 from esrl.core.options import arguments_of, checked, options_of
 from esrl.core.runtime import check_jax, configure
+from esrl.core.types import notice_once
+from esrl.envs.base import name_of
+from esrl.policies.spaces import map_space
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
@@ -43,6 +50,8 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
             agent = constructor(*args, **given)
             bound = signature.bind(*args, **given)
             bound.apply_defaults()
+            if "squash" in own and bound.arguments["squash"] != own["squash"].default:
+                _say_what_is_not_squashed(agent.env)
             every = {name: bound.arguments[name] for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
             return dataclasses.replace(agent, in_force=every | agent.in_force)
 
@@ -51,6 +60,16 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
         return made  # type: ignore[return-value]
 
     return decorate
+
+
+def _say_what_is_not_squashed(env: Any) -> None:
+    """Says that squash does nothing where no action is a real number. No error: a run's recipe may hold it."""
+
+    def real(space: spaces.Space) -> bool:
+        return isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
+
+    if not any(jax.tree.leaves(map_space(real, env.action_space))):
+        notice_once(f"{name_of(env)}: squash changes nothing, since no action there is a Box of real numbers")
 
 
 def changed_options(constructor: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from esrl.cli import dry_run as dry_runs
 from esrl.cli.output import plain_name, say_json, tell, width
 from esrl.core.errors import EsrlError
 from esrl.envs.base import name_of
+from esrl.envs.catalog import spoken
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
@@ -82,6 +83,7 @@ def evaluate(
     episodes: int = 128,
     seed: int = 1000,
     generation: int | str | None = None,
+    env: str | None = None,
     trust: bool = False,
     json: bool = False,
 ) -> int:
@@ -92,10 +94,11 @@ def evaluate(
       episodes: held-out episodes.
       seed: seed of the episodes' worlds.
       generation: whose checkpoint, or "best": the one with the highest held-out score. Without it: the last.
+      env: environment with the same spaces, where the run's own can be made no more, or another is asked for.
       trust: run the code that the folder's recipe names, though nobody has named it here before.
       json: end with one JSON object on standard output.
     """
-    agent, state, recipe = esrl.load(folder, generation=generation, trust=trust)
+    agent, state, recipe = esrl.load(folder, env=_made(env), generation=generation, trust=trust)
     scored = esrl.evaluate(agent, state, episodes, seed)
     text = (
         f"{recipe.agent} on {name_of(agent.env)}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
@@ -111,6 +114,7 @@ def render(
     out: str | None = None,
     seed: int = 1000,
     generation: int | str | None = None,
+    env: str | None = None,
     trust: bool = False,
 ) -> int:
     """Write an episode of a trained agent: a page that opens offline (Brax), or an MP4 or GIF.
@@ -121,9 +125,10 @@ def render(
       out: the file without its ending. Without it: FOLDER/episode.
       seed: seed of the episode's world.
       generation: whose checkpoint, or "best": the one with the highest held-out score. Without it: the last.
+      env: environment with the same spaces, where the run's own can be made no more, or another is asked for.
       trust: run the code that the folder's recipe names, though nobody has named it here before.
     """
-    agent, state, _ = esrl.load(folder, generation=generation, trust=trust)
+    agent, state, _ = esrl.load(folder, env=_made(env), generation=generation, trust=trust)
     path, episode = esrl.render(agent, state, out or at(folder) / "episode", seed, form)
     print(f"{path}: return {episode.total:.1f} in {len(episode.rewards)} steps")
     return 0
@@ -166,6 +171,11 @@ def describe(recipe: Recipe, *, trust: bool = False) -> int:
 
 
 # ---- parts of them --------------------------------------------------------------------------------------------------
+
+
+def _made(env: str | None) -> Any:
+    """An environment that was named on the command line, in whatever way people write it."""
+    return None if env is None else esrl.make(spoken(env))
 
 
 def _default_out(recipe: Recipe) -> str:

@@ -30,7 +30,10 @@ from esrl.training.trust import check_code
 
 RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
 _BUDGET = 1e6  # environment steps when no budget is given
-_RESUMABLE = ("resume", "trust", "json", "dry_run", *Budget._fields)  # what a run that goes on may still be told
+_RESUMABLE = (  # what a run that goes on may still be told
+    *("resume", "trust", "json", "dry_run", *Budget._fields),
+    *("films", "keep", "minutes", "stop_at_return", "track"),
+)
 OF_ENV = {  # options of the environment that have flags; they become a part of its name
     option.name: option
     for option in (

@@ -56,6 +56,7 @@ class HostEnv(NamedTuple):
       faults: what failed while its lanes were stepped; None where lanes cannot fail one by one.
       instances: environments that may exist at once, where that is bounded (a licence, a port): more episodes than
         these are played one after another.
+      how: `how(lanes)` says in how many processes so many lanes are stepped, for a header; "" where one call does.
     """
 
     name: str
@@ -67,6 +68,7 @@ class HostEnv(NamedTuple):
     recipe_name: str = ""
     faults: Faults | None = None
     instances: int | None = None
+    how: Callable[[int], str] | None = None
 
 
 def on_device(env: Any) -> bool:

@@ -146,7 +146,7 @@ class Watch:
     Attributes:
       leave: `leave(name)` ends the process because of an environment.
       number: the signal. fatal: also let the operating system end the process, where code hangs that holds Python's
-        lock, so that no thread and no handler of this process runs.
+        lock, so that no thread and no handler of this process runs. The thread puts that off while it does run.
     """
 
     def __init__(self) -> None:
@@ -154,6 +154,7 @@ class Watch:
         self.number: int = getattr(signal, "SIGALRM", 0)
         self.fatal = False
         self._deadline, self._name = math.inf, ""
+        self._seconds = math.nan  # of the last call for which the system was told another number
         self._main = threading.main_thread().ident or 0
         self._thread: threading.Thread | None = None
         self._possible = hasattr(signal, "pthread_kill")
@@ -162,16 +163,14 @@ class Watch:
         """A call of an environment begins."""
         if self._possible and threading.get_ident() == self._main:  # no other thread can be interrupted
             self._name, self._deadline = name, time.monotonic() + seconds
-            if self.fatal:
-                signal.setitimer(signal.ITIMER_REAL, seconds + 2 * GRACE)
+            if self.fatal and seconds != self._seconds:
+                self._put_off(seconds)
             if self._thread is None:
                 self._begin()
 
     def stop(self) -> None:
         """It has ended."""
         self._deadline = math.inf
-        if self.fatal:
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _begin(self) -> None:
         self._possible = signal.getsignal(self.number) == signal.SIG_DFL  # else it is somebody's
@@ -180,9 +179,16 @@ class Watch:
             self._thread = threading.Thread(target=self._look, name="esrl-watch", daemon=True)
             self._thread.start()
 
+    def _put_off(self, seconds: float) -> None:
+        """The operating system is to end this process if nobody puts that off again for so long."""
+        self._seconds = seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds + 2 * GRACE)
+
     def _look(self) -> None:
         while True:
             time.sleep(_LOOK)
+            if self.fatal:  # here, not at each call: two system calls less for a step of each lane
+                self._put_off(self._seconds)
             late = self._deadline
             if time.monotonic() > late:
                 signal.pthread_kill(self._main, self.number)

@@ -36,8 +36,9 @@ class Films:
         self.folder = folder
         self._given_up = False
 
-    def take(self, agent: Any, state: Any, score: float | None, seed: int, seconds: float) -> None:
-        """Makes a film of a state, and deletes those that are not kept.
+    def take(self, agent: Any, state: Any, score: float | None, seed: int, seconds: float) -> bytes:
+        """Makes a film of a state, and deletes those that are not kept. Returns it as a small GIF; empty where there is
+        none, as of Brax's pages.
 
         Args:
           agent, state: of the run. score: its mean held-out return, where it has one.
@@ -45,13 +46,13 @@ class Films:
           seconds: that an environment which Python steps may take.
         """
         if self._given_up:
-            return
+            return b""
         from esrl.envs.faults import WATCH, Hang  # here: who reads films, as `esrl watch`, needs no JAX
 
         try:
             WATCH.start(seconds, "a film's environment")
             try:
-                self._take(agent, state, score, seed)
+                return self._take(agent, state, score, seed)
             finally:
                 WATCH.stop()
         except (EsrlError, OSError) as error:
@@ -60,13 +61,14 @@ class Films:
             self._give_up(f"it took longer than {seconds:g} s (env_timeout)")
         except (Exception, SystemExit) as error:  # an environment's own
             self._give_up(reason_of(error))
+        return b""
 
     def _give_up(self, why: str) -> None:
         self._given_up = True
         notice(f"no films are made: {why}")
 
-    def _take(self, agent: Any, state: Any, score: float | None, seed: int) -> None:
-        from esrl.training.rendering import render
+    def _take(self, agent: Any, state: Any, score: float | None, seed: int) -> bytes:
+        from esrl.training.rendering import render, small_gif
 
         if self.folder.is_symlink():
             raise EsrlError(f"{self.folder} is a link, and none is followed in a run's folder; put a folder there")
@@ -86,6 +88,7 @@ class Films:
             if NAME.fullmatch(old.name) and old.name not in kept:
                 with contextlib.suppress(OSError):
                     old.unlink()
+        return small_gif(episode)
 
 
 def keep(films: dict[str, Film]) -> dict[str, Film]:

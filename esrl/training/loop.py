@@ -78,6 +78,9 @@ class Run:
         self.stop_at_return, self.minutes, self.track = stop_at_return, minutes, track
         if stop_at_return is not None and not grid.num_evals:
             raise EsrlError("stop_at_return is given, but nothing is scored; give num_evals")
+        unused = [name for name, given in (("early_evals", grid.early), ("eval_seed", eval_seed is not None)) if given]
+        if unused and not grid.num_evals:
+            notice(f"{' and '.join(unused)} changes nothing, since nothing is scored (num_evals is 0)")
         self._tracking = None if track is None else Tracking(track)
         self.ended_by = ""  # why it ended before its budget did
         self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout
@@ -235,7 +238,9 @@ class Run:
     def _film(self, state: Any, score: float | None) -> None:
         """A film of the policy, where films are wanted. No clock runs: it is no part of training."""
         if self._films is not None and self.grid.num_evals:
-            self._films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
+            film = self._films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
+            if film and self.folder is not None:
+                self.folder.film(film, int(state.env_steps))
 
     def _end(self, folder: RunFolder, state: Any, last: Row, ended: BaseException | None) -> None:
         """Saves and closes everything that can be; an error of one keeps no other from that."""

@@ -46,6 +46,8 @@ class Progress:
         each = f", {plan.num_random:,} random numbers each" if evolves else ""
         at_once = "environments side by side" if agent.kind in ("gradient", "actor_critic") else "episodes a generation"
         writing = f"; writing {out}" if out is not None else ""
+        how = getattr(agent.env, "how", None)  # of an environment that Python steps
+        at_once += f" ({text})" if how is not None and (text := how(plan.lanes)) else ""
         what = f"{agent.name} on {name_of(agent.env)}"
         self._print(f"{what}: {plan.lanes:,} {at_once}, {plan.num_params:,} weights{each}{writing}")
         self._begun = time.monotonic()

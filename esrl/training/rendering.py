@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from esrl.training.files import replacing, writing
 from esrl.training.run_folder import at
 
 FPS = 30  # frames a second, where the environment's metadata has no render_fps
+_PICTURES, _SIDE = 100, 256  # of a small GIF at most: pictures, and rows and columns of one
 _SHOWN = 0x5EE5  # folded into the key: the episode shown is held out as well
 
 
@@ -248,6 +250,20 @@ def _video(agent: Agent, episode: Episode, out: Path, form: str) -> Path:
         duration = 1000 * every / episode.fps
         _write(path, lambda part: imageio.mimwrite(part, frames[::every], duration=duration, loop=0))
     return path
+
+
+def small_gif(episode: Episode) -> bytes:
+    """An episode as a GIF that TensorBoard shows, of at most 100 pictures of 256 by 256; empty where it has none."""
+    if not episode.frames:
+        return b""
+    imageio = import_extra("imageio.v2", "video", "a video")
+    every = -(-len(episode.frames) // _PICTURES)
+    frames = _bytes(episode.frames[::every])
+    thin = -(-max(frames[0].shape[:2]) // _SIDE)
+    whole = io.BytesIO()
+    duration = 1000 * max(every / episode.fps, 0.04)  # browsers slow down GIFs of more than 25 frames a second
+    imageio.mimwrite(whole, [frame[::thin, ::thin] for frame in frames], format="gif", duration=duration, loop=0)
+    return whole.getvalue()
 
 
 def _even(frame: np.ndarray) -> np.ndarray:

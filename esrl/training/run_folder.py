@@ -198,6 +198,12 @@ class RunFolder:
             if self._events is not None:
                 self._events.write(row, fitness)
 
+    def film(self, gif: bytes, env_steps: int) -> None:
+        """Adds a film of the policy to the events."""
+        with protected(), contextlib.suppress(OSError):  # what cannot be written says so when a row is to be
+            if self._events is not None:
+                self._events.film("eval/film", gif, env_steps)
+
     def redraw(self) -> None:
         """Draws the learning curve, unless that takes more than a twentieth of the time since it was drawn last."""
         begun = time.monotonic()

@@ -7,6 +7,7 @@ courtesy: what it raises is said once, and the run goes on.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -77,12 +78,12 @@ class WandB:
 
 
 class MLflow:
-    """MLflow, at MLFLOW_TRACKING_URI, or in its own local files."""
+    """MLflow, at MLFLOW_TRACKING_URI, or in a local database. A run that the caller has begun is the parent of this."""
 
     def start(self, name: str, recipe: dict[str, Any], folder: Path | None) -> None:
         self._mlflow = import_extra("mlflow", "mlflow", "--track mlflow")
         self._mlflow.set_experiment("esrl")
-        self._run = self._mlflow.start_run(run_name=name)
+        self._run = self._mlflow.start_run(run_name=name, nested=self._mlflow.active_run() is not None)
         self._mlflow.log_params({key: str(value)[:500] for key, value in flat(recipe).items()})
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -161,8 +162,9 @@ class Tracking:
         if not self._works:
             return
         try:
-            # wandb and others print to standard output, which `--json` keeps for one object.
-            call()
+            # Trackio and others print to standard output, which `--json` keeps for one object.
+            with contextlib.redirect_stdout(sys.stderr):
+                call()
         except EsrlError:
             raise
         except Exception as error:

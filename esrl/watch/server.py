@@ -127,6 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "esrl", ""
     timeout = _IDLE
+    disable_nagle_algorithm = True  # else what follows the head of an answer may wait for the reader to confirm that
 
     def do_GET(self) -> None:
         try:

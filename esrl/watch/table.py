@@ -33,7 +33,7 @@ _MARK = 128  # bytes before the end by which a file is known again
 _COLUMNS = 64  # columns that are kept of a file
 _AHEAD = 32  # bytes by which a name may stand nearer to its line's begin than in the line before
 _NUMBER = re.compile(rb": ?(-?[0-9][0-9.eE+-]*)")
-_AXIS = {name: json.dumps(name).encode() for name in (*AXES, *SCORES)}
+_QUOTED = {name: json.dumps(name).encode() for name in (*AXES, *SCORES)}
 
 
 def thinned(columns: Sequence[Sequence[float]], most: int) -> list[int]:
@@ -52,10 +52,11 @@ def thinned(columns: Sequence[Sequence[float]], most: int) -> list[int]:
     parts = max(1, most // (2 * len(columns)))
     kept = {0, number - 1}
     for part in range(parts):
-        places = range(number * part // parts, number * (part + 1) // parts)
+        first, end = number * part // parts, number * (part + 1) // parts
         for column in columns:
-            kept.add(min(places, key=column.__getitem__))
-            kept.add(max(places, key=column.__getitem__))
+            values = column[first:end]
+            kept.add(first + values.index(min(values)))
+            kept.add(first + values.index(max(values)))
     return sorted(kept)
 
 
@@ -250,18 +251,24 @@ def _together(columns: list[_Column]) -> tuple[Sequence[int], list[Sequence[floa
 
 def _search(name: str, data: bytes, starts: Sequence[int], known: int, column: _Column) -> None:
     """Adds a column's numbers in some lines: `starts` says where each begins, `known` is the number of the first."""
-    wanted, find, match = json.dumps(name).encode(), data.find, _NUMBER.match
+    wanted, find = json.dumps(name).encode() + b": ", data.find
+    size = len(wanted)
     add_row, add_value = column.rows.append, column.values.append
     ahead = 0  # a name stands at much the same place in every line
     for place, (start, end) in enumerate(zip_longest(starts, starts[1:], fillvalue=len(data))):
         at = find(wanted, start + ahead, end)
         if at < 0:
             at = find(wanted, start, end)
-            if at < 0:
+            if at < 0 and (value := _value(name, data[start:end])) is None:  # others may write no space
                 continue
-        ahead = at - start - _AHEAD if at - start > _AHEAD else 0
-        number = match(data, at + len(wanted))
-        if number is not None and (value := _finite(number[1])) is not None:
+        if at >= 0:
+            ahead = at - start - _AHEAD if at - start > _AHEAD else 0
+            stop = find(b",", at + size, end)
+            try:
+                value = float(data[at + size : stop if stop >= 0 else end - 2])  # behind the last one stands a brace
+            except ValueError:
+                value = _value(name, data[start:end])
+        if value is not None and value - value == 0:  # finite
             add_row(known + place)
             add_value(value)
 
@@ -287,10 +294,18 @@ def _score(line: bytes) -> Score | None:
 
 
 def _value(name: str, line: bytes) -> float | None:
-    wanted = _AXIS.get(name) or json.dumps(name).encode()
+    wanted = _QUOTED.get(name) or json.dumps(name).encode()
     at = line.find(wanted)
-    number = _NUMBER.match(line, at + len(wanted)) if at >= 0 else None
-    return None if number is None else _finite(number[1])
+    if at < 0:
+        return None
+    place = at + len(wanted)
+    try:
+        # Behind a colon, and before a comma in most lines.
+        value = float(line[place + 1 : line.find(b",", place)] if line[place] == ord(":") else b"")
+        return value if value - value == 0 else None
+    except ValueError:
+        number = _NUMBER.match(line, place)
+        return None if number is None else _finite(number[1])
 
 
 def _finite(text: bytes) -> float | None:

@@ -338,3 +338,12 @@ def test_optimizer_takes_any_optax_transformation():
     np.testing.assert_allclose(metrics["learning_rate"], 1.0)
     assert 0 < metrics["update_norm"] < 1
     assert make_optimizer("sgd", momentum=0.9)
+
+
+def test_a_squash_of_choices_is_said(capsys):
+    """It is no error: a run's recipe may hold it."""
+    esrl.eggroll("gymnasium/phys2d/CartPole-v1", TINY, population=4, squash="clip")
+    assert "squash changes nothing" in capsys.readouterr().err
+    esrl.eggroll(Target(), TINY, population=4, squash="clip")
+    esrl.eggroll("gymnasium/phys2d/CartPole-v1", TINY, population=4, squash="tanh")
+    assert "squash" not in capsys.readouterr().err

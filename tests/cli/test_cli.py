@@ -539,6 +539,9 @@ def test_train_evaluate_and_render_report(capsys):
     again = ran(capsys, "evaluate", "a/run", "--episodes", "5")
     assert f"return {told['return_mean']:.2f}" in again and again.count("\n") == 1
 
+    assert ran(capsys, "evaluate", "a/run", "--episodes", "5", "--env", "w.py:Host") == again
+    assert "has no 'Hosts'; did you mean Host" in refused(capsys, "evaluate", "a/run", "--env", "w.py:Hosts")
+
     assert "a/run/episode.gif: return" in ran(capsys, "render", "a/run", "--form", "gif")
     assert Path("a/run/episode.gif").read_bytes().startswith(b"GIF8")
     assert "choose another --out; to go on with the run in it: --resume a/run" in refused(

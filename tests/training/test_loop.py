@@ -148,3 +148,13 @@ def test_a_run_without_a_finite_gradient_step_ends(monkeypatch):
     generations = []
     with pytest.raises(EsrlError, match="not one gradient step of the last 3 generations was finite"):
         generations += [generation for generation, _, _ in run]
+
+
+@pytest.mark.parametrize("given", [{"early_evals": 2}, {"eval_seed": 7}], ids=["early_evals", "eval_seed"])
+def test_evaluations_that_are_not_made_are_said(given, capsys):
+    made = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((4,)), population=4)
+    esrl.iterate(made, generations=1, num_evals=0, **given)
+    assert f"{next(iter(given))} changes nothing, since nothing is scored" in capsys.readouterr().err
+    esrl.iterate(made, generations=1, num_evals=1, **given)
+    esrl.iterate(made, generations=1, num_evals=0)
+    assert not capsys.readouterr().err

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 
 import esrl
 from esrl.algorithms.es import QUANTILES, quantiles
+from esrl.cli.main import main
 from esrl.training import films as film_module
 from esrl.training import run_folder, status
 from esrl.training.films import Films, keep, read_films
+from esrl.training.rendering import Episode, small_gif
 from esrl.training.status import Status, alive, is_held, read_status
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -207,6 +210,45 @@ class Drawn:
         return np.full((8, 8, 3), 100, np.uint8)
 
 
+def events_of(folder, tag):
+    """Environment steps and values of a tag in a run's TensorBoard events, over all its processes."""
+    event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2")
+    found = []
+    for path in sorted(folder.glob("events.*"), key=lambda path: path.stat().st_mtime_ns):
+        data, place = path.read_bytes(), 0
+        while place < len(data):
+            (size,) = struct.unpack_from("<Q", data, place)
+            event = event_pb2.Event.FromString(data[place + 12 : place + 12 + size])
+            found += [(event.step, value) for value in event.summary.value if value.tag == tag]
+            place += size + 16
+    return found
+
+
+def test_films_begin_where_a_run_goes_on(tmp_path, capsys):
+    """On the command line as well: the run's recipe then says it."""
+    pytest.importorskip("imageio")
+    run = tmp_path / "run"
+    (tmp_path / "drawn.py").write_text(DRAWN)
+    path = f"{tmp_path}/drawn.py:Drawn"
+    sizes = ["--population", "8", "--hidden", "4", "--num-evals", "2", "--eval-episodes", "2"]
+    assert main(["train", path, "--generations", "2", *sizes, "--out", str(run)]) == 0
+    assert main(["train", "--resume", str(run), "--generations", "4", "--films"]) == 0
+    assert "films True (was False)" in capsys.readouterr().err
+    films = read_films(run / "films")
+    assert [film["generation"] for film in films.values()][-1] == 4
+    steps = [step for step, _ in events_of(run, "eval/film")]
+    assert steps and steps == sorted(steps) and steps[0] > 0
+
+
+def test_a_small_gif_has_few_small_pictures():
+    imageio = pytest.importorskip("imageio.v3")
+    episode = Episode()
+    episode.frames = [np.full((600, 400, 3), i % 256, np.uint8) for i in range(401)]
+    pictures = imageio.imread(small_gif(episode), index=None)
+    assert len(pictures) <= 100 and pictures.shape[1] <= 256 and pictures.shape[1] * 2 == pictures.shape[2] * 3 - 1
+    assert small_gif(Episode()) == b""
+
+
 def test_a_film_is_made_at_each_evaluation_and_changes_nothing(tmp_path):
     pytest.importorskip("imageio")
     made = esrl.eggroll(Drawn(), esrl.mlp((4,)), population=8)
@@ -217,10 +259,34 @@ def test_a_film_is_made_at_each_evaluation_and_changes_nothing(tmp_path):
     assert {p.name for p in (tmp_path / "run" / "films").iterdir()} == {*films, "films.json"}
     assert all(film["steps"] == 5 for film in films.values())
     assert "films = true" in (tmp_path / "run" / "recipe.toml").read_text()
+    shown = events_of(tmp_path / "run", "eval/film")
+    assert [step for step, _ in shown] == [0, *(row["env_steps"] for row in result.rows)]
+    assert all(v.image.encoded_image_string[:4] == b"GIF8" and v.image.width == 8 for _, v in shown)
     without = esrl.train(made, generations=4, num_evals=4, eval_episodes=4)
     for a, b in zip(jax.tree.leaves(result.state.params), jax.tree.leaves(without.state.params), strict=True):
         np.testing.assert_array_equal(a, b)
     assert result.metrics["eval_return_mean"] == without.metrics["eval_return_mean"]
+
+
+DRAWN = """
+import gymnasium
+import numpy as np
+
+
+class Drawn(gymnasium.Env):
+    observation_space, action_space = gymnasium.spaces.Box(-1, 1, (1,)), gymnasium.spaces.Box(-1, 1, (1,))
+    max_episode_steps = 5
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.np_random.random(1, np.float32), {}
+
+    def step(self, action):
+        return self.np_random.random(1, np.float32), float(action[0]), False, False, {}
+
+    def render(self):
+        return np.full((8, 8, 3), 100, np.uint8)
+"""
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no display"), SystemExit("bye")], ids=["raises", "exits"])

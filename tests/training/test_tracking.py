@@ -92,7 +92,8 @@ def test_weights_and_biases_offline(tmp_path):
 
 
 def test_mlflow_and_trackio_are_called_as_they_document(monkeypatch):
-    """Their own packages are large; their calls are recorded by modules of the same functions."""
+    """Their own packages are large; their calls are recorded by modules of the same functions. Where they are
+    installed, the next test asks them."""
     called = []
 
     def recording(name, result=None):
@@ -106,7 +107,7 @@ def test_mlflow_and_trackio_are_called_as_they_document(monkeypatch):
     mlflow = types.ModuleType("mlflow")
     for name in ("set_experiment", "log_params", "log_metrics", "end_run"):
         setattr(mlflow, name, recording(name))
-    mlflow.start_run = recording("start_run", run)
+    mlflow.start_run, mlflow.active_run = recording("start_run", run), lambda: None
     trackio = types.ModuleType("trackio")
     for name in ("init", "log", "finish"):
         setattr(trackio, name, recording(name))
@@ -119,6 +120,54 @@ def test_mlflow_and_trackio_are_called_as_they_document(monkeypatch):
         called.clear()
         esrl.train(agent(), generations=1, num_evals=0, track=track)
         assert [name for name, _, _ in called] == calls
+
+
+def test_what_a_tracker_prints_keeps_standard_output_free(capsys):
+    class Printing(Recorder):
+        def start(self, name, recipe, folder):
+            print("a greeting")
+
+    esrl.train(agent(), generations=1, num_evals=0, track=Printing())
+    said = capsys.readouterr()
+    assert not said.out and "a greeting" in said.err
+
+
+READ = {  # what a package has stored of a run, as {step: value of eval/return_mean or None}
+    "mlflow": """
+import mlflow
+run, = mlflow.search_runs(experiment_names=["esrl"], output_format="list")
+assert run.info.status == "FINISHED" and run.info.run_name == "run", run
+assert run.data.params["agent"] == "eggroll" and run.data.params["options.population"] == "8", run.data.params
+history = lambda name: mlflow.MlflowClient().get_metric_history(run.info.run_id, name)
+found = {m.step: None for m in history("train/return_mean")} | {m.step: m.value for m in history("eval/return_mean")}
+""",
+    "trackio": """
+import glob, json, os, sqlite3
+path, = glob.glob(os.path.expanduser("~/.cache/huggingface/trackio/esrl.db"))
+with sqlite3.connect(path) as db:
+    (config,), = db.execute("select config from configs where run_name = 'run'").fetchall()
+    rows = db.execute("select step, metrics from metrics where run_name = 'run'").fetchall()
+assert json.loads(config)["options.population"] == 8, config
+found = {step: json.loads(values).get("eval/return_mean") for step, values in rows}
+""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("track", READ)
+def test_the_packages_store_what_the_folder_has(track, tmp_path):
+    """Asked of the packages themselves, in processes of their own, without a network."""
+    pytest.importorskip(track)
+    train = (
+        f"import esrl; a = esrl.eggroll({CARTPOLE!r}, esrl.mlp((4,)), population=8);"
+        f"esrl.train(a, generations=3, num_evals=1, eval_episodes=4, out='run', track={track!r})"
+    )
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": ":".join(sys.path)}
+    for code in (train, READ[track] + "print(sorted(found.items()))"):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0 and "failed" not in done.stderr, done.stderr
+    rows = Metrics(tmp_path / "run" / "metrics.jsonl").rows()
+    assert done.stdout.strip() == str([(row["env_steps"], row.get("eval_return_mean")) for row in rows])
 
 
 def test_a_run_ends_at_a_return(tmp_path):

@@ -23,6 +23,7 @@ from esrl.core.types import EsrlError, notice_once, reason_of
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, check_positive, max_episode_steps_of
 from esrl.envs.faults import Faults
 from esrl.envs.host_lanes import FewPool, Pool, Worlds, lanes_maker
+from esrl.envs.processes import FORKED
 from esrl.envs.suites._common import given, with_options
 from esrl.envs.suites.gymnasium_lanes import SyncPool, VectorPool
 from esrl.envs.suites.gymnasium_workers import WorkersPool
@@ -30,7 +31,9 @@ from esrl.policies.spaces import visible
 
 MANY = 256  # lanes from which on "auto" takes a process for each core; fewer do not repay their start so soon
 DEAR = 1e-3  # seconds of a step from which on fewer lanes repay it
-WAITING = 16  # processes at most of an environment that mostly waits (for a simulator, a network, a device)
+# Processes at most of an environment that mostly waits (for a simulator, a network, a device): about 10 MiB each where
+# they are forked, and many times that where each imports its packages.
+WAITING = 64 if FORKED else 16
 MODES = ("auto", "sync", "async", "vector", "workers")
 MODES_OF_CLASSES = ("auto", "sync", "async", "workers")
 
@@ -107,7 +110,8 @@ def make(
         taken = {k: v for k, v in kwargs.items() if k in spec.kwargs or takes(spec.entry_point, k)}
         return gymnasium.make(identifier, **unchecked, **taken)
 
-    return _host_env(name, one, pool, max_episode_steps, way)
+    in_one_call = instances is None and vectorization in ("auto", "vector") and spec.vector_entry_point is not None
+    return _host_env(name, one, pool, max_episode_steps, way, (lambda lanes: "") if in_one_call else way.text)
 
 
 def from_class(
@@ -136,7 +140,7 @@ def from_class(
     def pool(shape: tuple[int, ...], together: bool) -> Pool:
         return way.pool(name, one, math.prod(shape))
 
-    return _host_env(name, one, pool, max_episode_steps, way)
+    return _host_env(name, one, pool, max_episode_steps, way, way.text)
 
 
 def _instance(cls: Callable[..., gymnasium.Env], options: dict[str, Any], **kwargs: Any) -> gymnasium.Env:
@@ -185,27 +189,44 @@ class Way:
             return FewPool(self._few, lanes)
         return self._pool(name, make_one, lanes)
 
+    def text(self, lanes: int) -> str:
+        """How so many lanes are stepped, and what a step takes where that was measured.
+
+        Example:
+          >>> Way("workers", 4).text(64)
+          '64 lanes in 4 processes'
+        """
+        side_by_side = min(lanes, self.instances or lanes)
+        number = self._processes(side_by_side)
+        rounds = f", {side_by_side} at a time" if side_by_side < lanes else ""
+        cost = f", {_milliseconds(self._cost[0])} a step" if self._cost[0] else ""
+        return f"{lanes:,} lanes in {'one process' if number == 1 else f'{number} processes'}{rounds}{cost}"
+
     def _pool(self, name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> Pool:
         share = partial(_sync_pool, name, make_one)
+        number = self._processes(lanes)
         if self._vectorization in ("async", "workers"):
-            number = lanes if self._vectorization == "async" else self._workers or cores()
             return WorkersPool(name, share, lanes, number)
-        number = 1 if self._vectorization == "sync" or lanes < 2 else self._worth(lanes)
         if number > 1:
-            with contextlib.suppress(EsrlError):  # what cannot be sent to other processes is stepped in this one
-                pool = WorkersPool(name, share, lanes, number)  # not silent: the processes inherit that
-                if lanes < MANY:  # nobody expects it of so few
-                    cost = f"a step takes {1000 * self._cost[0]:.1f} ms"
-                    notice_once(f"{name}: {cost}, so {lanes} lanes are stepped by {number} processes (vectorization)")
-                return pool
+            try:
+                return WorkersPool(name, share, lanes, number)  # not silent: the processes inherit that
+            except EsrlError as error:  # what cannot be sent to other processes is stepped in this one
+                notice_once(f"{error}; so its {lanes} lanes are stepped in this process")
         return share(lanes)
 
-    def _worth(self, lanes: int) -> int:
-        """How many processes repay their start."""
+    def _processes(self, lanes: int) -> int:
+        """How many processes step so many lanes: as many as was said, or as repay their start."""
+        if self._vectorization in ("async", "workers"):
+            return min(lanes, lanes if self._vectorization == "async" else self._workers or cores())
         seconds, busy = self._cost
-        if seconds < DEAR and lanes < MANY:
+        if self._vectorization == "sync" or lanes < 2 or (seconds < DEAR and lanes < MANY):
             return 1
-        return min(lanes, WAITING) if seconds >= DEAR and busy < 0.5 else cores()
+        return min(lanes, WAITING if seconds >= DEAR and busy < 0.5 else cores())
+
+
+def _milliseconds(seconds: float) -> str:
+    """A time in milliseconds, to two digits where it is short."""
+    return f"{1000 * seconds:.1f} ms" if seconds >= DEAR else f"{1000 * seconds:.2g} ms"
 
 
 def _cost(pool: SyncPool) -> tuple[float, float]:
@@ -255,12 +276,23 @@ def _limit(name: str, one: gymnasium.Env) -> int:
     return int(spec or MAX_EPISODE_STEPS)
 
 
+def _own_limit(one: gymnasium.Env) -> float:
+    """Steps after which a TimeLimit that the environment was made with cuts its episodes off."""
+    least = math.inf
+    while isinstance(one, gymnasium.Wrapper):
+        if isinstance(one, gymnasium.wrappers.TimeLimit):
+            least = min(least, one._max_episode_steps)
+        one = one.env
+    return least
+
+
 def _host_env(
     name: str,
     make_one: Callable[..., gymnasium.Env],
     make_pool: Callable[[tuple[int, ...], bool], Pool],
     max_episode_steps: int | None,
     way: Way,
+    how: Callable[[int], str],
 ) -> HostEnv:
     for what, number in (("max_episode_steps", max_episode_steps), ("instances", way.instances)):
         if number is not None:
@@ -279,6 +311,8 @@ def _host_env(
         hint = "; install it with: pip install 'esrl[gymnasium]'" if needed else ""
         raise EsrlError(f"{name} cannot be made: {reason_of(error)}{hint}") from error
     limit = max_episode_steps or _limit(name, one)
+    if (own := _own_limit(one)) < limit:
+        notice_once(f"{name}: it ends its episodes after {own} steps by itself, before max_episode_steps={limit}")
     for space in ("observation_space", "action_space"):
         if not isinstance(getattr(one, space, None), gymnasium.spaces.Space):
             one.close()
@@ -295,7 +329,17 @@ def _host_env(
 
     faults = Faults()
     make_lanes = lanes_maker(name, make_pool, limit, faults)
-    return HostEnv(name, seen, one.action_space, limit, make_lanes, limited, faults=faults, instances=way.instances)
+    return HostEnv(
+        name,
+        seen,
+        one.action_space,
+        limit,
+        make_lanes,
+        limited,
+        faults=faults,
+        instances=way.instances,
+        how=how,
+    )
 
 
 def _sync_pool(name: str, make_one: Callable[[], gymnasium.Env], lanes: int) -> SyncPool:

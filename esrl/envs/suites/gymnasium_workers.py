@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any
 
 import cloudpickle
@@ -25,9 +22,11 @@ import gymnasium
 import jax
 import numpy as np
 
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree, reason_of
+from esrl.envs.channel import Channel
 from esrl.envs.faults import GRACE, LIMIT, WATCH, Fault
 from esrl.envs.host_lanes import Outcome, Pool
+from esrl.envs.processes import Nursery, Process
 
 _LONG = 1e9  # seconds: without an end
 _STARTS = 60.0  # seconds that a process may take to import its packages
@@ -61,9 +60,10 @@ class WorkersPool:
         self.seconds = LIMIT
         self._name = name
         self._bounds = np.linspace(0, lanes, min(workers, lanes) + 1).round().astype(int)  # of each share's lanes
-        self._pipes: list[Connection] = []
-        self._processes: list[subprocess.Popen] = []
-        self._close = weakref.finalize(self, _end, self._pipes, self._processes)
+        self._pipes: list[Channel] = []
+        self._processes: list[Process] = []
+        self._nursery = Nursery(__name__, "work")
+        self._close = weakref.finalize(self, _end, self._pipes, self._processes, self._nursery)
         self._jobs = []
         self._faults: list[Fault] = []
         for share in np.diff(self._bounds):
@@ -72,7 +72,7 @@ class WorkersPool:
             except Exception as error:
                 why = f"{type(error).__name__}: {error}"
                 raise EsrlError(f"{name} cannot be sent to other processes; use vectorization=sync ({why})") from error
-            here, process = _start(self._jobs[-1])
+            here, process = self._start(self._jobs[-1])
             self._pipes.append(here)
             self._processes.append(process)
         # They make their shares at the same time; each answers with a blank observation once its share is made.
@@ -123,10 +123,12 @@ class WorkersPool:
     def _received(self, index: int, seconds: float) -> tuple[Any, str | None, list[Fault]] | None:
         until = time.monotonic() + seconds
         with contextlib.suppress(EOFError, OSError):
+            if self._pipes[index].wait(min(1.0, seconds)):  # nearly always
+                return self._pipes[index].receive()
             while time.monotonic() < until:
                 gone = self._processes[index].poll() is not None  # a child of its own may hold the pipe open
-                if self._pipes[index].poll(0 if gone else 1.0):
-                    return self._pipes[index].recv()
+                if self._pipes[index].wait(0 if gone else 1.0):
+                    return self._pipes[index].receive()
                 if gone:
                     return None
         return None
@@ -160,8 +162,18 @@ class WorkersPool:
             self._pipes[index].close()
         self._processes[index].kill()
         self._processes[index].wait()
-        self._pipes[index], self._processes[index] = _start(self._jobs[index])
+        self._pipes[index], self._processes[index] = self._start(self._jobs[index])
         self._made(index, limit + _STARTS)
+
+    def _start(self, job: bytes) -> tuple[Channel, Process]:
+        """A process that makes a pool and steps it."""
+        try:
+            here, process = self._nursery.start()
+        except OSError as error:
+            raise EsrlError(f"{self._name}: {reason_of(error)}; vectorization=sync needs no other process") from error
+        with contextlib.suppress(OSError):  # it ended at once; the first answer that does not come says so
+            here.send(("make", job))
+        return here, process
 
     def _made(self, index: int, limit: float = _LONG) -> PyTree:
         """Waits until a process has made its share; returns a blank observation."""
@@ -184,26 +196,7 @@ class WorkersPool:
         return f"a process that steps its lanes {how}; vectorization=sync may show why"
 
 
-def _start(job: bytes) -> tuple[Connection, subprocess.Popen]:
-    """A process that makes a pool and steps it.
-
-    It does not run the caller's script again, as `multiprocessing` would, and Ctrl-C in a terminal does not reach it.
-    """
-    here, there = multiprocessing.Pipe()
-    code = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import work; work({there.fileno()})"
-    with there:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[there.fileno()],
-            start_new_session=True,
-        )
-    with contextlib.suppress(OSError):  # it ended at once; the first answer that does not come says so
-        here.send(("make", job))
-    return here, process
-
-
-def _end(pipes: list[Connection], processes: list[subprocess.Popen]) -> None:
+def _end(pipes: list[Channel], processes: list[Process], nursery: Nursery) -> None:
     for pipe in pipes:
         pipe.close()  # a process that waits for a message ends
     for process in processes:
@@ -213,7 +206,7 @@ def _end(pipes: list[Connection], processes: list[subprocess.Popen]) -> None:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
+    nursery.close()
 
 
 # ---- in a process of its own ----------------------------------------------------------------------------------------
@@ -224,7 +217,7 @@ def work(descriptor: int) -> None:
 
     The first message is ("make", how), which makes the pool; the others are calls of the pool.
     """
-    pipe = Connection(descriptor)
+    pipe = Channel(descriptor)
     pool: Any = None
     os.set_inheritable(descriptor, False)  # a process that an environment starts would keep it open
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt here is none of the user's
@@ -234,7 +227,7 @@ def work(descriptor: int) -> None:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # whoever asked is gone
         while True:
-            what, *given = pipe.recv()
+            what, *given = pipe.receive()
             try:
                 if what == "make":
                     # Runs code, the parent's own: over a pipe that only these two hold, never from a file or a network.

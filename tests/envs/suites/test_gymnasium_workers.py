@@ -66,16 +66,21 @@ def playing(name, *shape, **options):
 
 
 def children(pid):
-    """The processes that a process has started and that run."""
-    found = set()
+    """The processes that a process has started and that run; instead of one that has started others, these."""
+    parents = {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             lines = status.read_text().splitlines()
         except OSError:  # it has ended meanwhile
             continue
-        if f"PPid:\t{pid}" in lines and not any(line.startswith("State:\tZ") for line in lines):
-            found.add(int(status.parent.name))
-    return found
+        if not any(line.startswith("State:\tZ") for line in lines):
+            parents[int(status.parent.name)] = next(int(line[5:]) for line in lines if line.startswith("PPid:"))
+
+    def below(pid):
+        own = [child for child, parent in parents.items() if parent == pid]
+        return set().union(*(below(child) or {child} for child in own))
+
+    return below(pid)
 
 
 def running(pid):
@@ -256,6 +261,13 @@ class Dear(gymnasium.Env):
         return self.np_random.random(3, np.float32), float(action), self.time == 10, False, {}
 
 
+class Drawing(Dear):
+    """Begins with a number of NumPy's global generator."""
+
+    def reset(self, *, seed=None, options=None):
+        return np.full(3, np.random.random(), np.float32), {}
+
+
 def processes_of(env, lanes):
     made = env.make_lanes((lanes,))
     try:
@@ -268,14 +280,65 @@ def test_dear_steps_are_taken_by_processes(monkeypatch, capsys):
     """One for each core where they work, more where they wait; cheap ones stay where they are, as do one lane's."""
     monkeypatch.setattr("esrl.envs.suites.gymnasium_host.WAITING", 3)
     monkeypatch.setattr("esrl.envs.suites.gymnasium_host.cores", lambda: 2)
-    assert processes_of(esrl.make(Dear), 4) == 3
-    assert re.search(r"Dear: a step takes \d+\.\d ms, so 4 lanes are stepped by 3 processes", capsys.readouterr().err)
+    env = esrl.make(Dear)
+    assert processes_of(env, 4) == 3
+    assert re.fullmatch(r"4 lanes in 3 processes, \d+\.\d ms a step", env.how(4))
     assert processes_of(esrl.make(Dear, waits=False), 4) == 2
     assert processes_of(esrl.make(Dear, seconds=0.0), 4) == 1
     assert processes_of(esrl.make(Dear), 1) == 1
     assert processes_of(esrl.make(Dear, vectorization="sync"), 4) == 1
     assert processes_of(esrl.make(Dear, workers=2), 4) == 2
     assert processes_of(esrl.make(Dear, vectorization="async"), 4) == 4
+
+
+def test_the_header_of_a_run_says_how_its_lanes_are_stepped(capsys):
+    def header(env, **options):
+        esrl.train(
+            esrl.eggroll(env, esrl.mlp((4,)), population=4, **options), generations=1, num_evals=0, progress=True
+        )
+        return capsys.readouterr().out.splitlines()[0]
+
+    assert re.search(r": 8 episodes a generation \(8 lanes in 2 processes\), ", header(esrl.make(Dear, workers=2)))
+    few = esrl.make(Dear, seconds=0.0, instances=3)
+    assert re.search(r" \(8 lanes in one process, 3 at a time, 0\.\d+ ms a step\), ", header(few))
+    assert esrl.make("gymnasium/CartPole-v1").how(8) == ""  # its own vector of lanes
+    assert "lanes" not in header("gymnasium/phys2d/CartPole-v1")
+
+
+def test_processes_draw_numbers_of_their_own():
+    """Where an environment takes them from NumPy's global generator, which a fork copies."""
+    lanes = esrl.make(Drawing, workers=4).make_lanes((4,))
+    begun = lanes.begin(np.ones(4, bool), np.zeros(4, np.uint32))
+    assert len(np.unique(begun)) == 4
+    lanes.close()
+
+
+def test_where_nothing_may_fork_each_process_imports_for_itself(monkeypatch):
+    monkeypatch.setattr("esrl.envs.processes.FORKED", False)
+    both = [esrl.make(Dear, seconds=0.0, **how).make_lanes((2,)) for how in ({"vectorization": "sync"}, {"workers": 2})]
+    assert_same(*(lanes.begin(np.ones(2, bool), np.arange(2)) for lanes in both))
+    assert_same(*(lanes.step(np.array([0, 1]), np.ones(2, bool)) for lanes in both))
+    processes = [process.pid for process in both[1]._pool._processes]
+    for lanes in both:
+        lanes.close()
+    assert len(processes) == 2 and not any(map(running, processes))
+
+
+def test_processes_are_started_again_by_another_nursery():
+    """One that forks them is ended: they end as well, and others take their place."""
+    env, others = esrl.make(f"gymnasium/Acrobot-v1?{WORKERS}"), children(os.getpid())
+    lanes = env.make_lanes((2,))
+    started = children(os.getpid()) - others
+    os.kill(lanes._pool._nursery._process.pid, signal.SIGKILL)
+    end = time.monotonic() + 20
+    while any(map(running, started)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with env.faults.tolerating(10.0, 1.0):
+        lanes.begin(np.ones(2, bool), np.arange(2))
+        _, rewards, terminated, _ = lanes.step(np.zeros(2, int), np.ones(2, bool))
+    assert np.isfinite(rewards).all() and not terminated.any() and env.faults.count == 2
+    lanes.close()
 
 
 def test_a_class_in_processes_plays_the_same_episodes():
@@ -291,3 +354,13 @@ def test_a_class_in_processes_plays_the_same_episodes():
 def test_a_way_that_a_class_has_not_is_refused(how):
     with pytest.raises(EsrlError, match="vectorization"):
         esrl.make(Dear, **how)
+
+
+def test_a_limit_of_its_own_below_the_given_one_is_said(capsys):
+    def limited():
+        return gymnasium.wrappers.TimeLimit(Dear(seconds=0.0), 7)
+
+    assert esrl.make(limited, max_episode_steps=9).max_episode_steps == 9
+    assert "it ends its episodes after 7 steps by itself, before max_episode_steps=9" in capsys.readouterr().err
+    esrl.make(limited, max_episode_steps=5)
+    assert "by itself" not in capsys.readouterr().err
