@@ -118,8 +118,8 @@ def mesh_for(env: Any, rows: int, called: str, each: int = 1) -> Mesh:
         return sharding.default_mesh(rows)
     if processes.several():
         raise EsrlError(
-            f"Python steps {name_of(env)}, and the processes of jax.distributed share only what JAX steps; spread it over"
-            " hosts by Ray workers instead, or train in one process"
+            f"Python steps {name_of(env)}, and the processes of jax.distributed share only what JAX steps; spread it"
+            " over hosts by Ray workers instead, or train in one process"
         )
     return sharding.one_device()
 

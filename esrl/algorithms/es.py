@@ -117,8 +117,8 @@ class ES:
       chunk: pairs that play at once on each device. update_chunk: pairs that the update sums at once.
       paper_scale: whether the gradient has the paper's scale.
       pair_bytes: memory of one pair, by what it is for.
-      mesh: the devices. summing: the same, as the update splits pairs over them: over all, or over those of each process,
-        which then draws all the noise.
+      mesh: the devices. summing: the same, as the update splits pairs over them: over all, or over those of each
+        process, which then draws all the noise.
     """
 
     policy: Policy

@@ -137,11 +137,11 @@ def es(
       precision: type of the operands of the network's products, "float32" or "bfloat16"; all else is float32.
       chunk_pairs: pairs that play at once on each device. None chooses by caches and memory.
       memory_gib: GiB that the pairs that play at once may take on each device. None is half of what it has.
-      exchange: what the processes of `esrl.join` send each other for a step. "sums": each sums its own pairs' part of the
-        estimate, and the sums, as large as the network, are added up. "scalars": each draws the noise of all pairs again
-        and sums it itself, so that only fitness and the sums of observations travel.
-      mesh: devices along one axis "pairs". None takes all that divide the number of pairs; with `esrl.join`, all devices
-        of all processes.
+      exchange: what the processes of `esrl.join` send each other for a step. "sums": each sums its own pairs' part of
+        the estimate, and the sums, as large as the network, are added up. "scalars": each draws the noise of all pairs
+        again and sums it itself, so that only fitness and the sums of observations travel.
+      mesh: devices along one axis "pairs". None takes all that divide the number of pairs; with `esrl.join`, all
+        devices of all processes.
 
     Raises:
       EsrlError: a value that does not fit, or an environment or network that does not.

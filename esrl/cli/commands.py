@@ -47,8 +47,8 @@ def train(
       trust: with --resume, run the code that the folder's recipe names, though nobody has named it here before.
       dry_run: say what the run would take (memory, compiling, steps/s), and train nothing.
       json: end with one JSON object on standard output.
-      distributed: train together with the same command in other processes, one for each host; a cluster (SLURM, Open MPI,
-        Kubernetes, Cloud TPU) says which, elsewhere the next three do. Process 0 keeps the folder.
+      distributed: train together with the same command in other processes, one for each host; a cluster (SLURM, Open
+        MPI, Kubernetes, Cloud TPU) says which, elsewhere the next three do. Process 0 keeps the folder.
       coordinator: HOST:PORT at which process 0 listens.
       processes: how many processes there are.
       process_id: which one this is, 0 for the one that the others connect to.

@@ -167,12 +167,9 @@ def _refusal(error: BaseException, coordinator: Any, processes: Any, process_id:
 
 def versions() -> dict[str, str]:
     """What must be the same in all processes: the same program is compiled in each."""
-    found = {"python": platform.python_version()}
-    import esrl
-
-    for package in ("jax", "jaxlib"):
-        found[package] = metadata.version(package)
-    return found | {"esrl": esrl.__version__}
+    installed = {package: metadata.version(package) for package in ("jax", "jaxlib")}
+    # Not imported: this is the lowest room of the package that has it.
+    return {"python": platform.python_version(), **installed, "esrl": vars(sys.modules["esrl"])["__version__"]}
 
 
 def _greet(patience: float) -> None:
@@ -254,8 +251,8 @@ def lost(error: BaseException) -> LostProcess | None:
     if not several() or not isinstance(error, jax.errors.JaxRuntimeError) or not _LOST.search(str(error)):
         return None
     return LostProcess(
-        f"another of the {jax.process_count()} processes has ended or cannot be reached; see what it said, and start all"
-        " of them again"
+        f"another of the {jax.process_count()} processes has ended or cannot be reached; see what it said, and start"
+        " all of them again"
     )
 
 

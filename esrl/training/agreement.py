@@ -56,8 +56,8 @@ def agree(asked: int, over: bool, failed: EsrlError | None, params: PyTree | Non
     apart = [i for i, row in enumerate(told) if row[3] != told[0][3]]
     if apart:
         raise EsrlError(
-            f"the parameters of process {apart[0]} are no longer those of process 0; all need the same kind of processor"
-            " and the same libraries"
+            f"the parameters of process {apart[0]} are no longer those of process 0; all need the same kind of"
+            " processor and the same libraries"
         )
     return Verdict(max(row[0] for row in told), bool(told[0][1]))
 
