@@ -11,6 +11,7 @@ from esrl.cli.arguments import Groups, about, dashed, texts, values
 from esrl.cli.output import HELP
 from esrl.core import processes
 from esrl.core.errors import EsrlError, notice
+from esrl.core.joining import join
 from esrl.core.options import Option, options_of
 from esrl.envs.catalog import check_spelling, spoken
 from esrl.envs.registry import check_again
@@ -132,7 +133,7 @@ def _join(told: dict[str, Any]) -> None:
     if told and not asked:
         raise EsrlError(f"{dashed(next(iter(told)))} is given, but --no-distributed too; leave one out")
     if asked:
-        processes.join(**told)
+        join(**told)
 
 
 def _resumed(folder: str, trusted: bool) -> Recipe:

@@ -11,8 +11,8 @@ device each:
     latency  = collectives x latency x log2 n
     waiting  = compute x spread x sqrt(2 log n)                         the slowest of n, for normal spread
 
-a0 .. a4 are fitted (without negative ones) to the processor's seconds of one process; latency and bandwidth are those of
-gathering between two processes over the virtual link; spread is how much generations of one process differ. On this
+a0 .. a4 are fitted (without negative ones) to the processor's seconds of one process; latency and bandwidth are those
+of gathering between two processes over the virtual link; spread is how much generations of one process differ. On this
 machine n processes share its cores, so the check compares the processor's seconds of a process, in which it makes no
 difference how many wait beside it. What it leaves out: links that several hosts share, collectives that run beside
 compute, devices that are faster than this processor by other factors in a1 than in a3.

@@ -1,6 +1,6 @@
 """One process of those that the scripts here start: it trains settings one after the other, and prints what each took.
 
-    python -m experiments.scaling.worker '{"settings": [...], "coordinator": "HOST:PORT", "processes": 2, "process_id": 0}'
+    python -m experiments.scaling.worker JSON       # settings, generations, coordinator, processes, process_id
 
 A line of JSON for each setting: bytes and packets that left this host and reached it, by the counters of its link, and
 seconds, of the wall and of the processor, for each generation.
