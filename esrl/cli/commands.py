@@ -73,7 +73,7 @@ def train(
         last = finish(run, progress).metrics
     except KeyboardInterrupt as error:
         status = 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
-        last = RunFolder(folder).last_row()
+        last = RunFolder(folder).last_row() if writes else {}
         if progress is not None:
             progress.stopped(last, folder, max(RunFolder(folder).checkpoints.generations(), default=0))
     except EsrlError as error:

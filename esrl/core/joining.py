@@ -58,9 +58,8 @@ def join(
     if coordinator is not None and process_id:
         _await_coordinator(coordinator, patience)
     _initialize(coordinator, processes, process_id, patience, begun)
-    atexit.register(
-        together.leave_alone
-    )  # after JAX's own, which would wait for the others, so that this runs before it
+    # After JAX's own, so that it runs before that: which waits for the others.
+    atexit.register(together.leave_alone)
     _greet(max(patience - (time.monotonic() - begun), 10.0))
 
 
