@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from esrl.algorithms.es_agents import eggroll, es, open_es
     from esrl.algorithms.ppo_agent import ppo
     from esrl.algorithms.random_agent import random
+    from esrl.core.joining import join
     from esrl.core.runtime import configure
     from esrl.envs.base import Env
     from esrl.envs.checks.environment import check_env
@@ -67,6 +68,7 @@ __all__ = [
     "export",
     "gru",
     "iterate",
+    "join",
     "load",
     "make",
     "mlp",
@@ -91,6 +93,7 @@ _HOMES = {
     "esrl.algorithms.es_agents": "eggroll es open_es",
     "esrl.algorithms.ppo_agent": "ppo",
     "esrl.algorithms.random_agent": "random",
+    "esrl.core.joining": "join",
     "esrl.core.runtime": "configure",
     "esrl.envs.base": "Env",
     "esrl.envs.checks.environment": "check_env",

@@ -41,6 +41,7 @@ FIGURES = {
         ("--results", f"{STUDY}/study", "--out", f"{STUDY}/study_curves.png"),
     ),
     "sweep": Figure("sweep.figures", "sweep/results/*.parquet"),
+    "scaling": Figure("scaling.wire", "scaling/results/wire.csv", ("--no-measure",)),
     "throughput": Figure("throughput.figures", "throughput/results/*-[fg]*.csv"),
 }
 

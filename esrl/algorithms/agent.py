@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 from jax.sharding import Mesh
 
 from esrl.algorithms.memory_plan import MemoryItem
+from esrl.core import processes, sharding
 from esrl.core.brief import options_text
 from esrl.core.sharding import Compiled
-from esrl.core.types import Key, PyTree, run_key
+from esrl.core.types import EsrlError, Key, PyTree, run_key
 from esrl.envs.base import name_of, on_device
 from esrl.perturbation.noise import Leaf
 from esrl.policies.policy import Policy
@@ -100,6 +101,27 @@ def agent_text(agent: Agent) -> str:
     """What an agent is, in half a line: "eggroll on brax/hopper: 74,502 weights, 512 episodes a generation"."""
     lanes = "environments side by side" if agent.kind in ("gradient", "actor_critic") else "episodes a generation"
     return f"{agent.name} on {name_of(agent.env)}: {agent.plan.num_params:,} weights, {agent.plan.lanes:,} {lanes}"
+
+
+def mesh_for(env: Any, rows: int, called: str, each: int = 1) -> Mesh:
+    """The devices that an agent runs on unless it is given them.
+
+    Args:
+      env: the environment; where Python steps it, one device computes for all lanes.
+      rows: pairs or lanes that devices share. called: the option that says how many, times `each`.
+
+    Raises:
+      EsrlError: several processes train together, and cannot share the rows, or not the environment.
+    """
+    if on_device(env):
+        sharding.check_shared(rows, called, each)
+        return sharding.default_mesh(rows)
+    if processes.several():
+        raise EsrlError(
+            f"Python steps {name_of(env)}, and the processes of jax.distributed share only what JAX steps; spread it"
+            " over hosts by Ray workers instead, or train in one process"
+        )
+    return sharding.one_device()
 
 
 def stepping(

@@ -117,7 +117,8 @@ class ES:
       chunk: pairs that play at once on each device. update_chunk: pairs that the update sums at once.
       paper_scale: whether the gradient has the paper's scale.
       pair_bytes: memory of one pair, by what it is for.
-      mesh: the devices.
+      mesh: the devices. summing: the same, as the update splits pairs over them: over all, or over those of each
+        process, which then draws all the noise.
     """
 
     policy: Policy
@@ -142,6 +143,7 @@ class ES:
     paper_scale: bool
     pair_bytes: dict[str, int]
     mesh: Mesh
+    summing: Mesh
 
     def act(self, context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[PyTree, PyTree]:
         """One decision of every member in all its lanes: x W + (s sigma / sqrt(R)) (x A) B^T, layer by layer."""
@@ -267,7 +269,7 @@ def estimate(es: ES, state: ESState, fitness: Array) -> tuple[list[Array], list[
         return (), ([even for even, _ in swapped], [odd for _, odd in swapped])
 
     part = (sharding.iota(es.pairs), weights)
-    sums = sharding.map_chunks(weigh, noise_key(state), part, es.update_chunk, es.mesh)[1]
+    sums = sharding.map_chunks(weigh, noise_key(state), part, es.update_chunk, es.summing)[1]
     members, sigma = es.pairs * len(es.signs), sigma_of(es, state)
     factor = sigma / math.sqrt(members) if es.paper_scale else 1 / (members * sigma)
     # Minus: optax descends, and fitness is to rise.

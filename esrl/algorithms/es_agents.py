@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from esrl.algorithms import memory_plan
 from esrl.algorithms import shaping as shapings
 from esrl.algorithms import signal as signals
-from esrl.algorithms.agent import Agent, Plan, stepping
+from esrl.algorithms.agent import Agent, Plan, mesh_for, stepping
 from esrl.algorithms.es import ES, ESState, rollout, update
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
@@ -82,6 +82,7 @@ def es(
     precision: str = "float32",
     chunk_pairs: int | None = None,
     memory_gib: float | None = None,
+    exchange: str = "sums",
     mesh: Mesh | None = None,
 ) -> Agent:
     """An evolution strategy over any noise space; EGGROLL and OpenES are this with one or the other noise.
@@ -136,7 +137,11 @@ def es(
       precision: type of the operands of the network's products, "float32" or "bfloat16"; all else is float32.
       chunk_pairs: pairs that play at once on each device. None chooses by caches and memory.
       memory_gib: GiB that the pairs that play at once may take on each device. None is half of what it has.
-      mesh: devices along one axis "pairs". None takes all that divide the number of pairs.
+      exchange: what the processes of `esrl.join` send each other for a step. "sums": each sums its own pairs' part of
+        the estimate, and the sums, as large as the network, are added up. "scalars": each draws the noise of all pairs
+        again and sums it itself, so that only fitness and the sums of observations travel.
+      mesh: devices along one axis "pairs". None takes all that divide the number of pairs; with `esrl.join`, all
+        devices of all processes.
 
     Raises:
       EsrlError: a value that does not fit, or an environment or network that does not.
@@ -191,6 +196,7 @@ def eggroll(
     precision: str = "float32",
     chunk_pairs: int | None = None,
     memory_gib: float | None = None,
+    exchange: str = "sums",
     mesh: Mesh | None = None,
 ) -> Agent:
     """EGGROLL: evolution strategies with low-rank perturbations (arXiv 2511.16652).
@@ -256,6 +262,7 @@ def open_es(
     precision: str = "float32",
     chunk_pairs: int | None = None,
     memory_gib: float | None = None,
+    exchange: str = "sums",
     mesh: Mesh | None = None,
 ) -> Agent:
     """OpenES: evolution strategies with dense perturbations (Salimans et al., arXiv 1703.03864).
@@ -380,7 +387,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
     signs = (1.0, -1.0) if options.antithetic else (1.0,)
     pairs, per_pair = options.population // len(signs), len(signs) * options.episodes_per_member
     host = not on_device(env)
-    mesh = options.mesh or (sharding.one_device() if host else sharding.default_mesh(pairs))
+    mesh = options.mesh or mesh_for(env, pairs, "population", len(signs))
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
     leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
     leaves = tuple(leaf._replace(scale=scale) for leaf, scale in zip(leaves, _scales(leaves, options), strict=True))
@@ -391,6 +398,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         pairs if host else memory_plan.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory_gib)
     )
     sharding.check_chunk(chunk, pairs, mesh)
+    summing = mesh if options.exchange == "sums" else sharding.within_hosts(mesh)
     if host and (chunk != pairs or mesh.size > 1 or options.memory_gib is not None):
         raise EsrlError(
             "an environment that Python steps takes the whole population at once; leave out chunk_pairs, memory_gib"
@@ -417,10 +425,11 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         signs=signs,
         episodes=options.episodes_per_member,
         chunk=chunk,
-        update_chunk=memory_plan.default_update_chunk(pairs, noise_bytes, mesh),
+        update_chunk=memory_plan.default_update_chunk(pairs, noise_bytes, summing),
         paper_scale=options.gradient_scale == "paper",
         pair_bytes=each,
         mesh=mesh,
+        summing=summing,
     )
 
 

@@ -14,6 +14,7 @@ from jax.extend import core as jex
 from jax.sharding import Mesh
 
 from esrl.core.jaxprs import call_body
+from esrl.core.sharding import AXIS
 from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.policies.policy import Policy
 
@@ -90,13 +91,14 @@ def device_bytes(mesh: Mesh) -> int:
 
     Not what is free now: a run that goes on must find the chunks that it began with.
     """
-    stats = mesh.devices.flat[0].memory_stats() or {}
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    stats = own[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // mesh.size
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(own)
     except (ValueError, OSError, AttributeError):  # not a POSIX system
-        return (8 << 30) // mesh.size
+        return (8 << 30) // len(own)
 
 
 def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | None) -> int:
@@ -125,7 +127,7 @@ def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | No
 
 def default_update_chunk(pairs: int, noise_bytes: int, mesh: Mesh) -> int:
     """Pairs whose noise the update draws and sums at once on each device."""
-    return max(min(_BATCH // noise_bytes, pairs // mesh.size), 1)
+    return max(min(_BATCH // noise_bytes, pairs // mesh.shape[AXIS]), 1)
 
 
 def breakdown(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from esrl.algorithms.agent import Agent, Kind, Metrics, Plan, stepping
+from esrl.algorithms.agent import Agent, Kind, Metrics, Plan, mesh_for, stepping
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.algorithms.ppo import PPO, Experience, PPOState, backpropagated, rollout, update
@@ -218,7 +218,10 @@ def configured(
     sequences = options.num_envs * (1 if nets.recurrent else options.num_steps) // options.num_minibatches
     # A device takes whole lanes in the rollout and whole sequences of a minibatch in the update: it must divide both.
     shared = math.gcd(options.num_envs // together, sequences)
-    mesh = sharding.default_mesh(shared) if on_device(env) else sharding.one_device()
+    if on_device(env):
+        sharding.check_shared(options.num_envs // together, "num_envs", together)
+        sharding.check_shared(sequences, "a minibatch's part of num_envs x num_steps")
+    mesh = mesh_for(env, shared, "num_envs")
 
     base = scheduled("learning_rate", options.learning_rate)
 

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from esrl.algorithms.agent import Agent, Metrics, Plan, stepping
+from esrl.algorithms.agent import Agent, Metrics, Plan, mesh_for, stepping
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.core import sharding
 from esrl.core.brief import state_text
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add, count_sum
-from esrl.envs.base import on_device
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.registry import make
 from esrl.policies.policy import bind
@@ -67,7 +66,7 @@ def random(env: Any, policy: Any = None, *, population: int = 64, squash: str = 
     env = make(env)
     check_contract(env)
     choose, play = random_policy(env, squash), runner(env)
-    mesh = sharding.default_mesh(population) if on_device(env) else sharding.one_device()
+    mesh = mesh_for(env, population, "population")
 
     def init(key: Key) -> RandomState:
         return RandomState(key, jnp.uint32(0), count())

@@ -14,6 +14,7 @@ import esrl
 from esrl.cli import dry_run as dry_runs
 from esrl.cli.output import plain_name, say_json, tell, width
 from esrl.core.errors import EsrlError
+from esrl.core.processes import at_first, is_first, together
 from esrl.envs.base import name_of
 from esrl.envs.catalog import spoken
 from esrl.training.loop import finish
@@ -31,6 +32,10 @@ def train(
     trust: bool = False,
     dry_run: bool = False,
     json: bool = False,
+    distributed: bool = False,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process_id: int | None = None,
 ) -> int:
     """Train a policy on an environment, or by a recipe.
 
@@ -43,27 +48,38 @@ def train(
       trust: with --resume, run the code that the folder's recipe names, though nobody has named it here before.
       dry_run: say what the run would take (memory, compiling, steps/s), and train nothing.
       json: end with one JSON object on standard output.
+      distributed: train together with the same command in other processes, one for each host; a cluster (SLURM, Open
+        MPI, Kubernetes, Cloud TPU) says which, elsewhere the next three do. Process 0 keeps the folder.
+      coordinator: HOST:PORT at which process 0 listens.
+      processes: how many processes there are.
+      process_id: which one this is, 0 for the one that the others connect to.
     """
     if not recipe.env:
         raise EsrlError("say what to train on: an environment as brax/hopper, or a recipe file")
     if dry_run:
+        if distributed or coordinator is not None:
+            raise EsrlError("dry_run tells of one process; leave out distributed and coordinator, or dry_run")
         found = dry_runs.dry_run(recipe)
         return tell(found, dry_runs.text(found, width()), json)
     folder = at(resume or out or _default_out(recipe))
     if resume is None:
-        check_new(folder)  # before an environment is made, which may take long
-    agent = recipe.build()
+        at_first(lambda: check_new(folder))  # before an environment is made, which may take long
+    agent = together(recipe.build)
     missing = [path for path in (folder, *folder.parents) if not path.exists()]  # innermost first
     run = recipe.run(agent, folder, resume is not None)
-    progress = Progress(sys.stderr if json else sys.stdout)
+    writes = is_first()
+    progress = Progress(sys.stderr if json else sys.stdout) if writes else None
     status = 0
     try:
         last = finish(run, progress).metrics
     except KeyboardInterrupt as error:
         status = 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
-        last = RunFolder(folder).last_row()
-        progress.stopped(last, folder, max(RunFolder(folder).checkpoints.generations(), default=0))
+        last = RunFolder(folder).last_row() if writes else {}
+        if progress is not None:
+            progress.stopped(last, folder, max(RunFolder(folder).checkpoints.generations(), default=0))
     except EsrlError as error:
+        if not writes:
+            raise
         saved = max(RunFolder(folder).checkpoints.generations(), default=0)
         if saved and run.begun:
             raise EsrlError(
@@ -72,7 +88,7 @@ def train(
         if resume is None and not saved and not RunFolder(folder).last_row():
             _remove(folder, missing)
         raise
-    if json:
+    if json and writes:
         say_json(_summary(last, folder))
     return status
 

@@ -115,6 +115,13 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0, 2 for bad input (one line says what), or 130 when interrupted."""
+    status = _main(argv)
+    if status and (processes := sys.modules.get("esrl.core.processes")):
+        processes.leave(status)  # one that others wait for, or that waits for a process that is gone
+    return status
+
+
+def _main(argv: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     whole = "--traceback" in given
     if whole:

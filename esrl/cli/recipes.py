@@ -9,7 +9,9 @@ from typing import Any
 
 from esrl.cli.arguments import Groups, about, dashed, texts, values
 from esrl.cli.output import HELP
+from esrl.core import processes
 from esrl.core.errors import EsrlError, notice
+from esrl.core.joining import join
 from esrl.core.options import Option, options_of
 from esrl.envs.catalog import check_spelling, spoken
 from esrl.envs.registry import check_again
@@ -30,7 +32,9 @@ from esrl.training.trust import check_code
 
 RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
 _BUDGET = 1e6  # environment steps when no budget is given
+_JOINING = ("distributed", "coordinator", "processes", "process_id")  # how processes find each other
 _RESUMABLE = (  # what a run that goes on may still be told
+    *_JOINING,
     *("resume", "trust", "json", "dry_run", *Budget._fields),
     *("films", "keep", "minutes", "stop_at_return", "track"),
 )
@@ -59,6 +63,8 @@ def recipe_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe,
     """
     own, plain = options_of(command), [a for a in argv if a not in HELP]
     given = _given(command, plain)
+    if len(plain) == len(argv):  # help is for one process alone
+        _join(values(given, {name: own[name] for name in _JOINING if name in own}))
     recipe = _base(given)
     options = plain_options(recipe.agent)
     known = own | RUN | OF_ENV | NETWORK_KEYS | options
@@ -118,6 +124,23 @@ def _given(command: Callable[..., Any], plain: Sequence[str]) -> dict[str, Any]:
     return given
 
 
+def _join(told: dict[str, Any]) -> None:
+    """Joins the other processes, where a flag asks for it: before JAX is used, and before a folder is read."""
+    asked = told.pop("distributed", bool(told))
+    if told and not asked:
+        raise EsrlError(f"{dashed(next(iter(told)))} is given, but --no-distributed too; leave one out")
+    if asked:
+        join(**told)
+
+
+def _resumed(folder: str, trusted: bool) -> Recipe:
+    """The recipe of a run to go on with."""
+    recipe = read(RunFolder.existing(folder).recipe, run=True)
+    check_again(recipe.env)
+    check_code(vars(recipe), folder, trusted)
+    return recipe
+
+
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """The recipe with the values of flags laid over it."""
     if of_env := values(given, OF_ENV):
@@ -146,10 +169,7 @@ def _base(given: dict[str, Any]) -> Recipe:
         fixed = [target or dashed(name) for name in given if name not in _RESUMABLE]
         if fixed:
             raise EsrlError(f"a run goes on as it began; leave out {fixed[0]} with --resume")
-        recipe = read(RunFolder.existing(resume).recipe, run=True)
-        check_again(recipe.env)
-        check_code(vars(recipe), resume, "trust" in given)
-        return recipe
+        return Recipe(**processes.from_first(lambda: dataclasses.asdict(_resumed(resume, "trust" in given))))
     agent, network = ({k: v for k, v in given.items() if k == name} for name in ("agent", "network"))
     if target is not None and target.endswith(".toml"):
         in_folder = Path(target).name == "recipe.toml"  # of a run, which may have come from elsewhere

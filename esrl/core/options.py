@@ -88,6 +88,7 @@ LIMITS = {
     **dict.fromkeys(("seed", "seeds", "eval_seed"), SEED),
 }  # fmt: skip
 CHOICES = {
+    "exchange": ("sums", "scalars"),
     "gradient": ("perturbation", "backprop"),
     "gradient_scale": ("unbiased", "paper"),
     **dict.fromkeys(("distribution", "noise_distribution"), ("normal", "rademacher")),

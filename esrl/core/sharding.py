@@ -10,17 +10,60 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from esrl.core import processes
 from esrl.core.runtime import check_fork
 from esrl.core.types import Array, EsrlError, PyTree
 
 AXIS = "pairs"
+HOSTS = "hosts"
 
 
 def default_mesh(pairs: int) -> Mesh:
-    """All local devices, or as many of them as divide the number of pairs."""
+    """The devices that share a number of pairs.
+
+    In one process all local devices, or as many of them as divide the number. Where several processes train together,
+    all devices of all: none is left out, since its process would then have no part in the program.
+
+    Raises:
+      EsrlError: the devices of several processes cannot share them evenly.
+    """
+    if processes.several():
+        check_shared(pairs, "the number of pairs")
+        return every_device()
     devices = jax.local_devices()
     number = max(d for d in range(1, len(devices) + 1) if pairs % d == 0)
     return Mesh(np.array(devices[:number]), (AXIS,))
+
+
+def check_shared(number: int, called: str, each: int = 1) -> None:
+    """Raises `EsrlError` where the devices of several processes cannot share `number` rows evenly.
+
+    Args:
+      number: of rows. called: the option that says how many, times `each`.
+    """
+    if not processes.several():
+        return
+    devices = jax.device_count()
+    if number % devices == 0:
+        return
+    above = -(-number // devices) * devices
+    near = " or ".join(str(n * each) for n in (above - devices, above) if n)
+    raise EsrlError(
+        f"{called} is {number * each}, which the {devices} devices of {jax.process_count()} processes cannot share"
+        f" evenly; use {near}"
+    )
+
+
+def every_device() -> Mesh:
+    """All devices of all processes, those of a process side by side."""
+    return Mesh(np.array(jax.devices()), (AXIS,))
+
+
+def within_hosts(mesh: Mesh) -> Mesh:
+    """The same devices in the same order, along "pairs" within each process: every process has all pairs."""
+    owners = [device.process_index for device in mesh.devices.flat]
+    hosts = len(set(owners))
+    return mesh if hosts == 1 else Mesh(mesh.devices.reshape(hosts, -1), (HOSTS, AXIS))
 
 
 def check_chunk(chunk: int, pairs: int, mesh: Mesh) -> None:
@@ -86,6 +129,7 @@ def map_devices(
         gathered = jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, tiled=True), rows)
         return gathered, jax.tree.map(lambda x: jax.lax.psum(x, AXIS), total)
 
+    # Along "hosts", where the mesh has it, everything is the same, and nothing is sent.
     everywhere, split = PartitionSpec(), PartitionSpec(AXIS)
     # check_vma=False: what `fn` returns is made equal on all devices here, by gathering and summing.
     mapped = jax.shard_map(shard, mesh=mesh, in_specs=(everywhere, split), out_specs=everywhere, check_vma=False)
@@ -108,6 +152,31 @@ def iota(pairs: int) -> Array:
 def one_device() -> Mesh:
     """The first local device alone."""
     return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
+
+
+def replicated(x: Any, everywhere: NamedSharding) -> Array:
+    """A value on every device of a mesh; where that has devices of other processes, all have the same value already."""
+    if getattr(x, "sharding", None) == everywhere or everywhere.is_fully_addressable:
+        return jax.device_put(x, everywhere)
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        words = replicated(jax.random.key_data(here(x)), everywhere)
+        return jax.random.wrap_key_data(words, impl=str(jax.random.key_impl(x)))
+    # Not by device_put, which would have all processes compare what each of them gives.
+    x = np.asarray(here(x))
+    return jax.make_array_from_process_local_data(everywhere, x, x.shape)
+
+
+def here(tree: PyTree) -> PyTree:
+    """The arrays on one device of this process, so that it can compute with them by itself.
+
+    What is on the devices of other processes as well is the same on all of them.
+    """
+
+    def one(x: Any) -> Any:
+        several = isinstance(x, jax.Array) and not x.is_fully_addressable
+        return x.addressable_data(0) if several else x
+
+    return jax.tree.map(one, tree)
 
 
 class Compiled:
@@ -134,7 +203,7 @@ class Compiled:
         # Placed first: an array that the user put into a state lies on one device, and would compile the program again.
         # Not where all lie there: to place what needs none takes longer than a small program.
         if not all(getattr(leaf, "sharding", None) == self._everywhere for leaf in leaves):
-            args = jax.device_put(args, self._everywhere)
+            args = jax.tree.map(lambda x: replicated(x, self._everywhere), args)
         return self._jitted(*args)
 
     def lower(self, *shapes: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from esrl.core.sharding import here
 from esrl.core.types import EsrlError, notice
 from esrl.training import former_checkpoints, state_file
 from esrl.training.files import sync, writing
@@ -70,6 +71,7 @@ class Checkpoints:
         Raises:
           EsrlError: the folder cannot be written.
         """
+        state = here(state)  # one process saves, and computes nothing with the others
         generation = int(state.generation)
         if self.path(generation).exists():
             return
@@ -99,7 +101,7 @@ class Checkpoints:
         """Saves a state among the temporary files, where its own folder cannot be written; None if that fails too."""
         with contextlib.suppress(OSError, EsrlError):
             path = Path(tempfile.mkdtemp(prefix="esrl-rescued-")) / f"{int(state.generation):08d}{SUFFIX}"
-            state_file.write(path, state)
+            state_file.write(path, here(state))
             return path
         return None
 

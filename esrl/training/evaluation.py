@@ -7,10 +7,12 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from esrl.algorithms.agent import Agent
-from esrl.core import sharding
+from esrl.core import processes, sharding
 from esrl.core.options import checked
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import on_device
@@ -76,9 +78,18 @@ def play_episodes(agent: Agent, state: Any, keys: Key) -> tuple[Array, Array]:
 
     if not on_device(agent.env):
         return play(state, keys)[0]
-    mesh = sharding.default_mesh(keys.shape[0])
+    episodes = keys.shape[0]
+    mesh = _mesh(episodes)
+    if over := -episodes % mesh.size:  # devices of several processes: the last ones play episodes again
+        keys = jnp.concatenate([keys, jnp.broadcast_to(keys[-1], (over,))])
     chunk = min(keys.shape[0] // mesh.size, _AT_ONCE)
-    return sharding.map_chunks(play, state, keys, chunk, mesh)[0]
+    rows = sharding.map_chunks(play, state, keys, chunk, mesh)[0]
+    return jax.tree.map(lambda x: x[:episodes], rows) if over else rows
+
+
+def _mesh(episodes: int) -> Mesh:
+    """The devices that play so many episodes."""
+    return sharding.every_device() if processes.several() else sharding.default_mesh(episodes)
 
 
 @lru_cache(maxsize=8)
@@ -95,4 +106,4 @@ def act_all(agent: Agent) -> Callable[..., tuple[PyTree, PyTree]]:
 def _compiled(agent: Agent, episodes: int) -> Callable[[Any, Key], tuple[Array, Array]]:
     """`play_episodes` of an agent, compiled once for a number of episodes."""
     play = partial(play_episodes, agent)
-    return sharding.Compiled(play, sharding.default_mesh(episodes)) if on_device(agent.env) else play
+    return sharding.Compiled(play, _mesh(episodes)) if on_device(agent.env) else play

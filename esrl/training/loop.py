@@ -15,12 +15,15 @@ import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics, agent_text
 from esrl.algorithms.es import quantiles
+from esrl.core import processes
 from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
 from esrl.core.options import Option, checked, options_of
+from esrl.core.sharding import here
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT, Faults
+from esrl.training.agreement import agree, check_alike, read_by_first, seconds_of_first
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.curves import Kept
 from esrl.training.evaluation import evaluate
@@ -81,7 +84,7 @@ class Run:
         unused = [name for name, given in (("early_evals", grid.early), ("eval_seed", eval_seed is not None)) if given]
         if unused and not grid.num_evals:
             notice(f"{' and '.join(unused)} changes nothing, since nothing is scored (num_evals is 0)")
-        self._tracking = None if track is None else Tracking(track)
+        self._tracking = None if track is None or not processes.is_first() else Tracking(track)
         self.ended_by = ""  # why it ended before its budget did
         self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout
         self.hyperparams = check_hyperparams(agent, hyperparams or {})
@@ -95,21 +98,27 @@ class Run:
         self._failed = 0  # episodes of this generation that did
         self._fitness: Any = None  # of the members of the last generation, on the host
         self.begun = False  # whether the folder was opened, and training began
-        self.folder: RunFolder | None = None
-        if out is not None:
-            if resume:
-                self.folder = RunFolder.existing(out)
-            else:
-                recipe = self.recipe()
-                self.folder = RunFolder.create(out, recipe | {MADE: made(recipe["env"])}, agent.env)
-                say_what_is_lost(recipe, agent.options)
-            self.folder.checkpoints.keep = keep
-            if resume:
-                recipe = self.recipe()
-                defaults = {name for name, option in options_of(iterate).items() if recipe.get(name) == option.default}
-                left_out = defaults | (agent.in_force.keys() - agent.options.keys())
-                self.folder.go_on(recipe, agent.env, left_out)
+        self.stop: Stop | None = None  # hears the signals that end it, where somebody listens
+        self._asked, self._over = 0, False  # a signal that a process has heard, and whether the minutes are over
+        check_alike(self.recipe(), agent.plan)
+        # One process has the folder; the others hear from it what is read there, and what goes wrong.
+        self.folder = None if out is None else processes.at_first(lambda: self._folder(out, resume, keep))
         self._films = Films(self.folder.films) if films and self.folder is not None else None
+
+    def _folder(self, out: str | os.PathLike[str], resume: bool, keep: str) -> RunFolder:
+        """The run's folder: a new one, or that of the run that goes on."""
+        agent, recipe = self.agent, self.recipe()
+        if not resume:
+            folder = RunFolder.create(out, recipe | {MADE: made(recipe["env"])}, agent.env)
+            say_what_is_lost(recipe, agent.options)
+            folder.checkpoints.keep = keep
+            return folder
+        folder = RunFolder.existing(out)
+        folder.checkpoints.keep = keep
+        defaults = {name for name, option in options_of(iterate).items() if recipe.get(name) == option.default}
+        left_out = defaults | (agent.in_force.keys() - agent.options.keys())
+        folder.go_on(recipe, agent.env, left_out)
+        return folder
 
     def __repr__(self) -> str:
         budget = options_text({name: value for name, value in self.budget._asdict().items() if value is not None})
@@ -160,29 +169,12 @@ class Run:
 
     def _generations(self) -> Iterator[tuple[int, Any, Metrics]]:
         compile_seconds()  # begins to listen: what compiles before the first call is not counted
-        if self.folder is not None and self.folder.checkpoints.generations():
-            self.folder.checkpoints.check(self.agent.init, self._key)
+        folder = self.folder
+        if folder is not None and folder.checkpoints.generations():
+            folder.checkpoints.check(self.agent.init, self._key)
         state = self.agent.init(self._key)
         state = state._replace(**{name: jnp.float32(value) for name, value in self.hyperparams.items()})
-        kept: Row | None = None
-        if self.folder is not None:
-            self.folder.hold()
-            checkpoints = self.folder.checkpoints
-            if not checkpoints.generations():
-                self.folder.begin_anew()
-            else:
-                state = checkpoints.restore(state)
-                checkpoints.set_aside_beyond(int(state.generation))
-                if self.agent.kind != "evolution" and not on_device(self.agent.env):
-                    notice(
-                        f"the worlds of {name_of(self.agent.env)} are Python's, and no checkpoint has them: every lane"
-                        " begins a new episode, so this run ends other than it would have without the stop"
-                    )
-            kept = self.folder.open(int(state.generation))
-            self.begun = True
-            missing = int(state.generation) - (kept or {}).get("generation", 0)
-            if missing:
-                notice(f"{self.folder.path} has no rows of its last {missing} generations: metrics.jsonl was cut short")
+        state, kept = read_by_first(state, None if folder is None else lambda state: self._restored(folder, state))
         self.clock = type(self.clock)(kept)
         last = kept or {}
         if int(state.generation) and not kept:  # its metrics are gone
@@ -204,21 +196,23 @@ class Run:
             while self.progress(state) < 1 and not self._enough(last):
                 before = self.progress(state)
                 after, last = self._generation(state, first=not last)
-                if self.folder is not None:
-                    self.folder.write(last, self._fitness if "eval_return_mean" in last else None)
-                state = after  # only now: whatever breaks off, a saved generation has its row
-                if self._tracking is not None:
-                    self._tracking.log(last)
-                if self.folder is not None and self._checkpoint_due(before, state):
-                    self.folder.checkpoints.save(state, last.get("eval_return_mean"))
-                if self.folder is not None:
-                    self.folder.status.generation(int(state.generation), self.progress(state))
-                    if "eval_return_mean" in last:
-                        self.folder.redraw()
-                        self._film(state, last["eval_return_mean"])
+                failed: EsrlError | None = None
+                try:
+                    if self.folder is not None:
+                        self.folder.write(last, self._fitness if "eval_return_mean" in last else None)
+                    state = after  # only now: whatever breaks off, a saved generation has its row
+                    self._keep(before, state, last)
+                except EsrlError as error:
+                    failed = error
+                self._agree(failed, after if "eval_return_mean" in last else None)
                 yield int(state.generation), state, last
         except BaseException as error:
-            ended = error
+            gone = processes.lost(error)
+            ended = gone or error
+            if processes.several() and not isinstance(error, GeneratorExit):
+                processes.abandon()
+            if gone is not None:
+                raise gone from error
             raise
         finally:
             if self._tracking is not None:
@@ -226,19 +220,68 @@ class Run:
             if self.folder is not None:
                 self._end(self.folder, state, last, ended)
 
+    def _keep(self, before: float, state: Any, last: Row) -> None:
+        """Logs and saves what is due after a generation, whose row is written."""
+        if self._tracking is not None:
+            self._tracking.log(last)
+        if self.folder is None:
+            return
+        if self._checkpoint_due(before, state):
+            self.folder.checkpoints.save(state, last.get("eval_return_mean"))
+        self.folder.status.generation(int(state.generation), self.progress(state))
+        if "eval_return_mean" in last:
+            self.folder.redraw()
+            self._film(state, last["eval_return_mean"])
+
+    @property
+    def heard(self) -> int:
+        """The number of a signal that one of the processes has heard, 0 for none."""
+        alone = not processes.several()
+        return self.stop.asked if alone and self.stop is not None else self._asked
+
+    def _agree(self, failed: EsrlError | None, state: Any) -> None:
+        """Raises what failed in any process, and learns from all whether they go on; compares a state's parameters."""
+        asked = self.stop.asked if self.stop is not None else 0
+        self._asked, self._over = agree(asked, self._late(), failed, None if state is None else state.params)
+
+    def _restored(self, folder: RunFolder, state: Any) -> tuple[Any, Row | None]:
+        """The folder's last state and row, or the state that is given, and None; the folder is open then."""
+        folder.hold()
+        checkpoints = folder.checkpoints
+        if not checkpoints.generations():
+            folder.begin_anew()
+        else:
+            state = checkpoints.restore(state)
+            checkpoints.set_aside_beyond(int(state.generation))
+            if self.agent.kind != "evolution" and not on_device(self.agent.env):
+                notice(
+                    f"the worlds of {name_of(self.agent.env)} are Python's, and no checkpoint has them: every lane"
+                    " begins a new episode, so this run ends other than it would have without the stop"
+                )
+        kept = folder.open(int(state.generation))
+        self.begun = True
+        missing = int(state.generation) - (kept or {}).get("generation", 0)
+        if missing:
+            notice(f"{folder.path} has no rows of its last {missing} generations: metrics.jsonl was cut short")
+        return state, kept
+
     def _enough(self, last: Row) -> bool:
         """Whether the run ends before its budget does."""
         score = last.get("eval_return_mean")
         if self.stop_at_return is not None and score is not None and score >= self.stop_at_return:
             self.ended_by = f"the held-out return has reached {self.stop_at_return:g} (stop_at_return)"
-        elif self.minutes is not None and time.monotonic() - self._begun > 60 * self.minutes:
+        elif self._over if processes.several() else self._late():
             self.ended_by = f"{self.minutes:g} minutes are over"
         return bool(self.ended_by)
+
+    def _late(self) -> bool:
+        """Whether this process's minutes are over."""
+        return self.minutes is not None and time.monotonic() - self._begun > 60 * self.minutes
 
     def _film(self, state: Any, score: float | None) -> None:
         """A film of the policy, where films are wanted. No clock runs: it is no part of training."""
         if self._films is not None and self.grid.num_evals:
-            film = self._films.take(self.agent, state, score, self.eval_seed, self.env_timeout)
+            film = self._films.take(self.agent, here(state), score, self.eval_seed, self.env_timeout)
             if film and self.folder is not None:
                 self.folder.film(film, int(state.env_steps))
 
@@ -305,6 +348,8 @@ class Run:
         else:
             with self.clock.measure("step"):
                 after, metrics = jax.block_until_ready(self.agent.step(state))
+        if self.budget.seconds is not None:
+            self.clock.training = seconds_of_first(self.clock.training)
         values = {name: _number(value) for name, value in jax.device_get(metrics).items()}
         # Ranks of nothing but NaN would be a step of zero, for ever and without a word.
         if values.pop("all_nonfinite", False):
@@ -517,7 +562,7 @@ def train(
     """
     given = {name: value for name, value in locals().items() if name not in ("progress", "on_generation")}
     run = iterate(**given)
-    shown = Progress() if (watched() if progress is None else progress) else None
+    shown = Progress() if (watched() if progress is None else progress) and processes.is_first() else None
     return finish(run, shown, on_generation)
 
 
@@ -531,7 +576,7 @@ def finish(
     kept = Kept()
     if progress is not None:
         progress.start(run.agent, out)
-    stop = Stop(notice if progress is None else progress.say)
+    run.stop = stop = Stop(notice if progress is None else progress.say)
     try:
         # Closed here, not when it is collected: whoever catches an error finds everything saved.
         generations: Any = iter(run)
@@ -542,9 +587,11 @@ def finish(
                     progress.show(metrics, run.progress(state))
                 if on_generation is not None:
                     on_generation(generation, state, metrics)
-                if stop.asked:
+                if run.heard:
                     break
     except BaseException as error:
+        if processes.several():
+            processes.abandon()
         # What an interrupt becomes depends on what it met: JAX makes an error of one in a callback.
         if stop.times > 1 and not isinstance(error, KeyboardInterrupt):
             raise Stopped(stop.asked) from error
@@ -552,8 +599,8 @@ def finish(
     finally:
         if progress is not None:
             progress.stop()
-    if stop.asked and run.progress(state) < 1:
-        raise Stopped(stop.asked)
+    if run.heard and run.progress(state) < 1:
+        raise Stopped(run.heard)
     if progress is not None:
         if run.ended_by:
             progress.say(run.ended_by)

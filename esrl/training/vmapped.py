@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.agent import Agent
+from esrl.core import processes
 from esrl.core.brief import options_text
 from esrl.core.options import checked, shown
 from esrl.core.statistics import interquartile_mean, interval
@@ -160,6 +161,8 @@ def train_many(
       >>> [(row["seed"], row["sigma"]) for row in many.rows if row["generation"] == 2]
       [(0, 0.03), (1, 0.1)]
     """
+    if processes.several():
+        raise EsrlError("train_many trains in one process; take esrl.train after esrl.join")
     budget, grid = Budget(env_steps, generations).check(), Grid(num_evals, early_evals)
     values = _checked(agent, seeds, hyperparams or {})
     runs = len(seeds)
