@@ -33,14 +33,8 @@ from esrl.training.trust import check_code
 RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
 _BUDGET = 1e6  # environment steps when no budget is given
 _JOINING = ("distributed", "coordinator", "processes", "process_id")  # how processes find each other
-_RESUMABLE = (
-    *_JOINING,
-    "resume",
-    "trust",
-    "json",
-    "dry_run",
-    *Budget._fields,
-)  # what a run that goes on may still be told
+# What a run that goes on may still be told.
+_RESUMABLE = ("resume", "trust", "json", "dry_run", *_JOINING, *Budget._fields)
 OF_ENV = {  # options of the environment that have flags; they become a part of its name
     option.name: option
     for option in (

@@ -119,7 +119,7 @@ def read_by_first(state: Any, read: Callable[[Any], tuple[Any, Row | None]] | No
         own = here(state) if found is None else found[0]
         arrays = processes.arrays_of_first(jax.tree.map(_words, own))
         state = jax.tree.map(_as_key, arrays, own)
-    return jax.tree.map(lambda x: replicated(x, everywhere), state), row
+    return replicated(state, everywhere), row
 
 
 def _is_key(x: Any) -> bool:
