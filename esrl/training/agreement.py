@@ -114,7 +114,8 @@ def read_by_first(state: Any, read: Callable[[Any], tuple[Any, Row | None]] | No
         return (state, None) if read is None else read(state)
     everywhere = state.generation.sharding
     found = processes.at_first(lambda: (here(state), None) if read is None else read(here(state)))
-    begun, row = processes.from_first(lambda: [int(found[0].generation), found[1]])  # type: ignore[index]
+    told: list[Any] = processes.from_first(lambda: [int(found[0].generation), found[1]])  # type: ignore[index]
+    begun, row = told
     if begun:
         own = here(state) if found is None else found[0]
         arrays = processes.arrays_of_first(jax.tree.map(_words, own))
