@@ -141,7 +141,8 @@ def _greet(patience: float) -> None:
     from jax._src import distributed  # the table has no public door
 
     state = distributed.global_state
-    client, own = state.client, {"processes": str(state.num_processes), **together.versions()}
+    client: Any = state.client
+    own = {"processes": str(state.num_processes), **together.versions()}
     wait = int(patience * 1000)
     client.key_value_set(f"{_HELLO}/{state.process_id}", json.dumps(own))
     try:

@@ -86,6 +86,7 @@ def lost(error: BaseException) -> LostProcess | None:
     """The sentence for an error of a device that stands for a process that is gone; None for any other error."""
     if not several() or not isinstance(error, jax.errors.JaxRuntimeError) or not _LOST.search(str(error)):
         return None
+    abandon()
     return LostProcess(
         f"another of the {jax.process_count()} processes has ended or cannot be reached; see what it said, and start"
         " all of them again"
@@ -99,13 +100,18 @@ def gather(block: bytes) -> list[bytes]:
     """A block of every process, in their order; each gives one of the same length."""
     if not several():
         return [block]
+    found = _reaching("process_allgather", np.frombuffer(block, np.uint8))
+    return [row.tobytes() for row in np.asarray(found)]
+
+
+def _reaching(name: str, x: Any) -> Any:
+    """A function of `multihost_utils`, which reaches the other processes."""
     from jax.experimental import multihost_utils
 
     try:
-        found = multihost_utils.process_allgather(np.frombuffer(block, np.uint8))
+        return getattr(multihost_utils, name)(x)
     except jax.errors.JaxRuntimeError as error:
         raise lost(error) or error from error
-    return [row.tobytes() for row in np.asarray(found)]
 
 
 def raise_any(error: EsrlError | None) -> None:
@@ -149,20 +155,16 @@ def from_first(fn: Callable[[], T]) -> T:
 
 
 def _bytes_of_first(data: bytes) -> bytes:
-    from jax.experimental import multihost_utils
-
     size = int.from_bytes(gather(len(data).to_bytes(8, "little"))[0], "little")
     block = np.frombuffer(data, np.uint8) if is_first() else np.zeros(size, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(block)).tobytes() if size else b""
+    return np.asarray(_reaching("broadcast_one_to_all", block)).tobytes() if size else b""
 
 
 def arrays_of_first(tree: Any) -> Any:
     """The arrays of process 0, of which all have the same tree, types and shapes; NumPy's in every process."""
-    from jax.experimental import multihost_utils
-
     leaves, form = jax.tree.flatten(jax.tree.map(np.asarray, tree))
     # As bytes: they are added to the zeros of the others, and -0.0 + 0.0 is 0.0.
     sent = [np.frombuffer(x.tobytes(), np.uint8) for x in leaves]
-    found = multihost_utils.broadcast_one_to_all(sent)
+    found = _reaching("broadcast_one_to_all", sent)
     arrays = [np.frombuffer(b.tobytes(), x.dtype).reshape(x.shape) for b, x in zip(found, leaves, strict=True)]
     return form.unflatten(arrays)

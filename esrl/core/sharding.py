@@ -154,16 +154,22 @@ def one_device() -> Mesh:
     return Mesh(np.array(jax.local_devices()[:1]), (AXIS,))
 
 
-def replicated(x: Any, everywhere: NamedSharding) -> Array:
-    """A value on every device of a mesh; where that has devices of other processes, all have the same value already."""
-    if getattr(x, "sharding", None) == everywhere or everywhere.is_fully_addressable:
-        return jax.device_put(x, everywhere)
-    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-        words = replicated(jax.random.key_data(here(x)), everywhere)
-        return jax.random.wrap_key_data(words, impl=str(jax.random.key_impl(x)))
-    # Not by device_put, which would have all processes compare what each of them gives.
-    x = np.asarray(here(x))
-    return jax.make_array_from_process_local_data(everywhere, x, x.shape)
+def replicated(tree: PyTree, everywhere: NamedSharding) -> PyTree:
+    """Arrays on every device of a mesh; where that has devices of other processes, all have the same values already."""
+    if everywhere.is_fully_addressable:
+        return jax.device_put(tree, everywhere)
+
+    def one(x: Any) -> Array:
+        if getattr(x, "sharding", None) == everywhere:
+            return x
+        if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            words = one(jax.random.key_data(here(x)))
+            return jax.random.wrap_key_data(words, impl=str(jax.random.key_impl(x)))
+        # Not by device_put, which would have all processes compare what each of them gives.
+        x = np.asarray(here(x))
+        return jax.make_array_from_process_local_data(everywhere, x, x.shape)
+
+    return jax.tree.map(one, tree)
 
 
 def here(tree: PyTree) -> PyTree:
@@ -203,7 +209,7 @@ class Compiled:
         # Placed first: an array that the user put into a state lies on one device, and would compile the program again.
         # Not where all lie there: to place what needs none takes longer than a small program.
         if not all(getattr(leaf, "sharding", None) == self._everywhere for leaf in leaves):
-            args = jax.tree.map(lambda x: replicated(x, self._everywhere), args)
+            args = replicated(args, self._everywhere)
         return self._jitted(*args)
 
     def lower(self, *shapes: Any) -> Any:

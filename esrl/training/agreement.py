@@ -114,12 +114,13 @@ def read_by_first(state: Any, read: Callable[[Any], tuple[Any, Row | None]] | No
         return (state, None) if read is None else read(state)
     everywhere = state.generation.sharding
     found = processes.at_first(lambda: (here(state), None) if read is None else read(here(state)))
-    begun, row = processes.from_first(lambda: [int(found[0].generation), found[1]])  # type: ignore[index]
+    told: list[Any] = processes.from_first(lambda: [int(found[0].generation), found[1]])  # type: ignore[index]
+    begun, row = told
     if begun:
         own = here(state) if found is None else found[0]
         arrays = processes.arrays_of_first(jax.tree.map(_words, own))
         state = jax.tree.map(_as_key, arrays, own)
-    return jax.tree.map(lambda x: replicated(x, everywhere), state), row
+    return replicated(state, everywhere), row
 
 
 def _is_key(x: Any) -> bool:

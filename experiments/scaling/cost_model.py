@@ -98,7 +98,8 @@ def fitted(rows: list[dict[str, Any]], gathered: list[dict[str, Any]]) -> Consta
     small, large = (row["seconds_low"] for row in gathered)
     bandwidth = (SIZES[1] - SIZES[0]) / max(large - small, 1e-9)
     spread = float(np.median([(row["seconds_high"] - row["seconds_low"]) / row["seconds"] for row in rows])) / 3
-    return Constants(*map(float, found), small, bandwidth, spread)
+    a0, a1, a2, a3, a4 = map(float, found)
+    return Constants(a0, a1, a2, a3, a4, small, bandwidth, spread)
 
 
 def settings(points: list[tuple[int, int, int]], exchanges: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -15,14 +15,18 @@ from experiments.scaling.namespaces import hosts
 
 
 def measure(
-    processes: int, settings: Sequence[dict[str, Any]], generations: int, gather: Sequence[int] = ()
+    processes: int, settings: Sequence[dict[str, Any]], generations: int, gather: Sequence[int] = (), timed: bool = True
 ) -> list[dict[str, Any]]:
-    """A row for each setting (and each size that is gathered), from process 0 of so many, each with one CPU device."""
+    """A row for each setting (and each size that is gathered), from process 0 of so many, each with one CPU device.
+
+    Where nothing is `timed`, programs are compiled with as little optimization as XLA has.
+    """
     with hosts(processes) as there:
         with socket.create_server(("", 0)) as server:
             port = server.getsockname()[1]
         environment = os.environ | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_cpu_multi_thread_eigen=false",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1 --xla_cpu_multi_thread_eigen=false"
+            + ("" if timed else " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"),
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
         }

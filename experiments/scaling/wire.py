@@ -23,7 +23,7 @@ from experiments.scaling.namespaces import allowed
 from experiments.scaling.starting import measure
 
 RESULTS = results("scaling")
-POPULATIONS, WIDTHS = (32, 128, 512, 2048), (8, 32, 128, 512)
+POPULATIONS, WIDTHS = (32, 128, 512), (8, 32, 128, 512)
 MIDDLE = {"population": 128, "width": 32}  # what the other factor has while one varies
 STEPS = 10  # of an episode: bytes do not depend on them
 NAMES = {"sums": "sums", "scalars": "scalars alone"}
@@ -76,7 +76,7 @@ def main() -> None:
     if options.measure:
         if not allowed():
             script.wrong("network namespaces cannot be made here; run it as root on Linux, or draw with --no-measure")
-        rows = pd.DataFrame(measure(2, settings(), options.generations))
+        rows = pd.DataFrame(measure(2, settings(), options.generations, timed=False))
         columns = ["processes", "exchange", "population", "width", "num_params", "generations"]
         rows["computed_every_member"] = 4 * rows["population"] * rows["num_params"]
         rows = rows[[*columns, "tx_bytes", "rx_bytes", "tx_packets", "rx_packets", "computed_every_member"]]

@@ -41,7 +41,8 @@ def measured(setting: dict[str, Any], generations: int) -> dict[str, Any]:
         signal_sigma=False,
     )
     state = agent.init(jax.random.key(0))
-    program = agent.step.lower(jax.eval_shape(lambda x: x, state)).as_text()
+    step: Any = agent.step  # a `Compiled`
+    program = step.lower(jax.eval_shape(lambda x: x, state)).as_text()
     for _ in range(2):
         state, _ = agent.step(state)
     jax.block_until_ready(state)
