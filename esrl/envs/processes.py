@@ -99,6 +99,7 @@ class Nursery:
                 process.wait()
 
     def _begin(self) -> None:
+        self.close()  # what is left of one that somebody ended
         here, there = socket.socketpair()
         with there:
             code = f"{self._code}from {__name__} import serve; serve({there.fileno()}, work)"

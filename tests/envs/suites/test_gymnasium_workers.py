@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import gymnasium
@@ -18,6 +19,8 @@ from adapter_laws import Playing, train_two_generations
 import esrl
 from esrl import EsrlError
 from esrl.envs.suites import gymnasium_host
+from esrl.envs.suites.gymnasium_lanes import SyncPool
+from esrl.envs.suites.gymnasium_workers import WorkersPool
 
 WORKERS = "vectorization=workers&workers=2"
 
@@ -307,10 +310,9 @@ def test_the_header_of_a_run_says_how_its_lanes_are_stepped(capsys):
 
 def test_processes_draw_numbers_of_their_own():
     """Where an environment takes them from NumPy's global generator, which a fork copies."""
-    lanes = esrl.make(Drawing, workers=4).make_lanes((4,))
-    begun = lanes.begin(np.ones(4, bool), np.zeros(4, np.uint32))
-    assert len(np.unique(begun)) == 4
-    lanes.close()
+    pool = WorkersPool("drawing", partial(SyncPool, "drawing", Drawing), 4, 4)
+    assert len(np.unique(pool.begin(np.arange(4), np.zeros(4, np.uint32)))) == 4
+    pool.close()
 
 
 def test_where_nothing_may_fork_each_process_imports_for_itself(monkeypatch):
