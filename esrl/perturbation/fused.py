@@ -12,7 +12,7 @@ another order: results differ by rounding.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -124,30 +124,65 @@ def fuse(jaxpr: Any, place: int, env: dict[Any, Any], layout: Layout) -> tuple[P
     block: int | None = blocks[0]
     if mode() == "auto":
         block = _fastest(part, values, layout, blocks)
-    return None if block is None else (part, Batched(by_kernel(part, values, layout, block)))
+    return None if block is None else (part, Batched(_on_platform(part, values, layout, block)))
 
 
 def _fastest(part: Part, values: Sequence[Any], layout: Layout, blocks: Sequence[int]) -> int | None:
     """The rows of a block with which the kernel was fastest; None where XLA was."""
-    given = [layout.scale, *(array for value in values for array in _arrays(value))]
-
-    def of(run: Any) -> Any:
-        def call(scale: Array, *arrays: Array) -> Array:
-            left = iter(arrays)
-            return run(part, [_with(value, left) for value in values], layout._replace(scale=scale))
-
-        return call
-
-    ways = {None: of(by_rules), **{block: of(partial(by_kernel, block=block)) for block in blocks}}
+    ways = {None: _of_arrays(by_rules, part, values, layout)}
+    for block in blocks:
+        ways[block] = _of_arrays(partial(_on_platform, block=block), part, values, layout)
     kind = tuple((eqn.primitive.name, str(eqn.outvars[0].aval)) for eqn in part.equations)
-    return fastest(ways, given, (kind, layout[:3]))
+    return fastest(ways, _arrays(values, layout), (kind, layout[:3]))
 
 
-def by_kernel(part: Part, values: Sequence[Any], layout: Layout, block: int) -> Array:
+def _on_platform(part: Part, values: Sequence[Any], layout: Layout, block: int) -> Array:
+    """A part's result by the kernel where the program runs on an NVIDIA GPU.
+
+    Elsewhere, as on the CPU of a machine that has a GPU, operation by operation; or interpreted, if that is told.
+    """
+    kernel = _of_arrays(partial(by_kernel, block=block), part, values, layout)
+    told = _of_arrays(partial(by_kernel, block=block, interpret=True), part, values, layout)
+    rules = _of_arrays(by_rules, part, values, layout)
+    return jax.lax.platform_dependent(
+        *_arrays(values, layout), cuda=kernel, default=told if mode() == "always" else rules
+    )
+
+
+def _of_arrays(run: Any, part: Part, values: Sequence[Any], layout: Layout) -> Callable[..., Array]:
+    """`run(part, values, layout)` as a function of the arrays in them."""
+
+    def call(scale: Array, *arrays: Array) -> Array:
+        left = iter(arrays)
+        return run(part, [_with(value, left) for value in values], layout._replace(scale=scale))
+
+    return call
+
+
+def _arrays(values: Sequence[Any], layout: Layout) -> list[Array]:
+    """The arrays in a layout and values, in the order in which `_with` takes them."""
+    found = [layout.scale]
+    for value in values:
+        if isinstance(value, Weight):
+            found += [x for x in (value.value, value.a, value.b) if x is not None]
+        else:
+            found.append(value.x if isinstance(value, Batched) else jnp.asarray(value))
+    return found
+
+
+def _with(value: Any, left: Iterator[Array]) -> Any:
+    """A value with other arrays, taken from an iterator."""
+    if isinstance(value, Weight):
+        return value._replace(value=next(left), a=next(left), b=None if value.b is None else next(left))
+    return Batched(next(left)) if isinstance(value, Batched) else next(left)
+
+
+def by_kernel(part: Part, values: Sequence[Any], layout: Layout, block: int, interpret: bool = False) -> Array:
     """A part's result [L, N] by the kernel.
 
     Args:
       values: of the product's two operands, then of `part.operands`. block: rows of a block.
+      interpret: by JAX's interpreter of kernels, on any device.
     """
     x, weight, *others = values
     product = part.equations[0]
@@ -166,6 +201,7 @@ def by_kernel(part: Part, values: Sequence[Any], layout: Layout, block: int) -> 
         weight.factor,
         (product.outvars[0].aval.dtype, part.out.aval.dtype),
         product.params["precision"],
+        interpret,
     )
 
 
@@ -179,20 +215,6 @@ def by_rules(part: Part, values: Sequence[Any], layout: Layout) -> Array:
         made = apply_equation(eqn, [densify(v, layout) if isinstance(v, Weight) else v for v in taken])
         env[eqn.outvars[0]] = made[0]
     return per_lane(env[part.out], layout)
-
-
-def _arrays(value: Any) -> list[Array]:
-    """The arrays of a value."""
-    if isinstance(value, Weight):
-        return [value.value, value.a] if value.b is None else [value.value, value.a, value.b]
-    return [value.x if isinstance(value, Batched) else jnp.asarray(value)]
-
-
-def _with(value: Any, left: Iterator[Array]) -> Any:
-    """A value with other arrays, taken from an iterator."""
-    if isinstance(value, Weight):
-        return value._replace(value=next(left), a=next(left), b=None if value.b is None else next(left))
-    return Batched(next(left)) if isinstance(value, Batched) else next(left)
 
 
 def _matches(eqn: Any, x: Any, weight: Any) -> bool:

@@ -72,48 +72,6 @@ def row_blocks(lanes: int, outer: int, whole: bool) -> list[int]:
     return list(dict.fromkeys(max(_LEAST, min(size, most)) for size in (64, 128, 32)))
 
 
-def fused_layer(
-    x: Array,
-    w: Array,
-    a: Array,
-    b: Array,
-    scale: Array,
-    operands: Sequence[Operand],
-    follow: Follow,
-    sizes: Sizes,
-    factor: float,
-    dtypes: tuple[Any, Any],
-    precision: Any = None,
-) -> Array:
-    """The layer of every lane, [L, outer].
-
-    Args:
-      x: [L, inner] lanes, those of a pair in turn. w: [inner, outer]. a: [P, R, inner]. b: [P, R, outer].
-      scale: [L] float32, sigma times each lane's sign.
-      operands: what f takes beside the product.
-      follow: `follow(z [rows, columns], operands [rows, columns or 1], mask [rows, columns]) -> [rows, columns]` for a
-        block; the mask says which columns are there, which a reduction must heed.
-      sizes: the static sizes.
-      factor: multiplies the noise of the matrix (`Leaf.scale`).
-      dtypes: of the product as the network has it, and of the result.
-      precision: of the product, as `jax.lax.dot` takes it.
-    """
-    run = partial(_call, follow=follow, sizes=sizes, factor=factor, dtypes=dtypes, precision=precision)
-    kinds = [operand._replace(value=None, noise=None) for operand in operands]
-    arrays = [array for operand in operands for array in (operand.value, operand.noise) if array is not None]
-
-    def on(interpret: bool) -> Callable[..., Array]:
-        return lambda *given: run(*given[:5], _with(kinds, given[5:]), interpret=interpret)
-
-    return jax.lax.platform_dependent(x, w, a, b, scale, *arrays, cuda=on(False), default=on(True))
-
-
-def _with(kinds: Sequence[Any], arrays: Sequence[Array]) -> list[Operand]:
-    """Operands with their arrays again."""
-    left = iter(arrays)
-    return [k._replace(value=next(left), noise=next(left) if k.kind == "perturbed" else None) for k in kinds]
-
-
 def _power(size: int) -> int:
     """The next power of two."""
     return 1 << max(size - 1, 0).bit_length()
@@ -130,21 +88,33 @@ def _filled(x: Array, *sizes: int) -> Array:
     return jnp.pad(x, [(0, size - old) for old, size in zip(x.shape, sizes, strict=True)]) if x.shape != sizes else x
 
 
-def _call(
+def fused_layer(
     x: Array,
     w: Array,
     a: Array,
     b: Array,
     scale: Array,
     operands: Sequence[Operand],
-    *,
     follow: Follow,
     sizes: Sizes,
     factor: float,
     dtypes: tuple[Any, Any],
-    precision: Any,
-    interpret: bool,
+    precision: Any = None,
+    interpret: bool = False,
 ) -> Array:
+    """The layer of every lane, [L, outer].
+
+    Args:
+      x: [L, inner] lanes, those of a pair in turn. w: [inner, outer]. a: [P, R, inner]. b: [P, R, outer].
+      scale: [L] float32, sigma times each lane's sign.
+      operands: what f takes beside the product.
+      follow: `follow(z [rows, columns], operands [rows, columns or 1], mask [rows, columns]) -> [rows, columns]` for a
+        block; the mask says which columns are there, which a reduction must heed.
+      sizes: the static sizes.
+      factor: multiplies the noise of the matrix (`Leaf.scale`).
+      dtypes: of the product as the network has it, and of the result.
+      precision: of the product, as `jax.lax.dot` takes it. interpret: by JAX's interpreter of kernels, on any device.
+    """
     from jax.experimental import pallas as pl
 
     lanes, rows, inner, outer, rank, block, _ = sizes
