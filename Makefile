@@ -2,6 +2,8 @@ PYTHON  ?= python3
 RECIPE  ?= agents/brax/hopper/eggroll.toml
 OUT     ?= runs/hopper
 WORKERS ?= 2
+WHEELS  ?= wheels
+GPU_PYTHON ?= 3.12
 ARGS    ?=
 
 VENV  := .venv
@@ -15,7 +17,7 @@ TRAIN  = $(BIN)/esrl train $(RECIPE) --out "$$out" $(ARGS)
 RENDER = $(BIN)/esrl render "$$out"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup suites train test lint format lines figures docs clean
+.PHONY: help setup suites train test lint format lines matrix gpu wheels figures docs clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -57,6 +59,20 @@ format: setup  ## Rewrite to the style
 lines: setup  ## Print the lines of each room, and who imports whom
 	$(BIN)/python -m experiments.house.run
 
+matrix:  ## Run a short set of tests with the oldest and newest Python and JAX, each in an environment of its own
+	$(PYTHON) -m experiments.matrix.run $(ARGS)
+
+gpu:  ## Test and measure on a GPU, in under 8 minutes (PYTHON=... with its JAX; WHEELS=folder of what else is needed)
+	@python=$(PYTHON); if [ -d $(WHEELS) ]; then \
+	  $(PYTHON) -m venv --system-site-packages .gpu && python=.gpu/bin/python && \
+	  $$python -m pip install --disable-pip-version-check -q --no-index --no-deps --find-links $(WHEELS) $(WHEELS)/*.whl; \
+	elif [ -x $(BIN)/python ] && [ $(PYTHON) = python3 ]; then python=$(BIN)/python; fi; \
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $$python -m experiments.gpu.run $(ARGS)
+
+wheels:  ## Download what `make gpu` needs beside a machine's own JAX and Flax (GPU_PYTHON=3.12)
+	$(PYTHON) -m pip download --disable-pip-version-check -q --no-deps --only-binary=:all: --python-version $(GPU_PYTHON) \
+	  -d $(WHEELS) -r experiments/gpu/requirements.txt
+
 figures: setup  ## Redraw plots/*.png and the report from the results that are there
 	$(BIN)/python -m plots.redraw
 	$(BIN)/python -m experiments.report.build
@@ -69,5 +85,5 @@ $(DOCS): $(STAMP)
 	@touch $@
 
 clean:  ## Remove .venv and caches; runs/ stays
-	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .matrix .gpu wheels build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

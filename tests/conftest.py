@@ -64,6 +64,7 @@ def script(monkeypatch: Any, capsys: Any, lenient: None) -> Callable[..., str]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--heavy", action="store_true", help="also run what compiles for minutes")
+    parser.addoption("--gpu-anywhere", action="store_true", help="run tests marked gpu on the device that is there")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -71,3 +72,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "heavy" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="compiles for minutes; run with --heavy"))
+    for_gpu = [item for item in items if "gpu" in item.keywords]
+    if for_gpu and not config.getoption("--gpu-anywhere") and jax.default_backend() != "gpu":
+        for item in for_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU; --gpu-anywhere runs it on what is there"))

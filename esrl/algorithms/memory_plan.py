@@ -86,19 +86,31 @@ def _in(var: Any, shared: set[Any]) -> bool:
     return not isinstance(var, jex.Literal) and var in shared
 
 
-def device_bytes(mesh: Mesh) -> int:
-    """Bytes of memory of each device of a mesh; those of a CPU share its memory.
+class Device(NamedTuple):
+    """A device as memory is planned for: JAX's name of its platform, and its bytes.
+
+    `own` says that it has them for itself, as an accelerator has; CPU devices share those of the machine.
+    """
+
+    platform: str
+    bytes: int
+    own: bool
+
+
+def device_of(mesh: Mesh) -> Device:
+    """What each device of a mesh has.
 
     Not what is free now: a run that goes on must find the chunks that it began with.
     """
     own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     stats = own[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"]
+        return Device(own[0].platform, stats["bytes_limit"], True)
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(own)
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(own)
     except (ValueError, OSError, AttributeError):  # not a POSIX system
-        return (8 << 30) // len(own)
+        size = (8 << 30) // len(own)
+    return Device(own[0].platform, size, False)
 
 
 def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | None) -> int:
@@ -112,15 +124,20 @@ def default_chunk(pairs: int, lanes: int, each: int, mesh: Mesh, gib: float | No
       gib: GiB that they may take on each device; None is half of what it has.
 
     Raises:
-      EsrlError: not even one pair fits into the GiB given.
+      EsrlError: not even one pair fits into the GiB given, or into the memory of an accelerator.
     """
     local = pairs // mesh.size
-    on_cpu = mesh.devices.flat[0].platform == "cpu"
-    wanted = min(max(local * lanes // 16, 64), 128) if on_cpu else _ACCELERATOR
-    room = int(gib * 2**30) if gib is not None else int(_SHARE * device_bytes(mesh))
+    device = device_of(mesh)
+    wanted = min(max(local * lanes // 16, 64), 128) if device.platform == "cpu" else _ACCELERATOR
+    room = int(gib * 2**30) if gib is not None else int(_SHARE * device.bytes)
     if gib is not None and room < each:
         raise EsrlError(
             f"memory_gib is {gib:g}, but one pair needs {each / 2**30:.3g}; give more, or a smaller network"
+        )
+    if device.own and each > device.bytes:  # a machine may swap; a device's allocation fails
+        raise EsrlError(
+            f"one pair needs {each / 2**30:.3g} GiB, but a device has {device.bytes / 2**30:.3g}; take a smaller"
+            " network, fewer episodes_per_member, or a device with more memory"
         )
     return max(min(wanted // lanes, room // each, local), 1)
 

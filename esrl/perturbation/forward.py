@@ -23,6 +23,7 @@ from jax.extend import core as jex
 
 from esrl.core.jaxprs import call_body, scan_parts
 from esrl.core.types import Array, PyTree
+from esrl.perturbation import fused
 from esrl.perturbation.classify import matrix_rows
 from esrl.perturbation.noise import Dense, Leaf, LowRank
 from esrl.perturbation.rules import Batched, Layout, Weight, apply_equation, densify, per_lane, perturbed_product
@@ -48,6 +49,8 @@ def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., 
         # The network is traced for one lane, as it was written. That costs nothing at run time.
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(params, *one)
+        if fused.considered():
+            closed = fused.inlined(closed)
         weights = [_weight(w, e, leaf) for w, e, leaf in zip(flat, eps, leaves, strict=True)]
         out = _evaluate(closed.jaxpr, closed.consts, [*weights, *map(Batched, flat_inputs)], layout)
         return jax.tree.unflatten(jax.tree.structure(shape), [per_lane(x, layout) for x in out])
@@ -69,7 +72,16 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], layout: La
     def read(var: Any) -> Any:
         return var.val if isinstance(var, jex.Literal) else env[var]
 
-    for eqn in jaxpr.eqns:
+    considered, done = fused.considered(), set[int]()
+    for place, eqn in enumerate(jaxpr.eqns):
+        if place in done:
+            continue
+        found = fused.fuse(jaxpr, place, env, layout) if considered else None
+        if found is not None:  # one kernel for this product and what follows it in a row
+            part, result = found
+            done.update(part.places)
+            env[part.out] = result
+            continue
         values = [read(v) for v in eqn.invars]
         body = call_body(eqn)
         if body is not None:  # jit, remat, custom_jvp and the like are entered: the product may be inside
@@ -118,6 +130,8 @@ def _scan(eqn: Any, values: Sequence[Any], layout: Layout) -> list[Any]:
     params = eqn.params
     n, m = scan_parts(eqn)
     consts, body = list(values[:n]), params["jaxpr"]
+    if fused.considered():
+        body = fused.inlined(body)
     # Carries must have one shape for all steps, so even shared ones get their lane axis before the first.
     carry = [per_lane(v, layout) for v in values[n : n + m]]
     xs = [jnp.moveaxis(per_lane(v, layout), 0, 1) for v in values[n + m :]]

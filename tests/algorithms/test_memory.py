@@ -1,5 +1,6 @@
 """The compiled program of a generation: no tensor of members x m x n, and a bound on its temporary memory."""
 
+import itertools
 import math
 import re
 
@@ -8,7 +9,9 @@ import pytest
 from probes import Walk
 
 import esrl
-from esrl.core.types import seed_key
+from esrl.algorithms import memory_plan
+from esrl.core import sharding
+from esrl.core.types import EsrlError, seed_key
 
 
 def compiled(agent):
@@ -59,3 +62,43 @@ def test_a_generation_of_brax_ant_needs_at_most_64_mib():
     agent = esrl.eggroll("brax/ant", esrl.mlp(), population=1024)
     for program in compiled(agent):
         assert program.memory_analysis().temp_size_in_bytes <= 64 * 2**20
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """Has memory planned as if each device of this machine were an accelerator with so many bytes."""
+
+    def of(size):
+        monkeypatch.setattr(memory_plan, "device_of", lambda mesh: memory_plan.Device("gpu", size, True))
+
+    return of
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("gib", [None, 0.25, 4.0])
+@pytest.mark.parametrize("memory", [1 << 20, 3 << 30, 80 << 30])
+def test_chunks_on_an_accelerator_fit_its_memory(accelerator, memory, gib, devices):
+    accelerator(memory)
+    mesh = sharding.default_mesh(devices)
+    assert mesh.size == devices
+    room = memory // 2 if gib is None else int(gib * 2**30)
+    for pairs, lanes, each in itertools.product([1, 24, 1 << 18], [1, 2, 6, 64], [4, 5_000, 3 << 20, 5 << 30]):
+        pairs = pairs * devices
+        if each > memory or (gib is not None and each > room):
+            with pytest.raises(EsrlError, match=r"one pair needs \d"):
+                memory_plan.default_chunk(pairs, lanes, each, mesh, gib)
+            continue
+        chunk = memory_plan.default_chunk(pairs, lanes, each, mesh, gib)
+        sharding.check_chunk(chunk, pairs, mesh)
+        assert chunk == 1 or chunk * each <= room
+        # Whatever fits is taken: all of them, or so many that one more would not fit, or enough to fill the device.
+        assert chunk == pairs // devices or (chunk + 1) * each > room or (chunk + 1) * lanes > 1 << 18
+
+
+def test_an_agents_plan_on_an_accelerator_fits_or_says_what_one_pair_needs(accelerator):
+    accelerator(8 << 20)
+    agent = esrl.eggroll(Walk(), esrl.mlp((64, 64)), population=65536)
+    parts = {item.name: item.bytes for item in agent.plan.memory}
+    assert 1 < agent.plan.chunk < 8192 and sum(parts[name] for name in ("noise", "worlds", "activations")) <= 4 << 20
+    with pytest.raises(EsrlError, match=r"one pair needs [\d.]+ GiB, but a device has 0.00781; take a smaller network"):
+        esrl.open_es(Walk(), esrl.mlp((2048, 2048)), population=64)

@@ -1,0 +1,1 @@
+"""What does one GPU do with esrl, in under eight minutes?"""
