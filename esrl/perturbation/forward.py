@@ -25,6 +25,7 @@ from esrl.core.jaxprs import call_body, scan_parts
 from esrl.core.types import Array, PyTree
 from esrl.perturbation import fused
 from esrl.perturbation.classify import matrix_rows
+from esrl.perturbation.fused_part import inlined
 from esrl.perturbation.noise import Dense, Leaf, LowRank
 from esrl.perturbation.rules import Batched, Layout, Weight, apply_equation, densify, per_lane, perturbed_product
 
@@ -50,7 +51,7 @@ def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., 
         one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), inputs)
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(params, *one)
         if fused.considered():
-            closed = fused.inlined(closed)
+            closed = inlined(closed)
         weights = [_weight(w, e, leaf) for w, e, leaf in zip(flat, eps, leaves, strict=True)]
         out = _evaluate(closed.jaxpr, closed.consts, [*weights, *map(Batched, flat_inputs)], layout)
         return jax.tree.unflatten(jax.tree.structure(shape), [per_lane(x, layout) for x in out])
@@ -131,7 +132,7 @@ def _scan(eqn: Any, values: Sequence[Any], layout: Layout) -> list[Any]:
     n, m = scan_parts(eqn)
     consts, body = list(values[:n]), params["jaxpr"]
     if fused.considered():
-        body = fused.inlined(body)
+        body = inlined(body)
     # Carries must have one shape for all steps, so even shared ones get their lane axis before the first.
     carry = [per_lane(v, layout) for v in values[n : n + m]]
     xs = [jnp.moveaxis(per_lane(v, layout), 0, 1) for v in values[n + m :]]
