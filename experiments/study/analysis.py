@@ -110,7 +110,8 @@ def references(rows: pd.DataFrame, random: dict[str, float]) -> tuple[dict[str, 
     """By environment: the returns of scores 0 and 1, and whose the latter is; and why the others are left out."""
     found, left = {}, []
     for env, here in rows.groupby("env", sort=False):
-        best = {a: float(interquartile_mean(returns)) for a, returns in returns_at(here, "end")[0].items()}
+        ends = returns_at(here, "end")[0]
+        best = {a: float(interquartile_mean(returns)) for a, returns in ends.items() if a != CHOSEN}
         agent, known = max(best, key=lambda a: best[a]), maximum(str(env))
         top, whose = (best[agent], agent) if known is None else (known, "maximum")
         if env not in random:
