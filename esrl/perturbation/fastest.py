@@ -47,7 +47,7 @@ def _measure(ways: Mapping[Name, Callable[..., Array]], shapes: Sequence[tuple[t
     compiled: dict[Name, Callable[..., Array]] = {}
     for name, way in ways.items():
         try:
-            run = jax.jit(way)
+            run: Callable[..., Array] = jax.jit(way)
             jax.block_until_ready(run(*given))
         except Exception:
             if compiled or len(ways) == 1:
