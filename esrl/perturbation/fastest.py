@@ -44,10 +44,10 @@ def fastest(ways: Mapping[Name, Callable[..., Array]], like: Sequence[Any], kind
 def _measure(ways: Mapping[Name, Callable[..., Array]], shapes: Sequence[tuple[tuple[int, ...], Any]]) -> Name:
     random = np.random.default_rng(0)
     given = [jax.device_put(random.normal(size=shape).astype(dtype)) for shape, dtype in shapes]
-    compiled = {}
+    compiled: dict[Name, Callable[..., Array]] = {}
     for name, way in ways.items():
         try:
-            run = jax.jit(way)
+            run: Callable[..., Array] = jax.jit(way)
             jax.block_until_ready(run(*given))
         except Exception:
             if compiled or len(ways) == 1:

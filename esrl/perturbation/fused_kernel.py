@@ -148,7 +148,7 @@ def fused_layer(
         if operand.noise is not None:
             given.append((_filled(operand.noise, every, width), (pairs, columns), lambda i, j: (pair_of(i), j)))
 
-    kinds = [operand._replace(value=operand.value.dtype, noise=None) for operand in operands]
+    kinds = [(operand.noise is not None, operand.factor, operand.dtype) for operand in operands]
     body = partial(
         _body, kinds=kinds, follow=follow, sizes=sizes, factor=factor, dtypes=dtypes, precision=precision,
         deep=deep, steps=depth // deep, columns=columns, pairs=pairs,
@@ -174,7 +174,7 @@ def _triton(numbers: int) -> Any:
 
 def _body(
     *refs: Any,
-    kinds: Sequence[Any],
+    kinds: Sequence[tuple[bool, float, Any]],
     follow: Follow,
     sizes: Sizes,
     factor: float,
@@ -216,11 +216,11 @@ def _body(
 
     left = iter(others)
     taken = []
-    for operand in kinds:
+    for perturbed, times, dtype in kinds:
         value = next(left)[...]
-        if operand.kind == "perturbed":
-            own = operand.value
-            value = value + (scale * operand.factor).astype(own) * of_rows(next(left)[...].astype(own))
-        taken.append(value.astype(operand.dtype))
+        if perturbed:
+            own = value.dtype
+            value = value + (scale * times).astype(own) * of_rows(next(left)[...].astype(own))
+        taken.append(value.astype(dtype))
     there = pl.program_id(1) * columns + jax.lax.broadcasted_iota(jnp.int32, (block, columns), 1) < sizes.outer
     out_ref[...] = follow(total.astype(dtypes[0]), taken, there).astype(dtypes[1])

@@ -24,6 +24,7 @@ _ELEMENTWISE = (
     "exp", "exp2", "log", "log1p", "expm1", "tanh", "logistic", "erf",
     "lt", "le", "gt", "ge", "eq", "ne", "select_n", "convert_element_type", "copy", "stop_gradient",
 )  # fmt: skip
+_REDUCE: dict[str, Any] = {"reduce_sum": jnp.sum, "reduce_max": jnp.max, "reduce_min": jnp.min}
 _IDENTITY = {"reduce_sum": 0.0, "reduce_max": -np.inf, "reduce_min": np.inf}
 
 
@@ -139,7 +140,8 @@ def follower(part: Part, size: int) -> Callable[[Array, Sequence[Array], Array],
 
         def read(var: Any, shape: tuple[int, ...]) -> Array:
             if isinstance(var, jex.Literal):
-                return jnp.full(shape, np.asarray(var.val).item(), var.aval.dtype)
+                aval: Any = var.aval
+                return jnp.full(shape, np.asarray(var.val).item(), aval.dtype)
             return jnp.broadcast_to(env[var], shape)
 
         for eqn in part.equations[1:]:
@@ -148,8 +150,7 @@ def follower(part: Part, size: int) -> Callable[[Array, Sequence[Array], Array],
             if name in _REDUCTIONS:
                 x = read(eqn.invars[0], product.shape)
                 x = jnp.where(there, x, jnp.full(x.shape, _IDENTITY[name], x.dtype))  # columns that only fill a block
-                reduce = {"reduce_sum": jnp.sum, "reduce_max": jnp.max, "reduce_min": jnp.min}[name]
-                env[var] = reduce(x, axis=1, keepdims=True)
+                env[var] = _REDUCE[name](x, axis=1, keepdims=True)
             elif name in ("broadcast_in_dim", "copy", "stop_gradient"):
                 env[var] = read(eqn.invars[0], shape)
             elif name == "convert_element_type":

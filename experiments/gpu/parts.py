@@ -37,7 +37,7 @@ from experiments.throughput.kinds import kinds, policy_work, program
 from experiments.throughput.machine_limits import Ceilings, Loads, held, loads, measure, waited
 from experiments.throughput.part import Bench
 from experiments.throughput.part import Options as Sizes
-from experiments.throughput.timing import compiled, first, reason_of, rounded, spread, turns
+from experiments.throughput.timing import Call, compiled, first, reason_of, rounded, spread, turns
 
 BUDGET = 5e8  # the paper's environment steps
 SIDES = ("EGGROLL, rank 1", "evosax Open_ES", "brax ES", "brax PPO")
@@ -117,7 +117,9 @@ def kernel(out: Path, plan: Plan) -> None:
     for width, population, dtype in plan.networks:
         work = policy_work(width, population, dtype)
         mesh, steps = sharding.default_mesh(work.pairs), 4
-        chunk, calls, rows = chunk_of(work, mesh), {}, {}
+        chunk = chunk_of(work, mesh)
+        calls: dict[str, Call] = {}
+        rows: dict[str, Row] = {}
         before = os.environ.get("ESRL_FUSED")
         for mode in ("never", "always", "auto"):
             key = {"network": work.name, "population": population, "dtype": dtype, "kernels": mode}

@@ -94,17 +94,20 @@ def python_of(version: str) -> str:
     given = os.environ.get(variable)
     # pyenv's shims are on the path for versions that are not switched on, so each candidate is asked who it is.
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    candidates = (
-        [given] if given else [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"{version}.*/bin/python"))]
-    )
-    for candidate in filter(None, candidates):
+    found: list[str | None] = [
+        shutil.which(f"python{version}"),
+        *map(str, sorted(pyenv.glob(f"{version}.*/bin/python"))),
+    ]
+    for candidate in [given] if given else found:
+        if candidate is None:
+            continue
         asked = "import sys; print('{}.{}'.format(*sys.version_info))"
         try:
             answer = subprocess.run([candidate, "-c", asked], capture_output=True, text=True).stdout.strip()
         except OSError:
             continue
         if answer == version:
-            return str(candidate)
+            return candidate
     at = f"{variable} is {given}, which is not Python {version}" if given else f"there is no python{version} here"
     raise Said(f"{at}; install it, or set {variable} to its path")
 
