@@ -81,8 +81,10 @@ def leave_alone() -> None:
 
 
 def lost(error: BaseException) -> LostProcess | None:
-    """The sentence for an error of JAX while it runs, which stands for a process that is gone unless memory is short; None
-    for any other error."""
+    """The sentence for an error of JAX while it runs: it stands for a process that is gone, unless memory is short.
+
+    None for any other error.
+    """
     runtime = isinstance(error, jax.errors.JaxRuntimeError)
     if not runtime or "RESOURCE_EXHAUSTED" in str(error) or not several():
         return None
