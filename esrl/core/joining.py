@@ -12,6 +12,8 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrl.core import processes as together
 from esrl.core.errors import EsrlError, notice, reason_of
@@ -60,7 +62,9 @@ def join(
     _initialize(coordinator, processes, process_id, patience, begun)
     # After JAX's own, so that it runs before that: which waits for the others.
     atexit.register(together.leave_alone)
-    _greet(max(patience - (time.monotonic() - begun), 10.0))
+    left = max(patience - (time.monotonic() - begun), 10.0)
+    _greet(left)
+    _connect(left)
 
 
 def _check_told(coordinator: str | None, processes: int | None, process_id: int | None) -> None:
@@ -177,3 +181,25 @@ def _difference(own: dict[str, str], others: Any) -> str:
                 again = "start all with the same number" if name == "processes" else f"install one {name} everywhere"
                 return f"process 0 {what} {called(value)}, and process {i} {called(other.get(name))}; {again}"
     return " "
+
+
+def _connect(patience: float) -> None:
+    """Connects all devices, while all processes are here: gloo gives up where one comes 30 seconds later than another,
+    as it may from compiling. What is connected once stays so, and waits for as long as it takes."""
+    from jax._src import distributed
+
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    added = jax.shard_map(
+        lambda x: jax.lax.psum(x, "all"), mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec()
+    )
+    one = np.ones(1, np.float32)
+    x = jax.make_array_from_process_local_data(everywhere, one, one.shape)
+    program = jax.jit(added).lower(x).compile()
+    client: Any = distributed.global_state.client
+    try:
+        client.wait_at_barrier("esrl/connect", int(patience * 1000))
+        jax.block_until_ready(program(x))
+    except jax.errors.JaxRuntimeError as error:
+        together.abandon()
+        raise EsrlError(f"the processes cannot reach each other ({reason_of(error)[:200]})") from error

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import platform
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -21,13 +20,12 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from esrl.core.errors import EsrlError
+from esrl.core.errors import EsrlError, reason_of
 
 T = TypeVar("T")
 
 _SENTENCE = 480  # bytes of an error that is told to the others
 _FAREWELL = 2.0  # seconds that the process leaves last to which the others are connected
-_LOST = re.compile(r"gloo|nccl|rccl|connection|socket|heartbeat|unavailable|deadline|coordination", re.IGNORECASE)
 
 _abandoned = False  # whether this process leaves without waiting for the others
 
@@ -83,13 +81,17 @@ def leave_alone() -> None:
 
 
 def lost(error: BaseException) -> LostProcess | None:
-    """The sentence for an error of a device that stands for a process that is gone; None for any other error."""
-    if not several() or not isinstance(error, jax.errors.JaxRuntimeError) or not _LOST.search(str(error)):
+    """The sentence for an error of JAX while it runs: it stands for a process that is gone, unless memory is short.
+
+    None for any other error.
+    """
+    runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    if not runtime or "RESOURCE_EXHAUSTED" in str(error) or not several():
         return None
     abandon()
     return LostProcess(
-        f"another of the {jax.process_count()} processes has ended or cannot be reached; see what it said, and start"
-        " all of them again"
+        f"another of the {jax.process_count()} processes has ended or cannot be reached ({reason_of(error)[:200]}); see"
+        " what it said, and start all of them again"
     )
 
 

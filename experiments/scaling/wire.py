@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.ticker import NullLocator
 
 from experiments import script
 from experiments.lab.figures import begin, save
@@ -63,6 +64,8 @@ def draw(rows: pd.DataFrame) -> None:
             line[x], 4 * line["population"] * line["num_params"], ls="--", color="0.5", label="every member (computed)"
         )
         axes.set(xscale="log", yscale="log", xlabel=labels[x])
+    panels[0].set_xticks(POPULATIONS, [str(n) for n in POPULATIONS])
+    panels[0].xaxis.set_minor_locator(NullLocator())
     panels[0].set_ylabel("bytes sent by a host, a generation")
     panels[0].legend(frameon=False)
     figure.tight_layout()
