@@ -44,7 +44,8 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
             bound = signature.bind(*args, **given)
             bound.apply_defaults()
             every = {name: bound.arguments[name] for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
-            return dataclasses.replace(agent, in_force=every | agent.in_force)
+            call = (made, dict(bound.arguments))
+            return dataclasses.replace(agent, in_force=every | agent.in_force, call=call)
 
         made = checked(ready)
         made.__doc__ = _SHARED.sub(lambda _: "".join(lines), doc)
