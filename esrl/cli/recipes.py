@@ -29,14 +29,17 @@ from esrl.training.suite_defaults import suite_defaults
 from esrl.training.trust import check_code
 
 RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
+del RUN["workers"]  # a flag of the environment's, unless Ray is to play
 _BUDGET = 1e6  # environment steps when no budget is given
-_RESUMABLE = ("resume", "trust", "json", "dry_run", *Budget._fields)  # what a run that goes on may still be told
+_PLAYERS = ("ray_address", "workers", "exchange", "block_timeout")  # who plays, which changes no number
+_RESUMABLE = ("resume", "trust", "json", "dry_run", *Budget._fields, *_PLAYERS)  # what a run that goes on may be told
+_WITHOUT_RAY = {"workers": None, "exchange": "parameters", "block_timeout": None, "close_at": 1.0}
 OF_ENV = {  # options of the environment that have flags; they become a part of its name
     option.name: option
     for option in (
         Option("max_episode_steps", int, help="steps after which an episode is cut off"),
         Option("vectorization", str, help="how Gymnasium's lanes are stepped: auto, sync, async, vector, workers"),
-        Option("workers", int, help="processes that step Gymnasium's lanes"),
+        Option("workers", int, help="processes that step Gymnasium's lanes; with --ray-address, workers of Ray"),
         Option("instances", int, help="environments that may exist at once (a licence, a port)"),
     )
 }
@@ -117,11 +120,16 @@ def _given(command: Callable[..., Any], plain: Sequence[str]) -> dict[str, Any]:
 
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """The recipe with the values of flags laid over it."""
-    if of_env := values(given, OF_ENV):
+    of_env, run = values(given, OF_ENV), values(given, RUN)
+    if run.get("ray_address", recipe.ray_address) is not None:
+        run |= {name: of_env.pop(name) for name in ("workers",) if name in of_env}
+    elif "ray_address" in run:  # none, for a run that goes on without Ray
+        run = _WITHOUT_RAY | run
+    if of_env:
         name, _, query = recipe.env.partition("?")
         recipe = dataclasses.replace(recipe, env=with_options(name, options_in(query) | of_env))
     options = values(given, plain_options(recipe.agent))
-    return recipe.override(values(given, RUN), values(given, NETWORK_KEYS), options)
+    return recipe.override(run, values(given, NETWORK_KEYS), options)
 
 
 def _with_budget(recipe: Recipe) -> Recipe:

@@ -1,4 +1,4 @@
-"""What a worker makes its agent from: the constructor's call, its environment by name, and the files behind that name."""
+"""What a worker makes its agent from: the constructor's call, its environment by name, the files behind that name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cloudpickle
 
@@ -41,9 +41,7 @@ def job_of(agent: Agent) -> Job:
       EsrlError: it was not made by a constructor of esrl, or something of it cannot be sent to another process.
     """
     if agent.call is None:
-        raise EsrlError(
-            f"{agent.name} was put together by hand, and no worker could make it again; use its constructor"
-        )
+        raise EsrlError(f"{agent.name} was put together by hand, and no worker could make it; use its constructor")
     constructor, given = agent.call
     given = {k: v for k, v in given.items() if k not in ("env", "mesh", "chunk_pairs", "memory_gib")}
     name = recipe_name_of(agent.env)

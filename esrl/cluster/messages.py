@@ -123,8 +123,8 @@ class Scalars(NamedTuple):
     """What the update needs of a generation beside what each worker can draw again.
 
     Attributes:
-      fitness: [P, S]. halves: [P, S, 2], where the signal is followed. lengths: [P, S, E], where steps are waited for or
-        an episode's cap grows with them. sums: of observations. present: [P].
+      fitness: [P, S]. halves: [P, S, 2], where the signal is followed. lengths: [P, S, E], where steps are waited for
+        or an episode's cap grows with them. sums: of observations. present: [P].
     """
 
     fitness: Array

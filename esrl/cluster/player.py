@@ -6,13 +6,13 @@ import contextlib
 import os
 import platform
 import signal
+import sys
 import time
 from typing import Any, NamedTuple
 
 import jax
 import jaxlib
 
-import esrl
 from esrl.algorithms.es import ESState
 from esrl.cluster import messages
 from esrl.cluster.jobs import Job, agent_of
@@ -28,7 +28,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
-        "esrl": esrl.__version__,
+        "esrl": sys.modules["esrl"].__version__,
     }
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from typing import Any
 
 from esrl.core.extras import import_extra
@@ -45,7 +46,9 @@ class Session:
         own: dict[str, Any] = {}
         if self.local:
             own = {"num_cpus": workers or cores(), "include_dashboard": False, "object_store_memory": _STORE}
-        with _signals_kept():
+        with _signals_kept(), warnings.catch_warnings():
+            # Ray's processes are executed at once, which is safe beside JAX's threads.
+            warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
             try:
                 self.ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
             except Exception as error:

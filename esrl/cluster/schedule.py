@@ -141,7 +141,7 @@ class Scheduler:
         return self._lost(worker, task) + self._work(now)
 
     def finished(self, worker: int, generation: int, block: int, now: float) -> list[Command]:
-        """A worker has played a block; of an earlier generation, or after another worker did, it makes no difference."""
+        """A worker has played a block; one of an earlier generation, or that another has played, changes nothing."""
         task = self._tasks.pop(worker, None)
         if task is None:  # it was replaced meanwhile
             return []
