@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -57,6 +57,7 @@ class Broken(NamedTuple):
 Event = Joined | Left | Finished | Broken
 
 
+@runtime_checkable
 class Workers(Protocol):
     """Processes that play, wherever they are. Each has a number, which no other one gets."""
 

@@ -7,16 +7,19 @@ import hashlib
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cloudpickle
 
 from esrl.algorithms.agent import Agent
 from esrl.core.types import EsrlError, reason_of
 from esrl.envs.base import name_of, recipe_name_of
-from esrl.envs.references import is_file
+from esrl.envs.references import is_file, load_attribute
 from esrl.envs.registry import check_again, make
+from esrl.policies.networks import cnn, gru, mlp
+from esrl.policies.user_network import Network
 
+NETWORKS = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _BIGGEST = 16 << 20  # bytes of an agent without its parameters: more than that is a mistake
 
 
@@ -43,6 +46,8 @@ def job_of(agent: Agent) -> Job:
     if agent.call is None:
         raise EsrlError(f"{agent.name} was put together by hand, and no worker could make it; use its constructor")
     constructor, given = agent.call
+    if constructor.__module__ != "__main__":  # by its name: nodes have its package
+        constructor = f"{constructor.__module__}:{constructor.__qualname__}"
     given = {k: v for k, v in given.items() if k not in ("env", "mesh", "chunk_pairs", "memory_gib")}
     name = recipe_name_of(agent.env)
     try:
@@ -50,6 +55,7 @@ def job_of(agent: Agent) -> Job:
     except EsrlError:
         name = ""
     files = _files(name)
+    given["policy"] = _by_name(given.get("policy"))
     try:
         call = cloudpickle.dumps((constructor, None if name else agent.env, given))
     except Exception as error:
@@ -80,7 +86,22 @@ def agent_of(job: Job) -> Agent:
         raise EsrlError(
             f"a worker cannot read the agent ({reason_of(error)}); install on each node what the driver has installed"
         ) from error
+    if isinstance(constructor, str):
+        constructor = load_attribute(constructor)
+    if isinstance(given["policy"], dict):
+        kind, *widths = given["policy"].items()
+        given["policy"] = NETWORKS[kind[1]](**dict(widths))
     return constructor(env=make(name) if name else env, **given)
+
+
+def _by_name(network: Any) -> Any:
+    """What a ready-made network is made from; any other network as it is."""
+    spec = network.spec if isinstance(network, Network) else None
+    if spec is None or network.start is not None or spec["network"] not in NETWORKS:
+        return network
+    return {"network": spec["network"]} | {
+        k: tuple(v) if isinstance(v, list) else v for k, v in spec.items() if k != "network"
+    }
 
 
 def _files(name: str) -> dict[str, bytes]:

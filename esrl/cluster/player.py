@@ -72,19 +72,22 @@ class Played(NamedTuple):
         return len(self.rows) + len(self.error) + len(self.told) + len(self.print) + 16
 
 
+def settle(flags: str) -> None:
+    """Makes this process a worker's: one core, and XLA_FLAGS of the driver, since another program may round otherwise."""
+    os.environ["XLA_FLAGS"] = flags
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the driver's
+    take_one_core()
+
+
 class Player:
     """A worker. It is made without an agent, so that it can say its versions before it reads anything.
 
     Args:
-      flags: XLA_FLAGS of the driver, since another program may round otherwise.
       exchange: how it is told where the search is, `messages.EXCHANGES`.
     """
 
-    def __init__(self, flags: str, exchange: str) -> None:
-        os.environ["XLA_FLAGS"] = flags
-        with contextlib.suppress(ValueError):  # not in the main thread
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the driver's
-        take_one_core()
+    def __init__(self, exchange: str) -> None:
         self.whole = exchange == "scalars"
         self.agent: Any = None
         self.state: Any = None

@@ -11,12 +11,20 @@ from typing import Any, NamedTuple
 
 from esrl.cluster.fleet import Broken, Event, Finished, Joined, Left
 from esrl.cluster.jobs import Job
-from esrl.cluster.player import Orders, Player, agrees, versions
+from esrl.cluster.player import Orders, Player, agrees, settle, versions
 from esrl.cluster.ray_session import Session
 from esrl.core.types import reason_of
 
 _EVERY = 2.0  # seconds between looks at what the cluster has
 _STILLBORN = 5  # workers that may end in a row before one is ready; then there is something wrong with all of them
+
+
+class _Actor(Player):
+    """A player in a process of Ray's."""
+
+    def __init__(self, flags: str, exchange: str) -> None:
+        settle(flags)
+        super().__init__(exchange)
 
 
 class _Worker(NamedTuple):
@@ -38,7 +46,7 @@ class RayWorkers:
         self._number, self._most = number, most
         self._job = self._ray.put(job)
         self._mine, self._flags, self._exchange = versions(), os.environ.get("XLA_FLAGS", ""), exchange
-        self._kind = self._ray.remote(Player)
+        self._kind = self._ray.remote(_Actor)
         self._queue: queue.SimpleQueue[Event | Callable[[], list[Event]]] = queue.SimpleQueue()
         self._workers: dict[int, _Worker] = {}
         self._next = self._stillborn = 0
