@@ -61,8 +61,8 @@ def job_of(agent: Agent) -> Job:
     except Exception as error:
         what = "its network or options" if name else "its environment, network or options"
         raise EsrlError(
-            f"{agent.name} on {name_of(agent.env)} cannot be sent to workers ({reason_of(error)}); give {what} by names,"
-            " or as classes and functions of a file"
+            f"{agent.name} on {name_of(agent.env)} cannot be sent to workers ({reason_of(error)}); give {what}"
+            " by names, or as classes and functions of a file"
         ) from error
     if len(call) > _BIGGEST:
         raise EsrlError(
@@ -89,8 +89,7 @@ def agent_of(job: Job) -> Agent:
     if isinstance(constructor, str):
         constructor = load_attribute(constructor)
     if isinstance(given["policy"], dict):
-        kind, *widths = given["policy"].items()
-        given["policy"] = NETWORKS[kind[1]](**dict(widths))
+        given["policy"] = _network_of(given["policy"])
     return constructor(env=make(name) if name else env, **given)
 
 
@@ -99,9 +98,15 @@ def _by_name(network: Any) -> Any:
     spec = network.spec if isinstance(network, Network) else None
     if spec is None or network.start is not None or spec["network"] not in NETWORKS:
         return network
-    return {"network": spec["network"]} | {
-        k: tuple(v) if isinstance(v, list) else v for k, v in spec.items() if k != "network"
-    }
+    return spec
+
+
+def _network_of(spec: dict[str, Any]) -> Any:
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()}
+    kind = given.pop("network")
+    if kind == "gru":
+        (given["hidden"],) = given["hidden"]
+    return NETWORKS[kind](**given)
 
 
 def _files(name: str) -> dict[str, bytes]:

@@ -73,7 +73,7 @@ class Played(NamedTuple):
 
 
 def settle(flags: str) -> None:
-    """Makes this process a worker's: one core, and XLA_FLAGS of the driver, since another program may round otherwise."""
+    """Makes this process a worker's: one core, and the driver's XLA_FLAGS: another program may round otherwise."""
     os.environ["XLA_FLAGS"] = flags
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the driver's
