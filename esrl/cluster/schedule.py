@@ -105,7 +105,9 @@ class Scheduler:
         self._pairs = 0  # of the blocks that are done
         self._playing: dict[int, set[int]] = {}  # who plays each block of this generation
         self._deaths: dict[int, int] = {}
-        self._tasks: dict[int, _Task] = {}  # of each worker that is busy, in the order in which they were begun
+        # Of each worker that is busy, in the order in which they were begun: all, and by whether it is its first.
+        self._tasks: dict[int, _Task] = {}
+        self._by_kind: tuple[dict[int, _Task], dict[int, _Task]] = ({}, {})
         self._idle: dict[int, None] = {}  # in the order in which they became so
         self._fresh: set[int] = set()  # workers that have answered nothing yet
         self._took: deque[float] = deque(maxlen=_KEPT)
@@ -136,13 +138,13 @@ class Scheduler:
             return []
         self._idle.pop(worker, None)
         self._fresh.discard(worker)
-        task = self._tasks.pop(worker, None)
+        task = self._taken(worker)
         self.ended += 1
         return self._lost(worker, task) + self._work(now)
 
     def finished(self, worker: int, generation: int, block: int, now: float) -> list[Command]:
         """A worker has played a block; one of an earlier generation, or that another has played, changes nothing."""
-        task = self._tasks.pop(worker, None)
+        task = self._taken(worker)
         if task is None:  # it was replaced meanwhile
             return []
         self._idle[worker] = None
@@ -160,7 +162,7 @@ class Scheduler:
 
     def refused(self, worker: int, now: float) -> list[Command]:
         """What a worker has played is of no use, through no fault of the block's: it is to be played again."""
-        task = self._tasks.pop(worker, None)
+        task = self._taken(worker)
         if task is None:
             return []
         self._idle[worker] = None
@@ -172,8 +174,8 @@ class Scheduler:
     def tick(self, now: float) -> list[Command]:
         """Time has passed: who is late, and who is far too late?"""
         found: list[Command] = []
-        for worker, task in list(self._overdue(now)):
-            del self._tasks[worker]
+        for worker, task in self._overdue(now):
+            self._taken(worker)
             self._fresh.discard(worker)
             self.ended += 1
             found.append(Replace(worker, self._allowed(task)))
@@ -183,9 +185,9 @@ class Scheduler:
     def wake(self) -> float:
         """The time at which `tick` has something to do next, infinite if never."""
         soonest = math.inf
-        for task in self._tasks.values():  # begun one after the other, so the first of each kind is the soonest
-            soonest = min(soonest, task.since + self._allowed(task))
-            if not task.first:
+        for tasks in self._by_kind:  # which were begun one after the other, with the same time for each
+            for task in tasks.values():
+                soonest = min(soonest, task.since + self._allowed(task))
                 break
         if self._open and self._idle and not self._waiting:
             for task in self._tasks.values():
@@ -219,9 +221,17 @@ class Scheduler:
     def _play(self, block: int, now: float) -> Play:
         worker = next(iter(self._idle))
         del self._idle[worker]
-        self._tasks[worker] = _Task(self.generation, block, now, worker in self._fresh)
+        task = _Task(self.generation, block, now, worker in self._fresh)
+        self._tasks[worker] = self._by_kind[task.first][worker] = task
         self._playing.setdefault(block, set()).add(worker)
         return Play(worker, block)
+
+    def _taken(self, worker: int) -> _Task | None:
+        """What a worker was busy with, and is no longer."""
+        task = self._tasks.pop(worker, None)
+        if task is not None:
+            del self._by_kind[task.first][worker]
+        return task
 
     def _settle(self, block: int) -> list[Command]:
         """A block is done; the generation may be over."""
@@ -280,11 +290,11 @@ class Scheduler:
 
     def _overdue(self, now: float) -> list[tuple[int, _Task]]:
         found = []
-        for worker, task in self._tasks.items():
-            if now >= task.since + self._allowed(task):
+        for tasks in self._by_kind:
+            for worker, task in tasks.items():
+                if now < task.since + self._allowed(task):
+                    break
                 found.append((worker, task))
-            elif not task.first:
-                break
         return found
 
     def _measure(self) -> None:

@@ -123,7 +123,6 @@ class Arguments:
         if not 1 <= self.number <= trials.FIRST_FINAL_SEED:
             script.wrong(f"--trials is {self.trials}, but must be 1 to {trials.FIRST_FINAL_SEED}")
         names = ("seconds", "env_steps", "final_seconds", "final_env_steps", "evaluations", "episodes", "processes")
-        names = tuple(name for name in names if getattr(self, name) is not None or name != "processes")
         script.at_least(self, 0, *names, "final_seeds", "final_evaluations", strict=True)
         script.at_least(self, 0, "final_early")
 
@@ -208,7 +207,7 @@ def tune(tasks: Sequence[Task], number: int, processes: int | None, ray_address:
         jobs = []
         for task, count in zip(tasks, absent, strict=True):
             words = ("python", "-m", "experiments.study.trials", str(task.database), str(number))
-            jobs += [pool.Job(task.name, words)] * min(processes or count, count)
+            jobs += [pool.Job(task.name, words)] * min(processes or (1 if ray_address is None else count), count)
         pool.run(jobs, processes, ray_address=ray_address)
         lost = sum(task.queue(number, crashed=True) for task in tasks)
         if sum(left()) >= before and not lost:

@@ -1,0 +1,1 @@
+"""What many workers, hosts and devices cost, and what they bring."""
