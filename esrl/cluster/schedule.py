@@ -14,11 +14,12 @@ A block is some pairs that are played together. Its numbers depend on nobody who
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-LATE = 2.0  # a block that takes so many times what nine of ten take is played by a second worker
+LATE = 2.0  # a block that takes so many times the median is played by a second worker, where one is idle
 FAR_TOO_LONG = 20.0  # its worker is replaced after so many times that,
 LEAST = 30.0  # and after no less than so many seconds
 START = 600.0  # seconds that a worker's first block may take in addition: it compiles
@@ -112,7 +113,8 @@ class Scheduler:
         self._fresh: set[int] = set()  # workers that have answered nothing yet
         self._took: deque[float] = deque(maxlen=_KEPT)
         self._known = 0  # durations behind `_usual`
-        self._usual = math.inf  # seconds within which nine of ten blocks are played
+        self._usual = math.inf  # seconds that a block takes, the median
+        self._pace: dict[int, float] = {}  # of each worker: what its last block took, over that
 
     # ---- events
 
@@ -138,6 +140,7 @@ class Scheduler:
             return []
         self._idle.pop(worker, None)
         self._fresh.discard(worker)
+        self._pace.pop(worker, None)
         task = self._taken(worker)
         self.ended += 1
         return self._lost(worker, task) + self._work(now)
@@ -152,6 +155,7 @@ class Scheduler:
             self._fresh.discard(worker)
         else:  # a first block compiles, which says nothing of the next
             self._took.append(now - task.since)
+            self._pace[worker] = (now - task.since) / self._usual if self._usual > 0 else 1.0
             if len(self._took) >= max(_ENOUGH, self._known * 1.5):
                 self._measure()
         if generation == self.generation and self._open and block not in self._done:
@@ -177,6 +181,7 @@ class Scheduler:
         for worker, task in self._overdue(now):
             self._taken(worker)
             self._fresh.discard(worker)
+            self._pace.pop(worker, None)
             self.ended += 1
             found.append(Replace(worker, self._allowed(task)))
             found += self._lost(worker, task)
@@ -189,7 +194,7 @@ class Scheduler:
             for task in tasks.values():
                 soonest = min(soonest, task.since + self._allowed(task))
                 break
-        if self._open and self._idle and not self._waiting:
+        if self._open and self._idle:
             for task in self._tasks.values():
                 if self._doubled(task):
                     return min(soonest, task.since + self._late())
@@ -207,19 +212,30 @@ class Scheduler:
         found: list[Command] = []
         if not self._open:
             return found
-        while self._idle and self._waiting:
-            found.append(self._play(self._waiting.popleft(), now))
+        while self._waiting and (worker := self._chosen()) is not None:
+            found.append(self._play(worker, self._waiting.popleft(), now))
         if self._idle and self._late() < math.inf:
             late = [task.block for task in self._since(now - self._late()) if self._doubled(task)]
             for block in dict.fromkeys(late):
                 if not self._idle:
                     break
                 self.again += 1
-                found.append(self._play(block, now))
+                found.append(self._play(next(iter(self._idle)), block, now))
         return found
 
-    def _play(self, block: int, now: float) -> Play:
-        worker = next(iter(self._idle))
+    def _chosen(self) -> int | None:
+        """The worker that has been idle longest; not a slow one that would have to be waited for in the end.
+
+        The others need about this many times of a block for what waits. A worker that takes longer for a single one is
+        kept for what is late.
+        """
+        others = len(self._waiting) / max(self.workers, 1) + 1
+        for worker in self._idle:
+            if self._pace.get(worker, 1.0) <= max(others, LATE):
+                return worker
+        return None if self._playing else next(iter(self._idle), None)
+
+    def _play(self, worker: int, block: int, now: float) -> Play:
         del self._idle[worker]
         task = _Task(self.generation, block, now, worker in self._fresh)
         self._tasks[worker] = self._by_kind[task.first][worker] = task
@@ -253,6 +269,7 @@ class Scheduler:
         self._deaths[block] = self._deaths.get(block, 0) + 1
         if others:
             return []
+        self._playing.pop(block, None)
         if self._deaths[block] >= MOST_DEATHS:
             return [GiveUp(block), *self._settle(block)]
         self.again += 1
@@ -301,4 +318,4 @@ class Scheduler:
         """What a block usually takes, from the last ones. Asked for rarely: with many workers it costs."""
         self._known = len(self._took)
         if self._known >= _ENOUGH:
-            self._usual = sorted(self._took)[min(self._known - 1, int(0.9 * self._known))]
+            self._usual = statistics.median(self._took)
