@@ -25,7 +25,8 @@ LEAST = 30.0  # and after no less than so many seconds
 START = 600.0  # seconds that a worker's first block may take in addition: it compiles
 MOST_DEATHS = 4  # workers that may end while they play a block; then it is given up, since it may be why they end
 SLACK = 0.05  # seconds: blocks of milliseconds are not late because a machine is busy
-_COPIES = 2  # of a block, at a time
+_COPIES = 3  # of a block, at a time: each is begun when all before it are late
+_FORGIVEN = 0.9  # in each generation a slow worker is taken for so much less slow, to be tried again
 _KEPT = 1000  # durations that are remembered
 _ENOUGH = 3  # from so many on they say something
 
@@ -105,6 +106,7 @@ class Scheduler:
         self._done: set[int] = set()
         self._pairs = 0  # of the blocks that are done
         self._playing: dict[int, set[int]] = {}  # who plays each block of this generation
+        self._last: dict[int, float] = {}  # when each of them was begun last
         self._deaths: dict[int, int] = {}
         # Of each worker that is busy, in the order in which they were begun: all, and by whether it is its first.
         self._tasks: dict[int, _Task] = {}
@@ -124,7 +126,8 @@ class Scheduler:
         self.again = self.ended = self._pairs = 0
         self._open = True
         self._waiting = deque(range(len(self.sizes)))
-        self._done, self._playing, self._deaths = set(), {}, {}
+        self._done, self._playing, self._deaths, self._last = set(), {}, {}, {}
+        self._pace = {worker: pace * _FORGIVEN for worker, pace in self._pace.items()}
         self._measure()
         return self._work(now)
 
@@ -196,8 +199,8 @@ class Scheduler:
                 break
         if self._open and self._idle:
             for task in self._tasks.values():
-                if self._doubled(task):
-                    return min(soonest, task.since + self._late())
+                if self._missed(task, math.inf):
+                    return min(soonest, self._last[task.block] + self._late())
         return soonest
 
     @property
@@ -215,12 +218,13 @@ class Scheduler:
         while self._waiting and (worker := self._chosen()) is not None:
             found.append(self._play(worker, self._waiting.popleft(), now))
         if self._idle and self._late() < math.inf:
-            late = [task.block for task in self._since(now - self._late()) if self._doubled(task)]
+            late = [task.block for task in self._since(now - self._late()) if self._missed(task, now)]
             for block in dict.fromkeys(late):
                 if not self._idle:
                     break
                 self.again += 1
-                found.append(self._play(next(iter(self._idle)), block, now))
+                quick = (worker for worker in self._idle if self._pace.get(worker, 1.0) <= LATE)
+                found.append(self._play(next(quick, next(iter(self._idle))), block, now))
         return found
 
     def _chosen(self) -> int | None:
@@ -240,6 +244,7 @@ class Scheduler:
         task = _Task(self.generation, block, now, worker in self._fresh)
         self._tasks[worker] = self._by_kind[task.first][worker] = task
         self._playing.setdefault(block, set()).add(worker)
+        self._last[block] = now
         return Play(worker, block)
 
     def _taken(self, worker: int) -> _Task | None:
@@ -276,12 +281,13 @@ class Scheduler:
         self._waiting.appendleft(block)
         return []
 
-    def _doubled(self, task: _Task) -> bool:
-        """Whether a second worker may play what this one does."""
+    def _missed(self, task: _Task, now: float) -> bool:
+        """Whether another worker should play what this one does: all that play it are late."""
         return (
             task.generation == self.generation
             and task.block not in self._done
             and len(self._playing.get(task.block, ())) < _COPIES
+            and self._last[task.block] + self._late() <= now
         )
 
     # ---- times

@@ -151,7 +151,7 @@ class Run:
             "on_env_error": self.on_env_error,
             "max_failed": self.max_failed,
             "env_timeout": self.env_timeout,
-            **(self.cluster._asdict() if self.cluster.asked else {}),
+            **{k: v for k, v in self.cluster._asdict().items() if v != WITHOUT._asdict()[k]},
         }
         # By its very type: an optax transformation is a tuple as well.
         plain = (bool, int, float, str, dict, type(None))
