@@ -4,7 +4,7 @@
     python -m experiments.scaling.efficiency gymnasium/Humanoid-v5 --workers 4 --generations 6
 
 Both fleets are there all the time and play the same generations in turn, so that whatever else the machine does falls
-on both alike. Efficiency is the median over pairs of generations of (seconds of one worker) / (workers x seconds of all).
+on both alike. Efficiency is the median, over pairs of generations, of seconds of one over workers x seconds of all.
 The machine needs a core for each worker; the driver has little to do meanwhile. Written: results/efficiency.json.
 """
 
