@@ -196,7 +196,8 @@ def rollout(es: ES, state: ESState) -> Experience:
 
     # No noise ever leaves the device that drew it: devices exchange results of episodes, and sums.
     rows, sums = sharding.map_devices(part, state, sharding.iota(es.pairs), es.mesh)
-    return Experience(*rows, sums)
+    fitness, halves, returns, lengths, nonfinite, steps = rows
+    return Experience(fitness, halves, returns, lengths, nonfinite, steps, sums)
 
 
 def play(es: ES, state: ESState, pairs: Array, slots: int) -> tuple[Any, ...]:

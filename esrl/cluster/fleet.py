@@ -285,4 +285,4 @@ class _Generation:
 
     def _forget(self, worker: int) -> None:
         for known in (self.fleet._at, self.fleet._strange, self.fleet._node):
-            known.pop(worker, None)  # type: ignore[attr-defined]
+            known.pop(worker, None)

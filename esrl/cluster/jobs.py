@@ -19,7 +19,7 @@ from esrl.envs.registry import check_again, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network
 
-NETWORKS = {"mlp": mlp, "gru": gru, "cnn": cnn}
+NETWORKS: dict[str, Any] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _BIGGEST = 16 << 20  # bytes of an agent without its parameters: more than that is a mistake
 
 
@@ -45,9 +45,10 @@ def job_of(agent: Agent) -> Job:
     """
     if agent.call is None:
         raise EsrlError(f"{agent.name} was put together by hand, and no worker could make it; use its constructor")
-    constructor, given = agent.call
-    if constructor.__module__ != "__main__":  # by its name: nodes have its package
-        constructor = f"{constructor.__module__}:{constructor.__qualname__}"
+    function, given = agent.call
+    constructor: Any = function
+    if function.__module__ != "__main__":  # by its name: nodes have its package
+        constructor = f"{function.__module__}:{function.__qualname__}"
     given = {k: v for k, v in given.items() if k not in ("env", "mesh", "chunk_pairs", "memory_gib")}
     name = recipe_name_of(agent.env)
     try:
@@ -102,8 +103,8 @@ def _by_name(network: Any) -> Any:
 
 
 def _network_of(spec: dict[str, Any]) -> Any:
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()}
-    kind = given.pop("network")
+    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()}
+    kind = str(given.pop("network"))
     if kind == "gru":
         (given["hidden"],) = given["hidden"]
     return NETWORKS[kind](**given)

@@ -20,10 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.es import ES, ESState, Experience
-from esrl.core.types import Array, EsrlError, PyTree
+from esrl.core.types import EsrlError, PyTree
 from esrl.policies import running_statistics
 from esrl.policies.running_statistics import Sums
 
+Numbers = Any  # an array of JAX or NumPy, or its shape
 EXCHANGES = ("parameters", "scalars")
 
 
@@ -100,12 +101,12 @@ def fingerprint(state: ESState) -> bytes:
 class Rows(NamedTuple):
     """What some pairs have played: the fields of an `Experience` of C pairs, in their order."""
 
-    fitness: Array
-    halves: Array | None
-    returns: Array
-    lengths: Array
-    nonfinite: Array
-    steps: Array
+    fitness: Numbers
+    halves: Numbers | None
+    returns: Numbers
+    lengths: Numbers
+    nonfinite: Numbers
+    steps: Numbers
     sums: Sums | None
 
 
@@ -127,11 +128,11 @@ class Scalars(NamedTuple):
         or an episode's cap grows with them. sums: of observations. present: [P].
     """
 
-    fitness: Array
-    halves: Array | None
-    lengths: Array | None
+    fitness: Numbers
+    halves: Numbers | None
+    lengths: Numbers | None
     sums: Sums | None
-    present: Array
+    present: Numbers
 
 
 def scalars_of(es: ES, experience: Experience) -> Scalars:
@@ -151,20 +152,18 @@ def scalars_of(es: ES, experience: Experience) -> Scalars:
 def scalars_like(es: ES, moments: PyTree) -> Scalars:
     """Their shapes."""
     rows = rows_like(es, moments, es.pairs)
-    return scalars_of(es, Experience(*rows, present=jax.ShapeDtypeStruct((es.pairs,), jnp.bool_)))
+    present: Numbers = jax.ShapeDtypeStruct((es.pairs,), jnp.bool_)
+    return scalars_of(es, Experience(*rows, present))
 
 
 def experience_of(es: ES, scalars: Scalars) -> Experience:
     """A generation as the update needs it; what only an observer wants of it is blank."""
     shape = es.pairs, len(es.signs), es.episodes
-    blank = np.zeros(shape, np.int32)
+    zeros: Numbers = np.zeros(shape, np.int32)
+    unseen: Numbers = np.zeros(shape, np.float32)
+    lengths = zeros if scalars.lengths is None else scalars.lengths
+    present = None if np.all(scalars.present) else scalars.present
+    steps = zeros[:, 0, 0]
     return Experience(
-        fitness=scalars.fitness,
-        halves=scalars.halves,
-        returns=np.zeros(shape, np.float32),
-        lengths=blank if scalars.lengths is None else scalars.lengths,
-        nonfinite=blank.astype(bool),
-        steps=np.zeros(es.pairs, np.int32),
-        sums=scalars.sums,
-        present=None if np.all(scalars.present) else scalars.present,
+        scalars.fitness, scalars.halves, unseen, lengths, zeros.astype(bool), steps, scalars.sums, present
     )

@@ -78,13 +78,13 @@ def put_together(es: ES, moments: PyTree, bounds: list[int], rows: dict[int, Row
     """
     sizes = [end - first for first, end in pairwise(bounds)]
     each = [rows[i] if i in rows else lost_rows(es, moments, size) for i, size in enumerate(sizes)]
-    columns = [
+    columns: list[Any] = [
         None if parts[0] is None else np.concatenate(parts) for parts in zip(*(row[:-1] for row in each), strict=True)
     ]
     sums = each[0].sums
     for row in each[1:]:
         sums = jax.tree.map(np.add, sums, row.sums)
-    present = None
+    present: Any = None
     if len(rows) < len(sizes):
         present = np.repeat([i in rows for i in range(len(sizes))], sizes)
-    return Experience(*columns, sums=sums, present=present)
+    return Experience(*columns, sums, present)

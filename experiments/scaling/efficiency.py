@@ -21,6 +21,7 @@ import jax
 import tyro
 
 import esrl
+from esrl.cluster.fleet import Fleet
 from esrl.cluster.opening import Cluster, opened
 from esrl.core.runtime import cores
 from esrl.core.types import seed_key
@@ -47,7 +48,8 @@ def main() -> None:
     script.at_least(arguments, 1, "workers", "population", "block", "generations")
     agent = esrl.eggroll(arguments.env, population=arguments.population)
     state = agent.init(seed_key(0))
-    fleets, seconds = {}, {}
+    fleets: dict[int, Fleet] = {}
+    seconds: dict[int, list[float]] = {}
     for workers in (1, arguments.workers):
         # They share one Ray, which the first of them starts with cores for all.
         if not fleets:

@@ -120,16 +120,16 @@ def test_a_worker_that_computes_otherwise_is_sent_the_parameters(fleets, alone):
 
 
 def test_scalars_do_not_grow_with_the_network_and_parameters_do():
-    sizes = {}
+    sizes, params = {}, {}
     for width in (4, 64):
         agent = esrl.eggroll(HOST, esrl.mlp((width,)), population=12)
-        fleets = Fleets(agent)
+        fleets, params[width] = Fleets(agent), agent.plan.num_params
         for exchange in messages.EXCHANGES:
             fleet, _ = fleets.fleet(1, exchange=exchange)
             trained(fleet, fleets.agent, 2)
             sizes[width, exchange] = fleet.metrics["bytes_sent"]
     assert sizes[4, "scalars"] == sizes[64, "scalars"]
-    assert sizes[64, "parameters"] - sizes[4, "parameters"] == 4 * (64 - 4) * (4 + 1 + 2 + 2)
+    assert sizes[64, "parameters"] - sizes[4, "parameters"] == 4 * (params[64] - params[4])
 
 
 def test_a_generation_that_is_closed_early_is_one_of_fewer_pairs(fleets):
