@@ -87,4 +87,5 @@ def put_together(es: ES, moments: PyTree, bounds: list[int], rows: dict[int, Row
     present: Any = None
     if len(rows) < len(sizes):
         present = np.repeat([i in rows for i in range(len(sizes))], sizes)
-    return Experience(*columns, sums, present)
+    fitness, halves, returns, lengths, nonfinite, steps = columns
+    return Experience(fitness, halves, returns, lengths, nonfinite, steps, sums, present)

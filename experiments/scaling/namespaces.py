@@ -83,7 +83,7 @@ def up() -> None:
         sh("ip", "-n", name, "addr", "add", f"{NET}.{number}/24", "dev", "link0")
         sh("ip", "-n", name, "link", "set", "link0", "up")
         sh("ip", "-n", name, "link", "set", "lo", "up")
-        head = ("--head", f"--port={PORT}", "--include-dashboard=false", "--disable-usage-stats")
+        head: tuple[str, ...] = ("--head", f"--port={PORT}", "--include-dashboard=false", "--disable-usage-stats")
         how = head if number == 1 else (f"--address={NET}.1:{PORT}",)
         how += f"--node-ip-address={NET}.{number}", f"--num-cpus={int(number > 1)}"
         inside(name, str(Path(sys.executable).with_name("ray")), "start", *how, "--object-store-memory=100000000")
