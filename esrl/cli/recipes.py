@@ -31,9 +31,9 @@ from esrl.training.trust import check_code
 RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
 del RUN["workers"]  # a flag of the environment's, unless Ray is to play
 _BUDGET = 1e6  # environment steps when no budget is given
-_PLAYERS = ("ray_address", "workers", "exchange", "block_timeout")  # who plays, which changes no number
+_PLAYERS = ("ray_address", "workers", "broadcast", "block_timeout")  # who plays, which changes no number
 _RESUMABLE = ("resume", "trust", "json", "dry_run", *Budget._fields, *_PLAYERS)  # what a run that goes on may be told
-_WITHOUT_RAY = {"workers": None, "exchange": "parameters", "block_timeout": None, "close_at": 1.0}
+_WITHOUT_RAY = {"workers": None, "broadcast": "parameters", "block_timeout": None, "close_at": 1.0}
 OF_ENV = {  # options of the environment that have flags; they become a part of its name
     option.name: option
     for option in (

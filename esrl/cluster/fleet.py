@@ -86,7 +86,7 @@ class Fleet:
     Args:
       agent: on one device (`playing.on_one_device`). workers: who plays.
       block: pairs that are played together.
-      exchange, close_at, limit: as `esrl.iterate` has them (`limit` is its `block_timeout`).
+      broadcast, close_at, limit: as `esrl.iterate` has them (`limit` is its `block_timeout`).
 
     Attributes:
       metrics: of the last generation.
@@ -99,7 +99,7 @@ class Fleet:
         workers: Workers,
         block: int,
         *,
-        exchange: str = "parameters",
+        broadcast: str = "parameters",
         close_at: float = 1.0,
         limit: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -110,7 +110,7 @@ class Fleet:
         self._bounds = bounds_of(self._es.pairs, block)
         self._workers, self._clock = workers, clock
         self._schedule = Scheduler(np.diff(self._bounds).tolist(), close_at=close_at, limit=limit)
-        self._scalars = exchange == "scalars"
+        self._scalars = broadcast == "scalars"
         self._last: tuple[int, bytes] | None = None  # the generation that the last scalars lead to, and these
         self._at: dict[int, int] = {}  # the generation that each worker knows the state of
         self._strange: dict[int, int] = {}

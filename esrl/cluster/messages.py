@@ -25,7 +25,7 @@ from esrl.policies import running_statistics
 from esrl.policies.running_statistics import Sums
 
 Numbers = Any  # an array of JAX or NumPy, or its shape
-EXCHANGES = ("parameters", "scalars")
+BROADCASTS = ("parameters", "scalars")
 
 
 # ---- trees as bytes -------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from esrl.algorithms.agent import Agent
 from esrl.cluster.fleet import Fleet
 from esrl.cluster.in_process import InProcess
 from esrl.cluster.jobs import job_of
-from esrl.cluster.messages import EXCHANGES
+from esrl.cluster.messages import BROADCASTS
 from esrl.cluster.playing import bounds_of, on_one_device
 from esrl.cluster.ray_session import Session
 from esrl.cluster.ray_workers import RayWorkers
@@ -23,7 +23,7 @@ class Cluster(NamedTuple):
 
     ray_address: str | None = None
     workers: int | None = None
-    exchange: str = "parameters"
+    broadcast: str = "parameters"
     block_pairs: int | None = None
     block_timeout: float | None = None
     close_at: float = 1.0
@@ -35,15 +35,15 @@ class Cluster(NamedTuple):
 
     def check(self, agent: Agent) -> None:
         """Raises an `EsrlError` for what does not fit, before anything is started."""
-        if self.exchange not in EXCHANGES:
-            raise EsrlError(f"exchange is {self.exchange!r}, but must be one of {', '.join(EXCHANGES)}")
+        if self.broadcast not in BROADCASTS:
+            raise EsrlError(f"broadcast is {self.broadcast!r}, but must be one of {', '.join(BROADCASTS)}")
         if not 0 < self.close_at <= 1:
             raise EsrlError(f"close_at is {self.close_at}, but must be above 0 and at most 1")
         if self.ray_address is None:
             for name in ("workers", "block_timeout"):
                 if getattr(self, name) is not None:
                     raise EsrlError(f'{name} is of Ray\'s workers; give ray_address as well ("local" is this machine)')
-            for name in ("exchange", "close_at"):
+            for name in ("broadcast", "close_at"):
                 if getattr(self, name) != Cluster._field_defaults[name]:
                     raise EsrlError(f'{name} is of Ray\'s workers; give ray_address as well ("local" is this machine)')
         if not self.asked:
@@ -85,7 +85,7 @@ def opened(agent: Agent, cluster: Cluster) -> tuple[Agent, Fleet, Cluster]:
             number = cluster.workers or min(max(session.cores, 1), pairs)
             block = cluster.block_pairs or -(-pairs // (_BLOCKS * number))
             most = len(bounds_of(pairs, block)) - 1
-            workers = RayWorkers(session, job, cluster.exchange, cluster.workers, most)
+            workers = RayWorkers(session, job, cluster.broadcast, cluster.workers, most)
         except BaseException:
             session.close()
             raise
@@ -93,7 +93,7 @@ def opened(agent: Agent, cluster: Cluster) -> tuple[Agent, Fleet, Cluster]:
             alone,
             workers,
             block,
-            exchange=cluster.exchange,
+            broadcast=cluster.broadcast,
             close_at=cluster.close_at,
             limit=cluster.block_timeout,
         )

@@ -84,11 +84,11 @@ class Player:
     """A worker. It is made without an agent, so that it can say its versions before it reads anything.
 
     Args:
-      exchange: how it is told where the search is, `messages.EXCHANGES`.
+      broadcast: how it is told where the search is, `messages.BROADCASTS`.
     """
 
-    def __init__(self, exchange: str) -> None:
-        self.whole = exchange == "scalars"
+    def __init__(self, broadcast: str) -> None:
+        self.whole = broadcast == "scalars"
         self.agent: Any = None
         self.state: Any = None
 

@@ -22,9 +22,9 @@ _STILLBORN = 5  # workers that may end in a row before one is ready; then there 
 class _Actor(Player):
     """A player in a process of Ray's."""
 
-    def __init__(self, flags: str, exchange: str) -> None:
+    def __init__(self, flags: str, broadcast: str) -> None:
         settle(flags)
-        super().__init__(exchange)
+        super().__init__(broadcast)
 
 
 class _Worker(NamedTuple):
@@ -36,16 +36,16 @@ class RayWorkers:
     """Actors that play. See `fleet.Workers`.
 
     Args:
-      session: of Ray. job: what they make their agent from. exchange: of messages.
+      session: of Ray. job: what they make their agent from. broadcast: of messages.
       number: how many there are to be; None is one for each core of the cluster, also of nodes that join.
       most: no more than so many, where the cores decide.
     """
 
-    def __init__(self, session: Session, job: Job, exchange: str, number: int | None, most: int) -> None:
+    def __init__(self, session: Session, job: Job, broadcast: str, number: int | None, most: int) -> None:
         self._session, self._ray = session, session.ray
         self._number, self._most = number, most
         self._job = self._ray.put(job)
-        self._mine, self._flags, self._exchange = versions(), os.environ.get("XLA_FLAGS", ""), exchange
+        self._mine, self._flags, self._broadcast = versions(), os.environ.get("XLA_FLAGS", ""), broadcast
         self._kind = self._ray.remote(_Actor)
         self._queue: queue.SimpleQueue[Event | Callable[[], list[Event]]] = queue.SimpleQueue()
         self._workers: dict[int, _Worker] = {}
@@ -78,7 +78,7 @@ class RayWorkers:
         worker, self._next = self._next, self._next + 1
         # Ray would make an actor again without its state, and would play its blocks twice: both are decided here.
         options = {"num_cpus": 1, "max_restarts": 0, "max_task_retries": 0, "scheduling_strategy": "SPREAD"}
-        actor = self._kind.options(**options).remote(self._flags, self._exchange)
+        actor = self._kind.options(**options).remote(self._flags, self._broadcast)
         self._workers[worker] = _Worker(actor)
         self._call(worker, actor.versions.remote(), lambda found: self._met(worker, actor, found))
 

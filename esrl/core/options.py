@@ -95,7 +95,7 @@ CHOICES = {
     **dict.fromkeys(("distribution", "noise_distribution"), ("normal", "rademacher")),
     **dict.fromkeys(("dtype", "noise_dtype"), ("float32", "bfloat16", "int8")),
     "on_env_error": ("fail", "stop"),
-    "exchange": ("parameters", "scalars"),
+    "broadcast": ("parameters", "scalars"),
     "keep": ("last", "best", "all"),
     "variance": ("group", "global"),
     "x": ("env_steps", "seconds", "generations"),

@@ -420,7 +420,7 @@ def iterate(
     env_timeout: float = LIMIT,
     ray_address: str | None = None,
     workers: int | None = None,
-    exchange: str = "parameters",
+    broadcast: str = "parameters",
     block_pairs: int | None = None,
     block_timeout: float | None = None,
     close_at: float = 1.0,
@@ -460,7 +460,7 @@ def iterate(
         cluster that this machine is a node of (`esrl[ray]`; evolution strategies only). None plays them in this
         process.
       workers: workers of Ray, of one core each; None is as many as the cluster has cores, also of nodes that join.
-      exchange: what workers are told in each generation: the "parameters", or the last fitness alone ("scalars"), from
+      broadcast: what workers are told in each generation: the "parameters", or the last fitness alone ("scalars"), from
         which each of them repeats the update.
       block_pairs: pairs that are played and summed together; it decides the order of sums. None is half of a worker's
         share, and without ray_address the whole population.
@@ -500,7 +500,7 @@ def iterate(
         env_timeout=env_timeout,
         hyperparams=hyperparams,
         resume=resume,
-        cluster=Cluster(ray_address, workers, exchange, block_pairs, block_timeout, close_at),
+        cluster=Cluster(ray_address, workers, broadcast, block_pairs, block_timeout, close_at),
     )
 
 
@@ -528,7 +528,7 @@ def train(
     env_timeout: float = LIMIT,
     ray_address: str | None = None,
     workers: int | None = None,
-    exchange: str = "parameters",
+    broadcast: str = "parameters",
     block_pairs: int | None = None,
     block_timeout: float | None = None,
     close_at: float = 1.0,
@@ -546,7 +546,7 @@ def train(
       agent: from `esrl.eggroll` or another constructor.
       env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
       seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, films, stop_at_return,
-        minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, exchange, block_pairs,
+        minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, broadcast, block_pairs,
         block_timeout, close_at, hyperparams, resume: as in `esrl.iterate`.
       progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
       on_generation: called as `on_generation(generation, state, metrics)` after each generation.

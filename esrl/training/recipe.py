@@ -85,7 +85,7 @@ class Recipe:
       env: what `esrl.make` takes. agent: a name in AGENTS.
       policy, options: the tables [policy] and [options] of the file.
       env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep,
-        films, stop_at_return, minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, exchange,
+        films, stop_at_return, minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, broadcast,
         block_pairs, block_timeout, close_at: the arguments of `esrl.iterate`.
     """
 
@@ -110,7 +110,7 @@ class Recipe:
     env_timeout: float = LIMIT
     ray_address: str | None = None
     workers: int | None = None
-    exchange: str = "parameters"
+    broadcast: str = "parameters"
     block_pairs: int | None = None
     block_timeout: float | None = None
     close_at: float = 1.0

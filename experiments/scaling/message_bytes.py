@@ -1,4 +1,4 @@
-"""Bytes of a generation's message to a node, against population and parameters, in both ways to exchange.
+"""Bytes of a generation's message to a node, against population and parameters, in both ways to tell.
 
     python -m experiments.scaling.message_bytes
 

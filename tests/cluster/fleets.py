@@ -84,10 +84,10 @@ class Fleets:
     def __init__(self, agent: Any) -> None:
         self.agent = on_one_device(agent)
         self._players = {}
-        for exchange in ("parameters", "scalars"):
-            player = Player(exchange)
+        for broadcast in ("parameters", "scalars"):
+            player = Player(broadcast)
             assert player.prepare(job_of(agent)) == ""
-            self._players[exchange] = player
+            self._players[broadcast] = player
         # One environment plays for all of them, and one update computes for all.
         self._players["scalars"].agent = self._players["parameters"].agent
         self._players["scalars"].play_block = self._players["parameters"].play_block
@@ -98,11 +98,11 @@ class Fleets:
         fate: Callable[[int, int], Fate] = always,
         *,
         block: int = 1,
-        exchange: str = "parameters",
+        broadcast: str = "parameters",
         joins: dict[float, int] | None = None,
         **options: Any,
     ) -> tuple[Fleet, Simulated]:
         """A fleet and its workers."""
-        workers = Simulated(self._players[exchange], number, fate, joins or {})
-        made = Fleet(self.agent, workers, block, exchange=exchange, clock=lambda: workers.now, **options)
+        workers = Simulated(self._players[broadcast], number, fate, joins or {})
+        made = Fleet(self.agent, workers, block, broadcast=broadcast, clock=lambda: workers.now, **options)
         return made, workers

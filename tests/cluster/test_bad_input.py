@@ -49,9 +49,9 @@ def agent():
         ({"ray_address": "local", "workers": 3, "block_pairs": 2}, "at most 2"),
         ({"block_pairs": 5}, "4 pairs"),
         ({"workers": 2}, "ray_address"),
-        ({"exchange": "scalars"}, "ray_address"),
+        ({"broadcast": "scalars"}, "ray_address"),
         ({"close_at": 0.5}, "ray_address"),
-        ({"ray_address": "local", "exchange": "gossip"}, "exchange"),
+        ({"ray_address": "local", "broadcast": "gossip"}, "broadcast"),
         ({"ray_address": "local", "close_at": 0.0}, "close_at"),
     ],
 )

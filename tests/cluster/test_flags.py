@@ -13,8 +13,8 @@ def recipe(*argv):
 def test_workers_are_processes_of_the_environment_and_with_an_address_those_of_ray():
     local = recipe(ENV, "--workers", "4")
     assert (local.env, local.workers, local.ray_address) == (f"{ENV}?workers=4", None, None)
-    ray = recipe(ENV, "--workers", "4", "--ray-address", "local", "--exchange", "scalars")
-    assert (ray.env, ray.workers, ray.ray_address, ray.exchange) == (ENV, 4, "local", "scalars")
+    ray = recipe(ENV, "--workers", "4", "--ray-address", "local", "--broadcast", "scalars")
+    assert (ray.env, ray.workers, ray.ray_address, ray.broadcast) == (ENV, 4, "local", "scalars")
 
 
 def test_a_run_goes_on_with_other_workers_or_with_none(tmp_path):

@@ -73,12 +73,12 @@ def slow(worker, n):
     return "answer", 10.0 if worker == 0 else 1.0
 
 
-@pytest.mark.parametrize("exchange", messages.EXCHANGES)
+@pytest.mark.parametrize("broadcast", messages.BROADCASTS)
 @pytest.mark.parametrize(
     "fate, number", [(always, 1), (killed_once, 2), (killed_twice, 3), (node_lost, 4), (hung, 2), (slow, 3)]
 )
-def test_the_parameters_do_not_depend_on_what_happens_to_workers(fleets, alone, exchange, fate, number):
-    fleet, workers = fleets.fleet(number, fate, exchange=exchange)
+def test_the_parameters_do_not_depend_on_what_happens_to_workers(fleets, alone, broadcast, fate, number):
+    fleet, workers = fleets.fleet(number, fate, broadcast=broadcast)
     assert equal(trained(fleet, fleets.agent), alone)
     assert bool(workers.replaced) == (fate in (killed_once, killed_twice, node_lost))
 
@@ -99,15 +99,15 @@ def test_workers_that_join_play_and_make_it_faster(fleets, alone):
 
 def test_a_driver_that_begins_anew_from_a_state_goes_on_to_the_same(fleets, alone):
     agent = fleets.agent
-    half = trained(fleets.fleet(2, exchange="scalars")[0], agent, 2)
-    fleet = fleets.fleet(2, exchange="scalars")[0]
+    half = trained(fleets.fleet(2, broadcast="scalars")[0], agent, 2)
+    fleet = fleets.fleet(2, broadcast="scalars")[0]
     for _ in range(2):
         half, _ = agent.update(half, fleet.rollout(half))
     assert equal(half, alone)
 
 
 def test_a_worker_that_computes_otherwise_is_sent_the_parameters(fleets, alone):
-    fleet, workers = fleets.fleet(2, exchange="scalars")
+    fleet, workers = fleets.fleet(2, broadcast="scalars")
     strange = workers._players[1]
     honest = strange.agent
 
@@ -124,10 +124,10 @@ def test_scalars_do_not_grow_with_the_network_and_parameters_do():
     for width in (4, 64):
         agent = esrl.eggroll(HOST, esrl.mlp((width,)), population=12)
         fleets, params[width] = Fleets(agent), agent.plan.num_params
-        for exchange in messages.EXCHANGES:
-            fleet, _ = fleets.fleet(1, exchange=exchange)
+        for broadcast in messages.BROADCASTS:
+            fleet, _ = fleets.fleet(1, broadcast=broadcast)
             trained(fleet, fleets.agent, 2)
-            sizes[width, exchange] = fleet.metrics["bytes_sent"]
+            sizes[width, broadcast] = fleet.metrics["bytes_sent"]
     assert sizes[4, "scalars"] == sizes[64, "scalars"]
     assert sizes[64, "parameters"] - sizes[4, "parameters"] == 4 * (params[64] - params[4])
 
@@ -175,8 +175,8 @@ def test_jax_environments_play_in_workers(name):
     agent = esrl.open_es(name, esrl.mlp((4,)), population=10, antithetic=False)
     fleets = Fleets(agent)
     alone = trained(Fleet(fleets.agent, InProcess(fleets.agent), 4), fleets.agent, 2)
-    for exchange in messages.EXCHANGES:
-        fleet, _ = fleets.fleet(2, killed_once, block=4, exchange=exchange)
+    for broadcast in messages.BROADCASTS:
+        fleet, _ = fleets.fleet(2, killed_once, block=4, broadcast=broadcast)
         assert equal(trained(fleet, fleets.agent, 2), alone)
 
 

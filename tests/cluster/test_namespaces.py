@@ -23,7 +23,7 @@ def allowed():
 
 @pytest.mark.skipif(not allowed(), reason="this system does not let one make network namespaces")
 def test_nodes_in_networks_of_their_own_train_the_same(tmp_path):
-    words = [sys.executable, "-W", "ignore", "-m", "experiments.scaling.namespaces", "--generations=3"]
+    words = [sys.executable, "-W", "ignore", "-m", "experiments.scaling.ray_namespaces", "--generations=3"]
     done = subprocess.run(
         [*words, f"--out={tmp_path}"], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600
     )

@@ -140,13 +140,13 @@ def kill_soon(number=1, after=0.15):
     threading.Thread(target=kill, daemon=True).start()
 
 
-@pytest.mark.parametrize("exchange", messages.EXCHANGES)
-def test_a_cluster_trains_what_one_process_trains_though_workers_are_killed(cluster, agent, alone, exchange):
+@pytest.mark.parametrize("broadcast", messages.BROADCASTS)
+def test_a_cluster_trains_what_one_process_trains_though_workers_are_killed(cluster, agent, alone, broadcast):
     def on_generation(generation, state, metrics):
         if generation in (2, 4):  # the second is the one that took the place of the first
             kill_soon()
 
-    result = trained(agent, on_generation, ray_address="auto", workers=2, exchange=exchange)
+    result = trained(agent, on_generation, ray_address="auto", workers=2, broadcast=broadcast)
     assert same(result.state, alone)
     assert sum(row["workers_lost"] for row in result.rows) >= 1
 

@@ -1,10 +1,10 @@
 """A Ray cluster whose nodes are in network namespaces of their own, joined by a bridge: the same result, and its bytes.
 
-    sudo -E python -m experiments.scaling.namespaces            # needs the right to make network namespaces
+    sudo -E python -m experiments.scaling.ray_namespaces            # needs the right to make network namespaces
 
 Three namespaces of this machine have an address each on a virtual link, as three machines would: the head with the
 driver and no core, and two nodes of one core. A run there has to end with the parameters of the run in one process, bit
-for bit, in both ways to exchange. The bytes that crossed the head's link are those that the kernel counts, Ray's own
+for bit, in both ways to tell. The bytes that crossed the head's link are those that the kernel counts, Ray's own
 included. Written: results/namespaces.json.
 """
 
@@ -63,7 +63,7 @@ def on_link() -> tuple[int, int]:
 def drive(arguments: Arguments) -> None:
     """In the head's namespace: a run on the cluster."""
     before = on_link()
-    told, sent = trained(arguments, ray_address=f"{NET}.1:{PORT}", workers=2, exchange=arguments.part)
+    told, sent = trained(arguments, ray_address=f"{NET}.1:{PORT}", workers=2, broadcast=arguments.part)
     after = on_link()
     print(json.dumps({"hash": told, "sent": sent, "link": [b - a for a, b in zip(before, after, strict=True)]}))
 
@@ -122,7 +122,15 @@ def main() -> None:
     try:
         up()
         for part in ("parameters", "scalars"):
-            words = [sys.executable, "-W", "ignore", "-m", "experiments.scaling.namespaces", f"--part={part}", *same]
+            words = [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-m",
+                "experiments.scaling.ray_namespaces",
+                f"--part={part}",
+                *same,
+            ]
             rows[part] = json.loads(inside(NAMES[0], *words).splitlines()[-1])
             rows[part]["equal"] = rows[part].pop("hash") == alone
     finally:
