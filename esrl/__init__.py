@@ -113,7 +113,7 @@ _HOMES = {
     "esrl.training.vmapped": "Many train_many",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-_ROOMS = ("algorithms", "cli", "core", "envs", "perturbation", "policies", "rollouts", "training")
+_ROOMS = ("algorithms", "cli", "cluster", "core", "envs", "perturbation", "policies", "rollouts", "training")
 _RENAMED = {"policy": "network", "play_as": "Trained", "Training": "Run"}
 
 

@@ -73,6 +73,8 @@ class Agent:
       hyperparams: names of float32 scalars in a state that may differ between runs of one compiled program.
       options: what was given to the constructor and differs from its defaults.
       in_force: every option of the constructor with its value, defaults too.
+      call: the constructor and its arguments by their names, from which another process can make the agent again; None
+        where it was made otherwise.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Agent:
     hyperparams: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     in_force: dict[str, Any] = field(default_factory=dict)
+    call: tuple[Callable[..., Agent], dict[str, Any]] | None = None
 
     def __repr__(self) -> str:
         options = options_text(self.options)

@@ -28,6 +28,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from esrl.algorithms import shaping as shapings
 from esrl.algorithms import signal as signals
 from esrl.algorithms.agent import Metrics
 from esrl.algorithms.shaping import Shaping
@@ -85,6 +86,8 @@ class Experience(NamedTuple):
       returns: [P, S, E] raw returns. lengths: [P, S, E] int32 live steps.
       nonfinite: [P, S, E] bool, whether an observation or reward was not finite. steps: [P] int32, steps that were run.
       sums: of live observations, or None.
+      present: [P] bool, the pairs that were played, where some are missing (`esrl.cluster`), whose fitness is NaN; None
+        where all are there.
     """
 
     fitness: Array
@@ -94,6 +97,7 @@ class Experience(NamedTuple):
     nonfinite: Array
     steps: Array
     sums: Sums | None
+    present: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,30 +192,40 @@ def _generation_key(state: ESState) -> Key:
 def rollout(es: ES, state: ESState) -> Experience:
     """Plays one generation: every member of the population, on all devices, `chunk` pairs at once on each."""
 
-    def play(state: ESState, pairs: Array) -> tuple[tuple[Array | None, ...], Sums | None]:
-        key = noise_key(state)
-
-        def bring(pairs: Array) -> tuple[list[Any], Key]:  # what a pair brings along: its noise, and its worlds
-            return es.draw(key, pairs), world_keys(world_key(state), pairs, len(es.signs), es.episodes)
-
-        shared = (state.params, sigma_of(es, state) * jnp.array(es.signs), state.moments)
-        most = es.horizon(state) if es.horizon else None
-        played = es.runner.stream(es.act, shared, bring, pairs, es.chunk, es.policy.carry, state.moments, most)
-        rows = (jnp.mean(played.shaped, axis=2), signals.halves_of(played.shaped))
-        return (*rows, played.returns, played.lengths, played.nonfinite, played.steps), played.sums
+    def part(state: ESState, pairs: Array) -> tuple[tuple[Array | None, ...], Sums | None]:
+        rows = play(es, state, pairs, es.chunk)
+        return rows[:-1], rows[-1]
 
     # No noise ever leaves the device that drew it: devices exchange results of episodes, and sums.
-    rows, sums = sharding.map_devices(play, state, sharding.iota(es.pairs), es.mesh)
+    rows, sums = sharding.map_devices(part, state, sharding.iota(es.pairs), es.mesh)
     fitness, halves, returns, lengths, nonfinite, steps = rows
     return Experience(fitness, halves, returns, lengths, nonfinite, steps, sums)
 
 
+def play(es: ES, state: ESState, pairs: Array, slots: int) -> tuple[Any, ...]:
+    """Plays the pairs with these numbers [C], so many at once: the fields of an `Experience` of C pairs, in order.
+
+    Of a state it takes the parameters, the moments, the key and the counters alone. What a pair plays depends on these
+    and on its number, and on nobody else's.
+    """
+    key = noise_key(state)
+
+    def bring(pairs: Array) -> tuple[list[Any], Key]:  # what a pair brings along: its noise, and its worlds
+        return es.draw(key, pairs), world_keys(world_key(state), pairs, len(es.signs), es.episodes)
+
+    shared = (state.params, sigma_of(es, state) * jnp.array(es.signs), state.moments)
+    most = es.horizon(state) if es.horizon else None
+    played = es.runner.stream(es.act, shared, bring, pairs, slots, es.policy.carry, state.moments, most)
+    rows = (jnp.mean(played.shaped, axis=2), signals.halves_of(played.shaped))
+    return (*rows, played.returns, played.lengths, played.nonfinite, played.steps, played.sums)
+
+
 def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Metrics]:
     """Moves the parameters along the estimated gradient of the expected fitness."""
-    halves = estimate(es, state, experience.fitness)
+    halves = estimate(es, state, experience.fitness, experience.present)
     total = jax.tree.unflatten(jax.tree.structure(state.params), [a + b for a, b in zip(*halves, strict=True)])
     live = count_sum(experience.lengths)
-    signal = signals.heard(state.signal, experience.halves)
+    signal = signals.heard(state.signal, experience.halves, experience.present)
     signal = signals.grown(signal, total, jnp.sum(experience.lengths.astype(jnp.float32)))
     gradient = jax.tree.map(lambda x: x / signal.groups.astype(x.dtype), signal.gradient)
     rate = es.learning_rate(state)
@@ -244,16 +258,17 @@ def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Met
         "learning_rate": rate,
         "updates": signal.updates,
         **heard,
-        **signals.measured(halves, tuple(leaf.path for leaf in es.leaves), experience.fitness),
+        **signals.measured(halves, tuple(leaf.path for leaf in es.leaves), experience.fitness, experience.present),
     }
 
 
-def estimate(es: ES, state: ESState, fitness: Array) -> tuple[list[Array], list[Array]]:
+def estimate(es: ES, state: ESState, fitness: Array, present: Array | None = None) -> tuple[list[Array], list[Array]]:
     """Minus the gradient of the expected fitness [P, S], as two halves that add up to it: of even and of odd pairs.
 
-    Two halves cost what the whole does, and say what it is worth.
+    Two halves cost what the whole does, and say what it is worth. Of the pairs that are `present` [P] alone, if given.
     """
-    weights = es.shaping(fitness) @ jnp.array(es.signs)  # f(+) - f(-) of a pair; f itself without pairs
+    shaped = es.shaping(fitness) if present is None else shapings.of_present(es.shaping, fitness, present)
+    weights = shaped @ jnp.array(es.signs)  # f(+) - f(-) of a pair; f itself without pairs
 
     def weigh(key: Key, part: tuple[Array, Array]) -> tuple[tuple[()], tuple[list[Array], list[Array]]]:
         pairs, weight = part
@@ -272,6 +287,9 @@ def estimate(es: ES, state: ESState, fitness: Array) -> tuple[list[Array], list[
     sums = sharding.map_chunks(weigh, noise_key(state), part, es.update_chunk, es.summing)[1]
     members, sigma = es.pairs * len(es.signs), sigma_of(es, state)
     factor = sigma / math.sqrt(members) if es.paper_scale else 1 / (members * sigma)
+    if present is not None:  # the mean of those that are there; the weights of the others are 0
+        there = jnp.mean(present.astype(jnp.float32))
+        factor = factor / jnp.sqrt(there) if es.paper_scale else factor / there
     # Minus: optax descends, and fitness is to rise.
     first, second = ([-factor * x for x in half] for half in sums)
     return first, second
@@ -317,14 +335,18 @@ def summary(experience: Experience) -> Metrics:
     """
     good = jnp.isfinite(experience.fitness)
     mean = _mean(experience.fitness, good)
+    lost = ~good | jnp.any(experience.nonfinite, axis=2)
+    lengths = experience.lengths.astype(jnp.float32)
+    present = experience.present
     return {
         "fitness_mean": mean,
         "fitness_std": jnp.sqrt(_mean((experience.fitness - mean) ** 2, good)),
         "fitness_min": jnp.min(jnp.where(good, experience.fitness, jnp.inf)),
         "fitness_max": jnp.max(jnp.where(good, experience.fitness, -jnp.inf)),
         "return_mean": _mean(experience.returns, jnp.isfinite(experience.returns)),
-        "length_mean": jnp.mean(experience.lengths.astype(jnp.float32)),
-        "nonfinite": jnp.sum(~good | jnp.any(experience.nonfinite, axis=2)),
+        "length_mean": jnp.mean(lengths) if present is None else jnp.mean(lengths, where=present[:, None, None]),
+        # A pair that is missing has not failed.
+        "nonfinite": jnp.sum(lost if present is None else lost & present[:, None]),
         "all_nonfinite": ~jnp.any(good),
     }
 

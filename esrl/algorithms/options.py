@@ -53,7 +53,8 @@ def agent_constructor(shares: Callable[..., Any] | None = None) -> Callable[[Con
             if "squash" in own and bound.arguments["squash"] != own["squash"].default:
                 _say_what_is_not_squashed(agent.env)
             every = {name: bound.arguments[name] for name, p in own.items() if p.kind is p.KEYWORD_ONLY}
-            return dataclasses.replace(agent, in_force=every | agent.in_force)
+            call = (made, dict(bound.arguments))
+            return dataclasses.replace(agent, in_force=every | agent.in_force, call=call)
 
         made = checked(ready)
         made.__doc__ = _SHARED.sub(lambda _: "".join(lines), doc)

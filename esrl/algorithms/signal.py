@@ -83,14 +83,16 @@ def init(sizing: Sizing, params: PyTree) -> Signal:
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
-def measured(halves: tuple[list[Array], list[Array]], names: tuple[str, ...], fitness: Array) -> Metrics:
-    """`signal_cosine` of the two halves of an estimate, whole and for each parameter, and `tied`."""
+def measured(
+    halves: tuple[list[Array], list[Array]], names: tuple[str, ...], fitness: Array, present: Array | None = None
+) -> Metrics:
+    """`signal_cosine` of the two halves of an estimate, whole and for each parameter, and `tied` of those present."""
     first, second = halves
     dots = [jnp.sum(a * b) for a, b in zip(first, second, strict=True)]
     squares = [(jnp.sum(a * a), jnp.sum(b * b)) for a, b in zip(first, second, strict=True)]
     whole = _cosine(sum(dots), sum(a for a, _ in squares), sum(b for _, b in squares))
     each = {f"signal_cosine/{name}": _cosine(d, *two) for name, d, two in zip(names, dots, squares, strict=True)}
-    tied = {"tied": jnp.mean(fitness[:, 0] == fitness[:, 1])} if fitness.shape[1] == 2 else {}
+    tied = {"tied": jnp.mean(fitness[:, 0] == fitness[:, 1], where=present)} if fitness.shape[1] == 2 else {}
     return {"signal_cosine": whole, **tied, **each}
 
 
@@ -109,12 +111,14 @@ def halves_of(shaped: Array) -> Array | None:
     return jnp.stack([jnp.mean(shaped[..., :half], axis=2), jnp.mean(shaped[..., half : 2 * half], axis=2)], axis=2)
 
 
-def heard(signal: Signal, halves: Array | None) -> Signal:
-    """The running sums with a generation's fitness by halves [P, S, 2] added."""
+def heard(signal: Signal, halves: Array | None, present: Array | None = None) -> Signal:
+    """The running sums with a generation's fitness by halves [P, S, 2] added, of the pairs `present` [P] alone."""
     if halves is None:
         return signal
     # The difference of a pair; without pairs, from the generation's mean.
-    d = halves[:, 0] - halves[:, 1] if halves.shape[1] == 2 else halves[:, 0] - jnp.mean(halves[:, 0], axis=0)[None]
+    there = None if present is None else present[:, None]
+    first = halves[:, 0]
+    d = first - halves[:, 1] if halves.shape[1] == 2 else first - jnp.mean(first, axis=0, where=there)[None]
     good = jnp.all(jnp.isfinite(d), axis=1)
     d = jnp.where(good[:, None], d, 0.0)
     return signal._replace(

@@ -31,10 +31,13 @@ from esrl.training.suite_defaults import suite_defaults
 from esrl.training.trust import check_code
 
 RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | run_keys()
+del RUN["workers"]  # a flag of the environment's, unless Ray is to play
 _BUDGET = 1e6  # environment steps when no budget is given
 _JOINING = ("distributed", "coordinator", "processes", "process_id")  # how processes find each other
+_PLAYERS = ("ray_address", "workers", "broadcast", "block_timeout")  # who plays, which changes no number
+_WITHOUT_RAY = {"workers": None, "broadcast": "parameters", "block_timeout": None, "close_at": 1.0}
 _RESUMABLE = (  # what a run that goes on may still be told
-    *_JOINING,
+    *(*_JOINING, *_PLAYERS),
     *("resume", "trust", "json", "dry_run", *Budget._fields),
     *("films", "keep", "minutes", "stop_at_return", "track"),
 )
@@ -43,7 +46,7 @@ OF_ENV = {  # options of the environment that have flags; they become a part of 
     for option in (
         Option("max_episode_steps", int, help="steps after which an episode is cut off"),
         Option("vectorization", str, help="how Gymnasium's lanes are stepped: auto, sync, async, vector, workers"),
-        Option("workers", int, help="processes that step Gymnasium's lanes"),
+        Option("workers", int, help="processes that step Gymnasium's lanes; with --ray-address, workers of Ray"),
         Option("instances", int, help="environments that may exist at once (a licence, a port)"),
     )
 }
@@ -143,11 +146,16 @@ def _resumed(folder: str, trusted: bool) -> Recipe:
 
 def _overridden(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     """The recipe with the values of flags laid over it."""
-    if of_env := values(given, OF_ENV):
+    of_env, run = values(given, OF_ENV), values(given, RUN)
+    if run.get("ray_address", recipe.ray_address) is not None:
+        run |= {name: of_env.pop(name) for name in ("workers",) if name in of_env}
+    elif "ray_address" in run:  # none, for a run that goes on without Ray
+        run = _WITHOUT_RAY | run
+    if of_env:
         name, _, query = recipe.env.partition("?")
         recipe = dataclasses.replace(recipe, env=with_options(name, options_in(query) | of_env))
     options = values(given, plain_options(recipe.agent))
-    return recipe.override(values(given, RUN), values(given, NETWORK_KEYS), options)
+    return recipe.override(run, values(given, NETWORK_KEYS), options)
 
 
 def _with_budget(recipe: Recipe) -> Recipe:

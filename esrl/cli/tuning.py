@@ -166,7 +166,9 @@ class Search:
         """Compares a study's settings with these, and seeds its sampler."""
         now = jsons.loads(jsons.dumps({**plain(self.recipe), "space": self.space}))
         before = self.study.user_attrs.get("settings", now)
-        if differ := [name for name in {**before, **now} if before.get(name) != now.get(name)]:
+        defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}  # of keys that are younger
+        before = {name: before.get(name, defaults.get(name)) for name in {**before, **now}}
+        if differ := [name for name in before if before[name] != now.get(name, defaults.get(name))]:
             raise EsrlError(
                 f"{path.parent} has a search with another {', '.join(differ)}; give what it had, or another --out"
             )

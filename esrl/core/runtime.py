@@ -20,6 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _used = False  # whether this process has asked JAX for its devices
+_alone = False  # whether it has one core
 _forked = False  # whether it was forked from one that had
 _PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds"
 _MIXED_TYPES = ("scatter inputs have incompatible types", "Explicitly requested dtype")
@@ -27,7 +28,19 @@ _MIXED_TYPES = ("scatter inputs have incompatible types", "Explicitly requested 
 
 def cores() -> int:
     """Processor cores that this process may use."""
+    if _alone:
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def take_one_core() -> None:
+    """From now on this process uses one core: it is one of many on its machine. Before JAX is first used."""
+    global _alone
+    _alone = True
+    os.environ["NPROC"] = "1"  # threads of XLA's pool
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    configure(cpu_devices=1)
 
 
 @checked

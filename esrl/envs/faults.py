@@ -42,12 +42,13 @@ class Faults:
       tolerated: the share of a generation's episodes that may fail; at 0 the first fault is raised.
       count: faults since the last `taken`. begun: episodes that were begun since then.
       lanes: the most that were stepped side by side.
+      first: the first fault that was tolerated, or None.
     """
 
     def __init__(self) -> None:
         self.seconds, self.tolerated = LIMIT, 0.0
         self.count = self.begun = self.lanes = 0
-        self._first: Fault | None = None
+        self.first: Fault | None = None
 
     @contextlib.contextmanager
     def tolerating(self, seconds: float, tolerated: float) -> Iterator[None]:
@@ -60,6 +61,15 @@ class Faults:
         finally:
             self.seconds, self.tolerated = before
 
+    def elsewhere(self, text: str, failed: int, begun: int) -> None:
+        """Counts episodes that were begun in another process, some of which failed; `text` says of the first how.
+
+        Raises:
+          EsrlError: that is not tolerated.
+        """
+        self.begun += begun
+        self.add([Fault(text, "")] * failed)
+
     def add(self, faults: Sequence[Fault]) -> None:
         """Counts what happened, and says the first one.
 
@@ -69,8 +79,8 @@ class Faults:
         for fault in faults:
             if not self.tolerated:
                 raise EsrlError(said(fault))
-            if self._first is None:
-                self._first = fault
+            if self.first is None:
+                self.first = fault
                 notice(
                     f"{said(fault)}; the episode counts as failed, its lane got a new environment, and more of these"
                     " are counted as env_faults"
@@ -93,9 +103,9 @@ class Faults:
     def check(self) -> None:
         """Raises an EsrlError where more of the episodes failed than are tolerated."""
         played = max(self.begun, self.lanes)  # lanes that live on may begin no episode in a generation
-        if self._first is not None and self.count > self.tolerated * played:
+        if self.first is not None and self.count > self.tolerated * played:
             raise EsrlError(
-                f"{said(self._first)}; {self.count} of the {played} episodes of a generation failed, a share of"
+                f"{said(self.first)}; {self.count} of the {played} episodes of a generation failed, a share of"
                 f" more than {self.tolerated:g} (max_failed)"
             )
 

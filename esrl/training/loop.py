@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics, agent_text
 from esrl.algorithms.es import quantiles
+from esrl.cluster.opening import Cluster, opened
 from esrl.core import processes
 from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
@@ -32,11 +34,12 @@ from esrl.training.progress import Progress, watched
 from esrl.training.provenance import made, say_what_is_lost
 from esrl.training.recipe_table import MADE
 from esrl.training.result import Result as Result
-from esrl.training.run_folder import RunFolder
+from esrl.training.run_folder import RunFolder, check_new
 from esrl.training.stopping import Stop, Stopped
 from esrl.training.trackers import Tracking
 
 MOST_LOST = 100  # generations in a row without a finite gradient step
+WITHOUT = Cluster()  # generations are played by the agent itself
 MAX_FAILED = 0.5  # share of a generation's episodes that may fail in the environment
 
 
@@ -67,8 +70,10 @@ class Run:
         env_timeout: float,
         hyperparams: dict[str, float] | None,
         resume: bool,
+        cluster: Cluster = WITHOUT,
     ) -> None:
         self.agent, self.budget, self.grid = agent, budget.check(), grid
+        cluster.check(agent)
         if resume and out is None:
             raise EsrlError("to resume, give the run's folder as out")
         if checkpoint_every is not None and out is None:
@@ -100,7 +105,8 @@ class Run:
         self.begun = False  # whether the folder was opened, and training began
         self.stop: Stop | None = None  # hears the signals that end it, where somebody listens
         self._asked, self._over = 0, False  # a signal that a process has heard, and whether the minutes are over
-        check_alike(self.recipe(), agent.plan)
+        self._open_cluster(cluster, out, resume)
+        check_alike(self.recipe(), self.agent.plan)
         # One process has the folder; the others hear from it what is read there, and what goes wrong.
         self.folder = None if out is None else processes.at_first(lambda: self._folder(out, resume, keep))
         self._films = Films(self.folder.films) if films and self.folder is not None else None
@@ -119,6 +125,26 @@ class Run:
         left_out = defaults | (agent.in_force.keys() - agent.options.keys())
         folder.go_on(recipe, agent.env, left_out)
         return folder
+
+    def _open_cluster(self, cluster: Cluster, out: str | os.PathLike[str] | None, resume: bool) -> None:
+        """Lets workers play the generations, where they are to. Before a folder is made: it may not be possible."""
+        self.cluster, self._fleet, self._close_fleet = cluster, None, lambda: None
+        if processes.several():
+            if cluster.asked:
+                raise EsrlError(
+                    "ray_address and block_pairs are for one process; leave them out, or do not join others"
+                )
+            return
+        if resume and out is not None and cluster.block_pairs is None:
+            before = RunFolder.existing(out).block_pairs()  # which is part of the order of sums
+            cluster = cluster._replace(block_pairs=before)
+        if not cluster.asked:
+            return
+        if out is not None and not resume:
+            check_new(out)
+        self.agent, self._fleet, self.cluster = opened(self.agent, cluster)
+        self._fleet.seconds, self._fleet.tolerant = self.env_timeout, self.on_env_error == "fail"
+        self._close_fleet = weakref.finalize(self, self._fleet.close)
 
     def __repr__(self) -> str:
         budget = options_text({name: value for name, value in self.budget._asdict().items() if value is not None})
@@ -143,6 +169,7 @@ class Run:
             "on_env_error": self.on_env_error,
             "max_failed": self.max_failed,
             "env_timeout": self.env_timeout,
+            **{k: v for k, v in self.cluster._asdict().items() if v != WITHOUT._asdict()[k]},
         }
         # By its very type: an optax transformation is a tuple as well.
         plain = (bool, int, float, str, dict, type(None))
@@ -217,8 +244,11 @@ class Run:
         finally:
             if self._tracking is not None:
                 self._tracking.end(finished=ended is None)
-            if self.folder is not None:
-                self._end(self.folder, state, last, ended)
+            try:
+                if self.folder is not None:
+                    self._end(self.folder, state, last, ended)
+            finally:
+                self._close_fleet()
 
     def _keep(self, before: float, state: Any, last: Row) -> None:
         """Logs and saves what is due after a generation, whose row is written."""
@@ -369,6 +399,8 @@ class Run:
             row |= quantiles(self._fitness)
             plan = self.agent.plan
             row |= {"noise_floats_per_member": plan.num_random, "dense_floats_per_member": plan.num_params}
+        if self._fleet is not None:
+            row |= self._fleet.metrics
         if start:
             row |= {name.replace("eval_", "start_"): value for name, value in start.items()}
         if self.grid.num_evals and self.grid.due(before, self.progress(after)):
@@ -442,6 +474,12 @@ def iterate(
     on_env_error: str = "fail",
     max_failed: float = MAX_FAILED,
     env_timeout: float = LIMIT,
+    ray_address: str | None = None,
+    workers: int | None = None,
+    broadcast: str = "parameters",
+    block_pairs: int | None = None,
+    block_timeout: float | None = None,
+    close_at: float = 1.0,
     hyperparams: dict[str, float] | None = None,
     resume: bool = False,
 ) -> Run:
@@ -474,6 +512,16 @@ def iterate(
         ("fail"; the metric env_faults counts them), or the run stops ("stop").
       max_failed: share of a generation's episodes that may fail so; above it the run stops.
       env_timeout: seconds that a reset or a step of a Gymnasium environment may take; one that takes longer has failed.
+      ray_address: let workers of Ray play the generations: "local" starts Ray on this machine, "auto" or HOST:PORT is a
+        cluster that this machine is a node of (`esrl[ray]`; evolution strategies only). None plays them in this
+        process.
+      workers: workers of Ray, of one core each; None is as many as the cluster has cores, also of nodes that join.
+      broadcast: what workers are told in each generation: the "parameters", or the last fitness alone ("scalars"), from
+        which each of them repeats the update.
+      block_pairs: pairs that are played and summed together; it decides the order of sums. None is half of a worker's
+        share, and without ray_address the whole population.
+      block_timeout: seconds that a block may take before its worker is replaced; None follows what blocks have taken.
+      close_at: part of the pairs with which a generation is closed; those that are missing get weight 0.
       hyperparams: values of the state that differ from the agent's own (`agent.hyperparams` names them).
       resume: go on with the run in `out`; it ends as if it had never stopped, bit for bit on the same devices.
 
@@ -508,6 +556,7 @@ def iterate(
         env_timeout=env_timeout,
         hyperparams=hyperparams,
         resume=resume,
+        cluster=Cluster(ray_address, workers, broadcast, block_pairs, block_timeout, close_at),
     )
 
 
@@ -533,6 +582,12 @@ def train(
     on_env_error: str = "fail",
     max_failed: float = MAX_FAILED,
     env_timeout: float = LIMIT,
+    ray_address: str | None = None,
+    workers: int | None = None,
+    broadcast: str = "parameters",
+    block_pairs: int | None = None,
+    block_timeout: float | None = None,
+    close_at: float = 1.0,
     hyperparams: dict[str, float] | None = None,
     resume: bool = False,
     progress: bool | None = None,
@@ -547,7 +602,8 @@ def train(
       agent: from `esrl.eggroll` or another constructor.
       env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
       seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, films, stop_at_return,
-        minutes, track, on_env_error, max_failed, env_timeout, hyperparams, resume: as in `esrl.iterate`.
+        minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, broadcast, block_pairs,
+        block_timeout, close_at, hyperparams, resume: as in `esrl.iterate`.
       progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
       on_generation: called as `on_generation(generation, state, metrics)` after each generation.
 

@@ -85,7 +85,8 @@ class Recipe:
       env: what `esrl.make` takes. agent: a name in AGENTS.
       policy, options: the tables [policy] and [options] of the file.
       env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep,
-        films, stop_at_return, minutes, track, on_env_error, max_failed, env_timeout: the arguments of `esrl.iterate`.
+        films, stop_at_return, minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, broadcast,
+        block_pairs, block_timeout, close_at: the arguments of `esrl.iterate`.
     """
 
     env: str
@@ -107,6 +108,12 @@ class Recipe:
     on_env_error: str = "fail"
     max_failed: float = MAX_FAILED
     env_timeout: float = LIMIT
+    ray_address: str | None = None
+    workers: int | None = None
+    broadcast: str = "parameters"
+    block_pairs: int | None = None
+    block_timeout: float | None = None
+    close_at: float = 1.0
     policy: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 

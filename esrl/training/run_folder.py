@@ -164,6 +164,11 @@ class RunFolder:
                 replace_bytes(self.recipe, tomli_w.dumps(new).encode())
             notice(f"{self.path} goes on with {', '.join(changed)}")
 
+    def block_pairs(self) -> int | None:
+        """The size of the blocks that the run is played in, by its recipe; None where it is not played in blocks."""
+        found = read_table(self.recipe).get("block_pairs")
+        return found if isinstance(found, int) else None
+
     def last_row(self) -> Row:
         """The last row; empty where there is none. Reads the end of the file alone."""
         return self._metrics.last()

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from esrl.cluster.ray_session import Session
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError
+from experiments.lab.remote import RemoteProcess
 from experiments.lab.store import ROOT
 
 MARK = "@@progress "  # begins a line of a job's standard output that says how far it is
@@ -62,7 +64,12 @@ def share(processes: int) -> list[set[int]]:
     return [{mine[(i * each + j) % len(mine)] for j in range(each)} for i in range(processes)]
 
 
-def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[Job, int], None] | None = None) -> None:
+def run(
+    jobs: Sequence[Job],
+    processes: int | None = None,
+    finished: Callable[[Job, int], None] | None = None,
+    ray_address: str | None = None,
+) -> None:
     """Runs all jobs, `processes` at a time: one for each core unless given. Ctrl-C ends them all.
 
     What a job prints, apart from `report`, is shown with its name before it. A job whose parent was killed ends when it
@@ -72,10 +79,22 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
       jobs: in the order in which they begin.
       processes: how many run at once.
       finished: called with each job and its exit status when it ends.
+      ray_address: of the cluster whose nodes run them, as `esrl.iterate` has it; None runs them here.
     """
-    processes = max(min(processes or cores(), len(jobs)), 1)
+    session = None if ray_address is None else Session(ray_address, processes)
+    try:
+        _run(jobs, processes or (cores() if session is None else session.cores), finished, session)
+    finally:
+        if session is not None:
+            session.close()
+
+
+def _run(
+    jobs: Sequence[Job], processes: int, finished: Callable[[Job, int], None] | None, session: Session | None
+) -> None:
+    processes = max(min(processes, len(jobs)), 1)
     waiting, free, lock, stopping = list(jobs), share(processes), threading.Lock(), threading.Event()
-    alive: set[subprocess.Popen[str]] = set()
+    alive: set[Any] = set()
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), TimeElapsedColumn()
     with Progress(*columns, console=console, refresh_per_second=2) as view:
@@ -87,7 +106,7 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
                     if not waiting:
                         return
                     job = waiting.pop(0)
-                    process = _start(job, own)
+                    process = _start(job, own) if session is None else _start_remotely(job, session)
                     alive.add(process)
                 task = view.add_task(job.name, total=1.0, text="")
                 for line in process.stdout or ():
@@ -120,6 +139,10 @@ def run(jobs: Sequence[Job], processes: int | None = None, finished: Callable[[J
             for process in tuple(alive):
                 process.send_signal(signal.SIGINT)
             raise
+
+
+def _start_remotely(job: Job, session: Session) -> RemoteProcess:
+    return RemoteProcess(session, job.command, job.environment, str(ROOT))
 
 
 def _start(job: Job, own: set[int]) -> subprocess.Popen[str]:

@@ -115,9 +115,14 @@ def read_all(folder: Path, envs: Sequence[str] = ()) -> list[pd.DataFrame]:
 
 
 def measure_cells(
-    cells: Sequence[Cell], processes: int | None = None, environment: dict[str, str] | None = None
+    cells: Sequence[Cell],
+    processes: int | None = None,
+    environment: dict[str, str] | None = None,
+    ray_address: str | None = None,
 ) -> list[str]:
     """Measures cells, a process for each, `processes` at a time, and returns a sentence for each that failed.
+
+    They run here, or on the nodes of a Ray cluster (`lab/remote.py`).
 
     Whoever calls this holds the tables. Ctrl-C ends it with what is done kept.
     """
@@ -140,7 +145,7 @@ def measure_cells(
         failed.extend(failures(by_file[job.command[-1]], status))
 
     if jobs:
-        pool.run(jobs, processes, finished)
+        pool.run(jobs, processes, finished, ray_address)
     return failed
 
 
@@ -254,14 +259,16 @@ def missing(plan: Plan, again: bool = False) -> list[Run]:
     return [wanted[key] for key in plan.store.missing(wanted)]
 
 
-def measure(plans: Sequence[Plan], processes: int | None = None, again: bool = False) -> list[str]:
+def measure(
+    plans: Sequence[Plan], processes: int | None = None, again: bool = False, ray_address: str | None = None
+) -> list[str]:
     """Measures what tables miss, a process for each cell; returns a sentence for each failure."""
     with contextlib.ExitStack() as held:
         for plan in plans:
             held.enter_context(plan.store.alone())
         cells = [cell for plan in plans for cell in cells_of(plan, missing(plan, again))]
         try:
-            return measure_cells(cells, processes, SHARED_DEVICE)
+            return measure_cells(cells, processes, SHARED_DEVICE, ray_address)
         finally:
             for plan in plans:
                 plan.store.merge()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("esrl", "jax", "jaxlib", "flax", "optax", "gymnasium", "brax", "numpy")
-LATER = ("keep", "films", "on_env_error", "max_failed", "env_timeout")
+LATER = ("keep", "films", "on_env_error", "max_failed", "env_timeout", "broadcast", "close_at")
 ORIGIN = ("recipe", "commit", "versions", "machine", "date")  # columns of a Parquet table that the JSON has now
 
 Row = dict[str, Any]

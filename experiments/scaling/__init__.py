@@ -1,1 +1,1 @@
-"""How training grows beyond one host: bytes on the wire, and a model of what a generation costs."""
+"""What many workers, hosts and devices cost, and what they bring."""

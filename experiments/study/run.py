@@ -47,6 +47,7 @@ class Arguments:
 
     envs: tyro.conf.Positional[tuple[str, ...]] = ()  # all of the study unless given
     processes: int | None = None  # at once, each on its own cores; one for each core unless given
+    ray_address: str | None = None  # of a Ray cluster whose nodes tune and measure (lab/remote.py)
     list: bool = False  # print the commands, and run none
     out: Path = results("study") / "study"
     recipes_out: Path = ROOT / "agents" / "study"
@@ -60,6 +61,7 @@ def commands(arguments: Arguments) -> list[list[str]]:
             script.wrong(f"{env} is not in the study, whose environments are {', '.join(SECONDS)}")
     places = ["--out", str(arguments.out)]
     few = ["--processes", str(arguments.processes)] if arguments.processes else []
+    few += ["--ray-address", arguments.ray_address] if arguments.ray_address else []
     found = []
     for env in envs:
         trial, final = (str(seconds) for seconds in SECONDS[env])

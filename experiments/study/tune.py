@@ -90,6 +90,7 @@ class Arguments:
     episodes: int = 128  # held-out ones of each evaluation
     seed: int = 0  # of the samplers
     processes: int | None = None  # at once, each on its own cores; one for each core unless given
+    ray_address: str | None = None  # of a Ray cluster whose nodes run trials and final runs (lab/remote.py)
     final_seeds: int | None = None  # (5)
     final_seconds: float | None = None  # budget of a final run; three times a trial's unless given
     final_env_steps: float | None = None
@@ -111,7 +112,8 @@ class Arguments:
         if self.final_seconds is None and self.final_env_steps is None:
             self.final_seconds = self.seconds and 3 * self.seconds
             self.final_env_steps = self.env_steps and 3 * self.env_steps
-        self.processes = self.processes or pool.cores()
+        if self.ray_address is None:
+            self.processes = self.processes or pool.cores()
         self.recipes_out = self.recipes_out or self.out / "recipes"
         for agent in self.agents:
             if agent not in recipes.AGENTS:
@@ -194,7 +196,7 @@ def admit(task: Task, arguments: Arguments) -> None:
     task.queue(arguments.number)
 
 
-def tune(tasks: Sequence[Task], number: int, processes: int | None) -> list[str]:
+def tune(tasks: Sequence[Task], number: int, processes: int | None, ray_address: str | None = None) -> list[str]:
     """Runs the missing trials of some studies; returns what is missing still."""
 
     def left() -> list[int]:
@@ -205,8 +207,8 @@ def tune(tasks: Sequence[Task], number: int, processes: int | None) -> list[str]
         jobs = []
         for task, count in zip(tasks, absent, strict=True):
             words = ("python", "-m", "experiments.study.trials", str(task.database), str(number))
-            jobs += [pool.Job(task.name, words)] * min(processes or 1, count)
-        pool.run(jobs, processes)
+            jobs += [pool.Job(task.name, words)] * min(processes or (1 if ray_address is None else count), count)
+        pool.run(jobs, processes, ray_address=ray_address)
         lost = sum(task.queue(number, crashed=True) for task in tasks)
         if sum(left()) >= before and not lost:
             both = zip(tasks, left(), strict=True)
@@ -230,7 +232,7 @@ def finish(tasks: Sequence[Task], arguments: Arguments) -> list[str]:
         recipe = finals.recipe_of(task.settings, chosen)
         finals.ready(task.store, recipe, final)
         cells += finals.cells(task.name, task.store, recipe, final, arguments.final_seeds or 0)
-    wrong += measure_cells(cells, arguments.processes)
+    wrong += measure_cells(cells, arguments.processes, ray_address=arguments.ray_address)
     for task in whole:
         found = task.ended(arguments.number)
         trials.export(task.database, found, finals.best(found))
@@ -290,7 +292,7 @@ def main() -> None:
         for task in tasks:
             admit(task, arguments)
         for group in groups:  # an environment's recipes are there before the next one begins
-            wrong += tune(group, arguments.number, arguments.processes)
+            wrong += tune(group, arguments.number, arguments.processes, arguments.ray_address)
             wrong += finish(group, arguments)
     show([task.database for task in tasks], arguments.number)
     if wrong:

@@ -4,6 +4,7 @@
     python -m experiments.sweep.run gymnax/Pendulum-v1 --ranks 1 4 dense --sigmas 0.03 0.1 --populations 64 --seeds 5
     python -m experiments.sweep.run brax/hopper --vary hidden=64x64,256x256 optimizer=adam,sgd --env-steps 1e7
     python -m experiments.sweep.run gymnax/CartPole-v1 --agent ppo --learning-rates 1e-4 3e-4 --vary gamma=0.98,0.99
+    python -m experiments.sweep.run brax/hopper --ray-address auto             # on the nodes of a Ray cluster
     python -m experiments.sweep.run gymnax/CartPole-v1 --table                 # what is there, as Markdown
 
 Every combination is measured with every seed. Rank "dense" (or 0) is dense noise, OpenES. All else is that of --recipe,
@@ -62,6 +63,7 @@ class Arguments:
     episodes: int = 64  # held-out ones of each evaluation
     recipe: Path | None = None  # what everything else is taken from
     processes: int | None = None  # cells at once; one for each core unless given
+    ray_address: str | None = None  # of a Ray cluster whose nodes measure: auto or HOST:PORT (lab/remote.py)
     full: bool = False  # more ranks, sigmas, populations, seeds and steps
     again: bool = False  # measure anew what is there already
     table: bool = False  # only print what is there
@@ -146,7 +148,7 @@ def sweep(arguments: Arguments, path: Path) -> list[str]:
     file = arguments.recipe or own_recipe(arguments.env, arguments.agent)
     base = base_recipe(arguments.env, arguments.agent, file, run, {"hidden": [64, 64]})
     wanted = plan(base, axes(arguments), arguments.seeds or (10 if arguments.full else 5), path)
-    return cells.measure([wanted], arguments.processes, arguments.again)
+    return cells.measure([wanted], arguments.processes, arguments.again, arguments.ray_address)
 
 
 def main() -> None:

@@ -69,3 +69,24 @@ def test_bad_input_is_said():
         shaping.group(3)(jnp.zeros((8, 2)))
     with pytest.raises(EsrlError, match="antithetic"):
         shaping.sign()(jnp.zeros((8, 1)))
+
+
+@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("signs", [1, 2])
+def test_weights_of_present_pairs_are_those_of_a_generation_that_has_no_others(name, signs):
+    if name == "sign" and signs == 1:
+        pytest.skip("needs pairs")
+    fitness = np.random.default_rng(3).normal(size=(16, signs)).astype(np.float32)
+    fitness[5, 0] = np.nan
+    present = np.arange(16) % 8 < 4  # whole groups of four
+    fitness[~present] = np.nan
+    weights = np.asarray(shaping.of_present(PAIRED[name], jnp.asarray(fitness), jnp.asarray(present)))
+    alone = np.asarray(PAIRED[name](jnp.asarray(fitness[present])))
+    np.testing.assert_allclose(weights[present], alone, rtol=1e-5, atol=1e-6)
+    assert not weights[~present].any()
+
+
+def test_a_shaping_of_ones_own_gives_no_weight_to_a_pair_that_is_missing():
+    own = shaping.by_name(lambda fitness: fitness - 2.0)
+    fitness, present = jnp.array([[1.0, 5.0], [7.0, 7.0]]), jnp.array([True, False])
+    assert shaping.of_present(own, fitness, present).tolist() == [[-1.0, 3.0], [0.0, 0.0]]

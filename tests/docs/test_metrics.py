@@ -64,3 +64,11 @@ def test_every_number_of_a_row_has_a_sentence(tmp_path):
     of_run, of_agents = said(RUN), said(ALGORITHMS / "eggroll.md")
     assert logged <= of_run.keys() | of_agents.keys(), logged - of_run.keys() - of_agents.keys()
     assert of_run.keys() <= logged | OF_HOSTS, of_run.keys() - logged
+
+
+def test_every_number_of_workers_has_a_sentence():
+    agent = esrl.eggroll(ENV, esrl.mlp((8,)))
+    with_blocks = esrl.train(agent, generations=1, num_evals=0, block_pairs=2).metrics
+    known = said(ROOT / "docs" / "scaling.md")
+    of_workers = named(with_blocks) - said(RUN).keys() - said(ALGORITHMS / "eggroll.md").keys()
+    assert of_workers == known.keys()
