@@ -122,7 +122,7 @@ def mesh_for(env: Any, rows: int, called: str, each: int = 1) -> Mesh:
     if processes.several():
         raise EsrlError(
             f"Python steps {name_of(env)}, and the processes of jax.distributed share only what JAX steps; spread it"
-            " over hosts by Ray workers instead, or train in one process"
+            " over hosts by workers of Ray instead (--ray-address), or train in one process"
         )
     return sharding.one_device()
 
