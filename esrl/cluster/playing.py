@@ -32,7 +32,7 @@ def on_one_device(agent: Agent) -> Agent:
     mesh = sharding.one_device()
     noise_bytes = es.noise.bytes_each * sum(leaf.num_random for leaf in es.leaves)
     config = dataclasses.replace(
-        es, mesh=mesh, update_chunk=memory_plan.default_update_chunk(es.pairs, noise_bytes, mesh)
+        es, mesh=mesh, summing=mesh, update_chunk=memory_plan.default_update_chunk(es.pairs, noise_bytes, mesh)
     )
 
     def refused(_: ESState) -> Experience:
