@@ -124,8 +124,8 @@ def es(
       layer_sigma: factors on sigma and on the step for each parameter. "fan_in" is sqrt(64 / inputs) for the matrix of
         a layer with more than 64 inputs, so that a wide layer's outputs are perturbed as much as others'. A table from
         patterns of names to factors, as {"*Dense_0*": 0.5}, says them one by one. None is 1 for all.
-      frozen: patterns of names of parameters that stay as they start: they are neither perturbed nor trained. "Dense_0/*"
-        is all of a layer. None trains all.
+      frozen: patterns of names of parameters that stay as they start, neither perturbed nor trained: "Dense_0/*" is all
+        of a layer. None trains all.
       signal_sigma: let sigma follow the measured signal: it grows, up to 4 times, while chance decides which member of
         a pair is better, and shrinks, down to a quarter, while it does not. It needs episodes_per_member of at least 2.
         None is true where that is so and sigma is a number without decay.

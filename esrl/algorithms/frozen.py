@@ -42,7 +42,7 @@ def frozen_places(paths: Sequence[str], patterns: Sequence[str] | None) -> froze
 
 
 def split(params: PyTree, places: frozenset[int]) -> tuple[PyTree, PyTree]:
-    """`(trained, frozen)`: two trees like the parameters, with None where the other has a leaf; () for no frozen ones."""
+    """`(trained, frozen)`: trees like the parameters, with None where the other has a leaf; () where none is frozen."""
     if not places:
         return params, ()
     leaves, tree = jax.tree.flatten(params)

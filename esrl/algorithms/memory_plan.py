@@ -84,7 +84,8 @@ def _widest(jaxpr: Any, params: set[Any], data: set[Any]) -> int:
         held = [v for v in eqn.invars if not isinstance(v, jex.Literal)]
         alone = [shared for shared in (params, data) if all(v in shared for v in held)]
         if alone:
-            alone[0].update(eqn.outvars)
+            for shared in alone:
+                shared.update(eqn.outvars)
             continue
         taken = [v for v in held if v not in params and v not in data]
         most = max(most, sum(_bytes(v.aval) for v in (*taken, *eqn.outvars)))

@@ -113,7 +113,7 @@ def objective(
         return lambda fn: objective(
             fn, network, inputs=inputs, outputs=outputs, evaluate=evaluate, shared=shared, name=name
         )
-    called = name or getattr(fn, "__name__", type(fn).__name__)
+    called = str(name or getattr(fn, "__name__", type(fn).__name__))
     for role, function in (("fn", fn), ("evaluate", evaluate)):
         if function is not None and not takes_apply(function):
             raise EsrlError(f"{called}: {role} must take (apply, key), and return one number")

@@ -47,7 +47,7 @@ class Apply:
         """
         if carry is None and jax.tree.leaves(self.carry):
             raise EsrlError(
-                f"{self._called}: the network has a memory, so call apply(inputs, carry), which returns (outputs, carry);"
+                f"{self._called}: the network has a memory, so call apply(inputs, carry), which gives (outputs, carry);"
                 " apply.start(*batch) is the first carry"
             )
         given, batch = self._checked(inputs)
@@ -144,7 +144,8 @@ def runner(objective: Objective) -> Runner:
         def play(_: PyTree, part: Array) -> tuple[Array, tuple[()]]:
             drawn, keys = draw(part)
             flat = keys.reshape(-1)
-            return act((shared, drawn), flat, broadcast_lanes(carry, flat.shape[0]), flat)[0].reshape(keys.shape), ()
+            scores, _ = act((shared, drawn), flat, broadcast_lanes(carry, flat.shape[0]), flat)
+            return scores.reshape(keys.shape), ()
 
         return _episodes(sharding.map_chunks(play, (), ids, slots, sharding.one_device())[0])
 
@@ -155,7 +156,8 @@ def runner(objective: Objective) -> Runner:
 
         def one(x: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
             lane = jax.tree.map(lambda x: x[None], (x, carry))
-            return jax.tree.map(lambda x: x[0], act(context, *lane, seed_key(0)[None]))
+            output, after = act(context, lane[0], lane[1], seed_key(0)[None])
+            return jax.tree.map(lambda x: x[0], (output, after))
 
         def score(key: Key) -> Array:
             return _score(objective, objective.evaluate, one, carry, key)

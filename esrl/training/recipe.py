@@ -163,9 +163,7 @@ class Recipe:
         brought = getattr(env, "network", None) if isinstance(env, Objective) else None
         of_objective = self.policy == OF_OBJECTIVE or not self.policy
         if network is None and self.policy == OF_OBJECTIVE and brought is None:
-            raise EsrlError(
-                f"the recipe's network is that of the objective {self.env}, which is not at hand or has none"
-            )
+            raise EsrlError(f"the recipe's network is that of the objective {self.env}, which is not at hand")
         if network is None and not (of_objective and brought is not None):
             network = network_from(defaults | self.policy)
         return constructor(env, network, **options)

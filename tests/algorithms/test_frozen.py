@@ -1,4 +1,4 @@
-"""Frozen parameters: no noise is drawn for them, nothing moves them, and the rest is trained as if they were constants."""
+"""Frozen parameters: no noise is drawn for them, and the rest is trained as if they were constants."""
 
 import jax
 import jax.numpy as jnp

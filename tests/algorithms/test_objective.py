@@ -158,13 +158,13 @@ def test_a_product_of_shared_inputs_has_no_copy_for_each_member():
 
 def test_held_out_scores_are_those_of_evaluate():
     objective = esrl.objective(
-        parabola.fn, inputs=1, outputs=1, name="split", evaluate=lambda apply, key: jnp.sum(apply(POINTS))
+        parabola.fn, inputs=1, outputs=1, name="split", evaluate=lambda apply, key: jnp.sum(apply(POINTS) ** 2)
     )
     agent = esrl.eggroll(objective, TINY, population=16)
     state = agent.init(seed_key(0))
     found = esrl.evaluate(agent, state, 6)
     outputs = esrl.Trained(agent, state).predict(np.asarray(POINTS))
-    np.testing.assert_allclose(found.returns, np.full(6, outputs.sum()), rtol=1e-5)
+    np.testing.assert_allclose(found.returns, np.full(6, (outputs**2).sum()), rtol=1e-5)
     assert esrl.evaluate(esrl.eggroll(parabola, TINY, population=16), state, 6).return_std > 0
 
 

@@ -1,0 +1,168 @@
+"""Objectives without an environment: evolution beside gradients on the same network, over evaluations and seconds.
+
+    python -m experiments.objectives.run                      # all of it, where it was broken off
+    python -m experiments.objectives.run --tasks accuracy --seeds 1
+    python -m experiments.objectives.run --table
+
+A row is a held-out score: `task`, `method`, `seed`, `step` (a generation, or a step of the optimizer), `evaluations`
+(scores of one network on one minibatch), `seconds` (of training, without compiling and evaluations) and `score`. The
+gradient needs a derivative: on `accuracy` and `order` it follows `likelihood` or nothing, as the table says.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import esrl
+from esrl.core.types import seed_key
+from esrl.rollouts.scoring import Apply
+from esrl.training.budget import Clock
+from experiments import script
+from experiments.lab.store import Store, results
+from experiments.objectives import digits, language
+
+EVALS = 20
+TASKS: dict[str, tuple[Any, Any]] = {  # the objective and its network
+    "likelihood": (digits.likelihood, esrl.mlp((32,))),
+    "accuracy": (digits.accuracy, esrl.mlp((32,))),
+    "order": (digits.order, esrl.mlp((32,))),
+    "bits": (language.bits, esrl.gru(64)),
+}
+DIGITS = {"population": 128, "episodes_per_member": 1, "sigma": 0.1, "learning_rate": 0.2}
+LANGUAGE = {"population": 256, "episodes_per_member": 1, "sigma": 0.05, "learning_rate": 0.1}
+EVOLUTION: dict[str, tuple[int, dict[str, Any]]] = {  # generations, and the options of both agents
+    "likelihood": (400, DIGITS),
+    "accuracy": (400, DIGITS),
+    "order": (400, DIGITS),
+    "bits": (200, LANGUAGE),
+}
+GRADIENT: dict[str, tuple[int, dict[str, optax.GradientTransformation]]] = {  # steps
+    "likelihood": (1000, {"adam": optax.adam(3e-3), "sgd": optax.sgd(0.1, 0.9)}),
+    "accuracy": (400, {"sgd": optax.sgd(0.1, 0.9)}),  # of the same count, whose derivative is zero
+    "bits": (2000, {"adam": optax.adam(3e-3)}),
+}
+
+
+@dataclass
+class Arguments:
+    """The command line."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    seeds: int = 3
+    table: bool = False  # print what was measured, and measure nothing
+
+
+def evolve(make: Callable[..., Any], task: str, seed: int) -> list[dict[str, Any]]:
+    """The held-out scores of a run by evolution."""
+    objective, network = TASKS[task]
+    generations, options = EVOLUTION[task]
+    agent = make(objective, network, **options)
+    rows: list[dict[str, Any]] = []
+    for generation, state, row in esrl.iterate(
+        agent, generations=generations, seed=seed, num_evals=EVALS, eval_episodes=1
+    ):
+        found = {"step": generation, "evaluations": int(state.env_steps), "seconds": row["seconds_training"]}
+        if "start_return_mean" in row:
+            rows.append({"step": 0, "evaluations": 0, "seconds": 0.0, "score": row["start_return_mean"]})
+        if "eval_return_mean" in row:
+            rows.append(found | {"score": row["eval_return_mean"]})
+    return rows
+
+
+def descend(optimizer: optax.GradientTransformation, task: str, seed: int) -> list[dict[str, Any]]:
+    """The held-out scores of a run by gradients: the same network, start, minibatches' size and objective."""
+    objective, network = TASKS[task]
+    policy = esrl.eggroll(objective, network, population=2).policy
+    like = jnp.zeros(policy.observation.shape, policy.observation.dtype)
+
+    def applied(params: Any) -> Apply:
+        def one(x: Any, carry: Any) -> tuple[Any, Any]:
+            (output, _), carry = policy.apply(params, x, carry)
+            return output, carry
+
+        return Apply(task, one, like, policy.carry)
+
+    @jax.jit
+    def step(params: Any, state: Any, key: Any) -> tuple[Any, Any]:
+        gradient = jax.grad(lambda params: -objective.fn(applied(params), key))(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    score = jax.jit(lambda params: objective.evaluate(applied(params), seed_key(0)))
+    steps, clock = GRADIENT[task][0], Clock()
+    params = jax.jit(policy.init)(jax.random.fold_in(seed_key(seed), 0))
+    state = optimizer.init(params)
+    jax.block_until_ready(step(params, state, seed_key(seed)))  # compiles
+    rows = [{"step": 0, "evaluations": 0, "seconds": 0.0, "score": float(score(params))}]
+    while (done := rows[-1]["step"]) < steps:
+        with clock.measure("step"):
+            for number in range(done, done + steps // EVALS):
+                params, state = step(params, state, jax.random.fold_in(seed_key(seed), number + 1))
+            jax.block_until_ready(params)
+        done += steps // EVALS
+        rows.append({"step": done, "evaluations": done, "seconds": clock.training, "score": float(score(params))})
+    return rows
+
+
+METHODS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {
+    "eggroll": lambda task, seed: evolve(esrl.eggroll, task, seed),
+    "open_es": lambda task, seed: evolve(esrl.open_es, task, seed),
+    "adam": lambda task, seed: descend(GRADIENT[task][1]["adam"], task, seed),
+    "sgd": lambda task, seed: descend(GRADIENT[task][1]["sgd"], task, seed),
+    "order 2": lambda task, seed: [{"step": 0, "evaluations": 0, "seconds": 0.0, "score": -language.order_n(2)}],
+}
+
+
+def cells(tasks: tuple[str, ...], seeds: int) -> list[tuple[str, str, int]]:
+    """Everything that is measured, one seed of all before the next."""
+    found = []
+    for seed in range(seeds):
+        for task in tasks:
+            methods = ["eggroll", "open_es", *GRADIENT.get(task, (0, {}))[1]]
+            if task == "bits":
+                methods = ["eggroll", *GRADIENT[task][1], *(["order 2"] if seed == 0 else [])]
+            found += [(task, method, seed) for method in methods]
+    return found
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """The last score of each method: the median over seeds with the lowest and highest."""
+    lines = []
+    for task in TASKS:
+        for method in METHODS:
+            own = [row for row in rows if (row["task"], row["method"]) == (task, method)]
+            last = [
+                max((r for r in own if r["seed"] == seed), key=lambda r: r["step"]) for seed in {r["seed"] for r in own}
+            ]
+            if last:
+                scores = sorted(row["score"] for row in last)
+                seconds = statistics.median(row["seconds"] for row in last)
+                shown = f"{statistics.median(scores):.3f} [{scores[0]:.3f}, {scores[-1]:.3f}]"
+                lines.append((task, method, len(last), f"{last[0]['evaluations']:,}", f"{seconds:.1f}", shown))
+    return script.table(("task", "method", "seeds", "evaluations", "seconds", "held-out score"), lines)
+
+
+def main() -> None:
+    """Measures what is missing."""
+    given = script.options(Arguments, __doc__)
+    if unknown := [task for task in given.tasks if task not in TASKS]:
+        script.wrong(f"there is no task {unknown[0]}; there are {', '.join(TASKS)}")
+    store = Store(results("objectives") / "objectives.csv", key=("task", "method", "seed"))
+    if not given.table:
+        with store.alone():
+            for task, method, seed in store.missing(cells(given.tasks, given.seeds)):
+                print(task, method, seed, flush=True)
+                named = {"task": task, "method": method, "seed": seed}
+                store.add([named | row for row in METHODS[method](task, seed)])
+    print(summary(store.read()))
+
+
+if __name__ == "__main__":
+    main()
