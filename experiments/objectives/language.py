@@ -17,7 +17,7 @@ from gymnasium import spaces
 import esrl
 
 DOCS = Path(__file__).parents[2] / "docs"
-STREAMS, LENGTH = 16, 32  # of a minibatch: places in the text, and bytes that are told at each
+STREAMS, LENGTH = 8, 16  # of a minibatch: places in the text, and bytes that are told at each
 HELD_STREAMS = 16  # the held-out text is read in so many pieces, side by side
 BYTES = 256
 
