@@ -84,10 +84,10 @@ def order_n(order: int) -> float:
         for place in range(1, pieces):
             probability = 1 / BYTES
             for length in range(min(order, place) + 1):
-                after = counts.get(tuple(piece[place - length : place]))
-                if after is None:
+                found = counts.get(tuple(piece[place - length : place]))
+                if found is None:
                     break
-                seen, kinds = sum(after.values()), len(after)
-                probability = (after.get(int(piece[place]), 0) + kinds * probability) / (seen + kinds)
+                seen, kinds = sum(found.values()), len(found)
+                probability = (found.get(int(piece[place]), 0) + kinds * probability) / (seen + kinds)
             total -= np.log2(probability)
     return total / (HELD_STREAMS * (pieces - 1))

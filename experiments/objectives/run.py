@@ -113,7 +113,7 @@ def descend(name: str, task: str, seed: int) -> list[dict[str, Any]]:
     params = init(jax.random.fold_in(seed_key(seed), 0))
     state = begin(params)
     jax.block_until_ready(step(params, state, seed_key(seed)))  # compiles
-    rows = [{"step": 0, "evaluations": 0, "seconds": 0.0, "score": float(score(params))}]
+    rows: list[dict[str, Any]] = [{"step": 0, "evaluations": 0, "seconds": 0.0, "score": float(score(params))}]
     while (done := rows[-1]["step"]) < steps:
         with clock.measure("step"):
             for number in range(done, done + steps // EVALS):
