@@ -105,8 +105,9 @@ def objective(
       ... def parabola(apply, key):
       ...     return -jnp.mean((apply(points) - points**2) ** 2)
       >>> agent = esrl.eggroll(parabola, esrl.mlp((16,)), population=32)
-      >>> result = esrl.train(agent, generations=20, num_evals=1)
-      >>> result.metrics["eval_return_mean"] > result.metrics["start_return_mean"]
+      >>> result = esrl.train(agent, generations=20, num_evals=0)
+      >>> start = agent.init(jax.random.key(0))
+      >>> esrl.evaluate(agent, result.state).return_mean > esrl.evaluate(agent, start).return_mean
       True
     """
     if fn is None:

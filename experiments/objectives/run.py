@@ -30,6 +30,7 @@ from experiments.lab.store import Store, results
 from experiments.objectives import digits, language
 
 EVALS = 20
+LARGER = "eggroll, 4 times the population"
 TASKS: dict[str, tuple[Any, Any]] = {  # the objective and its network
     "likelihood": (digits.likelihood, esrl.mlp((32,))),
     "accuracy": (digits.accuracy, esrl.mlp((32,))),
@@ -37,17 +38,17 @@ TASKS: dict[str, tuple[Any, Any]] = {  # the objective and its network
     "bits": (language.bits, esrl.gru(32)),
 }
 DIGITS = {"population": 64, "episodes_per_member": 1, "sigma": 0.1, "learning_rate": 0.2}
-LANGUAGE = {"population": 128, "episodes_per_member": 1, "sigma": 0.05, "learning_rate": 0.1}
+LANGUAGE = {"population": 128, "episodes_per_member": 1, "sigma": 0.05, "learning_rate": 0.2}
 EVOLUTION: dict[str, tuple[int, dict[str, Any]]] = {  # generations, and the options of both agents
     "likelihood": (400, DIGITS),
     "accuracy": (400, DIGITS),
     "order": (400, DIGITS),
-    "bits": (160, LANGUAGE),
+    "bits": (2000, LANGUAGE),
 }
 GRADIENT: dict[str, tuple[int, dict[str, optax.GradientTransformation]]] = {  # steps
     "likelihood": (1000, {"adam": optax.adam(3e-3), "sgd": optax.sgd(0.1, 0.9)}),
     "accuracy": (100, {"sgd": optax.sgd(0.1, 0.9)}),  # of the same count, whose derivative is zero
-    "bits": (1000, {"adam": optax.adam(3e-3)}),
+    "bits": (10_000, {"adam": optax.adam(3e-3)}),
 }
 
 
@@ -61,16 +62,17 @@ class Arguments:
 
 
 @cache  # one for all seeds, which then compile once
-def agent_of(make: Callable[..., Any], task: str) -> esrl.Agent:
-    """The agent of a task."""
+def agent_of(make: Callable[..., Any], task: str, larger: int = 1) -> esrl.Agent:
+    """The agent of a task, its population so many times larger."""
     objective, network = TASKS[task]
-    return make(objective, network, **EVOLUTION[task][1])
+    options = EVOLUTION[task][1]
+    return make(objective, network, **options | {"population": larger * options["population"]})
 
 
-def evolve(make: Callable[..., Any], task: str, seed: int) -> list[dict[str, Any]]:
+def evolve(make: Callable[..., Any], task: str, seed: int, larger: int = 1) -> list[dict[str, Any]]:
     """The held-out scores of a run by evolution."""
     run = esrl.iterate(
-        agent_of(make, task), generations=EVOLUTION[task][0], seed=seed, num_evals=EVALS, eval_episodes=1
+        agent_of(make, task, larger), generations=EVOLUTION[task][0], seed=seed, num_evals=EVALS, eval_episodes=1
     )
     rows: list[dict[str, Any]] = []
     for generation, state, row in run:
@@ -127,6 +129,7 @@ def descend(name: str, task: str, seed: int) -> list[dict[str, Any]]:
 METHODS: dict[str, Callable[[str, int], list[dict[str, Any]]]] = {
     "eggroll": lambda task, seed: evolve(esrl.eggroll, task, seed),
     "open_es": lambda task, seed: evolve(esrl.open_es, task, seed),
+    LARGER: lambda task, seed: evolve(esrl.eggroll, task, seed, 4),
     "adam": lambda task, seed: descend("adam", task, seed),
     "sgd": lambda task, seed: descend("sgd", task, seed),
     "order 2": lambda task, seed: [{"step": 0, "evaluations": 0, "seconds": 0.0, "score": -language.order_n(2)}],
@@ -140,7 +143,7 @@ def cells(tasks: tuple[str, ...], seeds: int) -> list[tuple[str, str, int]]:
         for task in tasks:
             methods = ["eggroll", "open_es", *GRADIENT.get(task, (0, {}))[1]]
             if task == "bits":
-                methods = ["eggroll", *GRADIENT[task][1], *(["order 2"] if seed == 0 else [])]
+                methods = ["eggroll", *GRADIENT[task][1], *(["order 2", LARGER] if seed == 0 else [])]
             found += [(task, method, seed) for method in methods]
     return found
 
