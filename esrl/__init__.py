@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from esrl.core.runtime import configure
     from esrl.envs.base import Env
     from esrl.envs.checks.environment import check_env
+    from esrl.envs.objectives import objective
     from esrl.envs.registry import make
     from esrl.envs.to_gymnasium import as_gymnasium, as_vector_env
     from esrl.perturbation import noise
@@ -74,6 +75,7 @@ __all__ = [
     "mlp",
     "network",
     "noise",
+    "objective",
     "open_es",
     "ppo",
     "random",
@@ -97,6 +99,7 @@ _HOMES = {
     "esrl.core.runtime": "configure",
     "esrl.envs.base": "Env",
     "esrl.envs.checks.environment": "check_env",
+    "esrl.envs.objectives": "objective",
     "esrl.envs.registry": "make",
     "esrl.envs.to_gymnasium": "as_gymnasium as_vector_env",
     "esrl.perturbation.noise": "noise",

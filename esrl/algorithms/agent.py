@@ -15,6 +15,7 @@ from esrl.core.brief import options_text
 from esrl.core.sharding import Compiled
 from esrl.core.types import EsrlError, Key, PyTree, run_key
 from esrl.envs.base import name_of, on_device
+from esrl.envs.objectives import unit_of
 from esrl.perturbation.noise import Leaf
 from esrl.policies.policy import Policy
 from esrl.rollouts.types import Runner
@@ -29,6 +30,7 @@ class Plan(NamedTuple):
     Attributes:
       lanes: episodes of a generation (of PPO: environments side by side).
       leaves: how each parameter is perturbed (empty for agents that perturb nothing).
+      frozen: the parameters that are not trained.
       num_random: random numbers that a member's perturbation takes. num_params: parameters that are trained.
       chunk: pairs (lanes, for agents that perturb nothing) at once on each device. devices: how many there are.
       noise_bytes: that a member's perturbation is stored in.
@@ -43,6 +45,7 @@ class Plan(NamedTuple):
     devices: int = 1
     noise_bytes: int = 0
     memory: tuple[MemoryItem, ...] = ()
+    frozen: tuple[Leaf, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -102,7 +105,8 @@ class Agent:
 
 def agent_text(agent: Agent) -> str:
     """What an agent is, in half a line: "eggroll on brax/hopper: 74,502 weights, 512 episodes a generation"."""
-    lanes = "environments side by side" if agent.kind in ("gradient", "actor_critic") else "episodes a generation"
+    each = f"{unit_of(agent.env)[1]} a generation"
+    lanes = "environments side by side" if agent.kind in ("gradient", "actor_critic") else each
     return f"{agent.name} on {name_of(agent.env)}: {agent.plan.num_params:,} weights, {agent.plan.lanes:,} {lanes}"
 
 

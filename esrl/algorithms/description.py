@@ -8,6 +8,7 @@ from typing import Any
 from esrl.algorithms.agent import Agent, Plan
 from esrl.core.extras import import_extra
 from esrl.envs.base import max_episode_steps_of, name_of
+from esrl.envs.objectives import Objective, unit_of
 from esrl.perturbation.noise import Leaf
 
 
@@ -26,17 +27,20 @@ def describe(agent: Agent, width: int = 110) -> str:
     """
     plain = {"force_terminal": False, "force_jupyter": False, "highlight": False}  # a notebook would show it itself
     console = _rich("console").Console(file=io.StringIO(), width=width, **plain)
-    limit = max_episode_steps_of(agent.env)
-    console.print(f"{agent.name} on {name_of(agent.env)}, at most {limit:,} steps an episode")
-    console.print(f"observations {agent.env.observation_space}\nactions {agent.env.action_space}\n")
+    limit, each = max_episode_steps_of(agent.env), unit_of(agent.env)[1]
+    if isinstance(agent.env, Objective):
+        who = "all members" if agent.env.shared == "population" else "both members of a pair"
+        console.print(f"{agent.name} on {name_of(agent.env)}, an objective; {who} get the same keys")
+        console.print(f"inputs {agent.env.observation_space}\noutputs {agent.env.action_space.shape[0]}\n")
+    else:
+        console.print(f"{agent.name} on {name_of(agent.env)}, at most {limit:,} steps an episode")
+        console.print(f"observations {agent.env.observation_space}\nactions {agent.env.action_space}\n")
     plan = agent.plan
     evolves = agent.kind == "evolution"
     console.print(_perturbed(plan) if evolves else _plain(plan))
     if evolves:
         ratio = plan.num_params / plan.num_random
-        console.print(
-            f"\n{ratio:.1f} times fewer random numbers than dense noise; {plan.lanes:,} episodes a generation,"
-        )
+        console.print(f"\n{ratio:.1f} times fewer random numbers than dense noise; {plan.lanes:,} {each} a generation,")
         console.print(f"{plan.noise_bytes:,} bytes of noise for each member;")
         console.print(f"{plan.chunk:,} pairs at once on each of {plan.devices} device(s)")
     elif agent.kind == "random":
@@ -55,7 +59,7 @@ def _plain(plan: Plan) -> Any:
     table.add_column("shape", footer=f"{plan.num_params:,} weights")
     if plan.leaves:
         table.add_column("trained by")
-    for leaf in plan.leaves:
+    for leaf in (*plan.leaves, *plan.frozen):
         table.add_row(leaf.path, _shape(leaf), leaf.reason)
     return table
 
@@ -70,6 +74,8 @@ def _perturbed(plan: Plan) -> Any:
     table.add_column("floats per member", justify="right", footer=f"{plan.num_random:,}")
     for leaf in plan.leaves:
         table.add_row(leaf.path, _shape(leaf), _kind(leaf), leaf.reason, f"{leaf.num_random:,}")
+    for leaf in plan.frozen:
+        table.add_row(leaf.path, _shape(leaf), "none", leaf.reason, "0")
     return table
 
 

@@ -31,6 +31,7 @@ from jax.sharding import Mesh
 from esrl.algorithms import shaping as shapings
 from esrl.algorithms import signal as signals
 from esrl.algorithms.agent import Metrics
+from esrl.algorithms.frozen import join
 from esrl.algorithms.shaping import Shaping
 from esrl.algorithms.signal import Signal, Sizing
 from esrl.core import sharding
@@ -49,7 +50,7 @@ class ESState(NamedTuple):
     """What the next generation needs. Checkpoints know these fields by their names.
 
     Attributes:
-      params: the unperturbed parameters, the mean of the search distribution.
+      params: the unperturbed parameters, the mean of the search distribution; None in the place of frozen ones.
       opt_state: the optimizer's.
       average: the exponential moving average of params over steps of the optimizer, by which the agent acts; None
         without averaging, where it acts by params.
@@ -59,6 +60,7 @@ class ESState(NamedTuple):
       generation: uint32, generations done.
       sigma, learning_rate: float32 base values; decay and schedules multiply them.
       env_steps: live environment steps so far. padded_steps: steps of lanes that were done, beside them.
+      frozen: the parameters that are neither perturbed nor trained; () for none.
     """
 
     params: PyTree
@@ -72,6 +74,7 @@ class ESState(NamedTuple):
     learning_rate: Array
     env_steps: Count
     padded_steps: Count
+    frozen: PyTree = ()
 
     def __repr__(self) -> str:
         return state_text(self)
@@ -108,6 +111,7 @@ class ES:
       policy: the network bound to the environment. runner: plays its episodes.
       noise: the noise space. leaves: how it perturbs each parameter.
       draw: `draw(key, pairs [C]) -> factors`, the noise of these pairs; equal keys and pairs give equal noise.
+      same_worlds: whether all members play the same worlds, not only both signs of a pair.
       forward: `forward(params, factors, scale [S], observations, carries) -> (outputs, carries)`, the network of every
         member in all its lanes, perturbed by `scale` times its noise.
       shaping: `shaping(fitness [P, S]) -> weights [P, S]`.
@@ -129,6 +133,7 @@ class ES:
     runner: Runner
     noise: Noise
     leaves: tuple[Leaf, ...]
+    same_worlds: bool
     draw: Callable[[Key, Array], list[Any]]
     forward: Callable[..., Any]
     shaping: Shaping
@@ -211,9 +216,10 @@ def play(es: ES, state: ESState, pairs: Array, slots: int) -> tuple[Any, ...]:
     key = noise_key(state)
 
     def bring(pairs: Array) -> tuple[list[Any], Key]:  # what a pair brings along: its noise, and its worlds
-        return es.draw(key, pairs), world_keys(world_key(state), pairs, len(es.signs), es.episodes)
+        worlds = jnp.zeros_like(pairs) if es.same_worlds else pairs
+        return es.draw(key, pairs), world_keys(world_key(state), worlds, len(es.signs), es.episodes)
 
-    shared = (state.params, sigma_of(es, state) * jnp.array(es.signs), state.moments)
+    shared = (join(state.params, state.frozen), sigma_of(es, state) * jnp.array(es.signs), state.moments)
     most = es.horizon(state) if es.horizon else None
     played = es.runner.stream(es.act, shared, bring, pairs, slots, es.policy.carry, state.moments, most)
     rows = (jnp.mean(played.shaped, axis=2), signals.halves_of(played.shaped))

@@ -19,15 +19,17 @@ from esrl.algorithms import shaping as shapings
 from esrl.algorithms import signal as signals
 from esrl.algorithms.agent import Agent, Plan, mesh_for, stepping
 from esrl.algorithms.es import ES, ESState, rollout, update
+from esrl.algorithms.frozen import frozen_places, join, split
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.algorithms.shaping import Shaping
 from esrl.algorithms.signal import Sizing
 from esrl.core import sharding
-from esrl.core.options import Option
+from esrl.core.options import Names, Option, options_of
 from esrl.core.types import Array, EsrlError, Key, PyTree, count, count_float, seed_key
 from esrl.envs.base import max_episode_steps_of, on_device
 from esrl.envs.checks.contract import check_contract
+from esrl.envs.objectives import Objective
 from esrl.envs.registry import make
 from esrl.perturbation import forward
 from esrl.perturbation import noise as noises
@@ -37,12 +39,15 @@ from esrl.policies import running_statistics
 from esrl.policies.networks import mlp
 from esrl.policies.policy import Policy, bind
 from esrl.policies.precision import arithmetic
+from esrl.rollouts import scoring
 from esrl.rollouts.runner import runner
 
 # The defaults below are those of experiments/defaults: one search over eight environments.
 RATES = {"clipup": 0.2, "sgd": 0.2}  # learning rates unless given; their steps have other units than the others' 0.02
 BASE_RATE = 0.02
 NETWORK = mlp((64, 64), output_scale=0.1, skip=True)  # the policy unless given
+OF_OBJECTIVE = {"network": "objective"}  # what a recipe says of a network that only an objective's code can make
+_OF_STEPS = ("reward_offset", "warm_statistics", "horizon", "deterministic", "squash")
 _WIDE = 64  # inputs of a layer, from which on layer_sigma="fan_in" makes sigma and step smaller
 
 
@@ -70,6 +75,7 @@ def es(
     warm_statistics: int = 0,
     averaging: float = 0.97,
     layer_sigma: str | dict[str, float] | None = None,
+    frozen: Names | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
     signal_pairs: float = 4.0,
@@ -88,9 +94,9 @@ def es(
     """An evolution strategy over any noise space; EGGROLL and OpenES are this with one or the other noise.
 
     Args:
-      env: an environment, or whatever `esrl.make` takes.
+      env: an environment, or whatever `esrl.make` takes; or an objective (`esrl.objective`).
       policy: a network (`esrl.mlp(...)`, `esrl.gru(...)`, a Flax module, `esrl.network(...)`); None is
-        `esrl.mlp((64, 64), output_scale=0.1, skip=True)`.
+        `esrl.mlp((64, 64), output_scale=0.1, skip=True)`, or what an objective brings along.
       noise: the noise space, `esrl.noise.low_rank(...)`, `esrl.noise.dense(...)`, or one of your own. None is
         `low_rank(1)`.
       population: members of a generation, 2P with antithetic pairs. Many small generations learn more from as many
@@ -119,6 +125,8 @@ def es(
       layer_sigma: factors on sigma and on the step for each parameter. "fan_in" is sqrt(64 / inputs) for the matrix of
         a layer with more than 64 inputs, so that a wide layer's outputs are perturbed as much as others'. A table from
         patterns of names to factors, as {"*Dense_0*": 0.5}, says them one by one. None is 1 for all.
+      frozen: patterns of names of parameters that stay as they start, neither perturbed nor trained: "Dense_0/*" is all
+        of a layer. None trains all.
       signal_sigma: let sigma follow the measured signal: it grows, up to 4 times, while chance decides which member of
         a pair is better, and shrinks, down to a quarter, while it does not. It needs episodes_per_member of at least 2.
         None is true where that is so and sigma is a number without decay.
@@ -184,6 +192,7 @@ def eggroll(
     warm_statistics: int = 0,
     averaging: float = 0.97,
     layer_sigma: str | dict[str, float] | None = None,
+    frozen: Names | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
     signal_pairs: float = 4.0,
@@ -250,6 +259,7 @@ def open_es(
     warm_statistics: int = 0,
     averaging: float = 0.97,
     layer_sigma: str | dict[str, float] | None = None,
+    frozen: Names | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
     signal_pairs: float = 4.0,
@@ -295,16 +305,23 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
     options = SimpleNamespace(**given)
     _check_together(options)
     env = make(options.env)
-    check_contract(env)
-    network = NETWORK if options.policy is None else options.policy
+    if isinstance(env, Objective):
+        _check_objective(env, constructor, given)
+    else:
+        check_contract(env)
+    own = getattr(env, "network", None) if isinstance(env, Objective) else None
+    network = next(network for network in (options.policy, own, NETWORK) if network is not None)
     policy = bind(network, env.observation_space, env.action_space, options.deterministic, options.squash)
     policy = policy._replace(apply=arithmetic(policy.apply, options.precision))
-    config = _configure(env, policy, noise, options)
-    normalized = options.normalize_observations and any(jax.tree.leaves(policy.normalizable))
+    if options.policy is None and own is not None:
+        policy = policy._replace(spec=policy.spec or OF_OBJECTIVE)
+    config, held = _configure(env, policy, noise, options)
+    normalized = options.normalize_observations and any(jax.tree.leaves(config.policy.normalizable))
     rate = _rate(options)
+    places = frozenset(held)
 
     def init(key: Key) -> ESState:
-        params = policy.init(jax.random.fold_in(key, 0))
+        params, frozen = split(policy.init(jax.random.fold_in(key, 0)), places)
         moments = running_statistics.init(policy.observation, policy.normalizable) if normalized else None
         return ESState(
             params=params,
@@ -319,10 +336,15 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
             learning_rate=jnp.float32(1.0 if callable(rate) else rate),
             env_steps=count(),
             padded_steps=count(),
+            frozen=frozen,
         )
 
+    # None is another number for each optimizer, and an objective has no statistics of observations.
+    in_force = {} if callable(rate) else {"learning_rate": rate}
+    in_force |= {"normalize_observations": False} if isinstance(env, Objective) else {}
+
     def acts_by(state: ESState) -> PyTree:
-        return state.params if state.average is None else state.average
+        return join(state.params if state.average is None else state.average, state.frozen)
 
     def act(state: ESState, observation: PyTree, carry: PyTree, key: Key) -> tuple[PyTree, PyTree]:
         seen = running_statistics.normalize(state.moments, observation)
@@ -338,10 +360,10 @@ def _agent(name: str, constructor: Callable[..., Agent], noise: Noise, given: di
         config=config,
         act=act,
         acts_by=acts_by,
-        plan=_plan(config, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
+        plan=_plan(config, tuple(held.values()), jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
         hyperparams=("sigma", "learning_rate"),
         options=changed_options(constructor, given),
-        in_force={} if callable(rate) else {"learning_rate": rate},  # None is another number for each optimizer
+        in_force=in_force,
         **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
     )
 
@@ -382,17 +404,31 @@ def _check_together(options: SimpleNamespace) -> None:
         )
 
 
-def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace) -> ES:
-    """The configuration of a run, from its options, environment and policy."""
+def _check_objective(env: Objective, constructor: Callable[..., Agent], given: dict[str, Any]) -> None:
+    """Raises `EsrlError` for options that mean nothing without steps."""
+    changed = [name for name in changed_options(constructor, given) if name in _OF_STEPS]
+    changed = [name for name in changed if given[name] != options_of(constructor)[name].default]
+    if changed:
+        raise EsrlError(f"{env.name} is an objective, which has no steps or actions; leave out {', '.join(changed)}")
+
+
+def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace) -> tuple[ES, dict[int, Leaf]]:
+    """The configuration of a run, from its options, environment and policy; and its frozen parameters, by place."""
     signs = (1.0, -1.0) if options.antithetic else (1.0,)
     pairs, per_pair = options.population // len(signs), len(signs) * options.episodes_per_member
     host = not on_device(env)
     mesh = options.mesh or mesh_for(env, pairs, "population", len(signs))
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
-    leaves = noise.plan(classify(policy.apply, params, policy.observation, policy.carry))
+    if isinstance(env, Objective):
+        policy = scoring.scored(policy, env)
+    every = classify(policy.apply, params, policy.observation, policy.carry)
+    places = frozen_places([leaf.path for leaf in every], options.frozen)
+    held = {place: every[place]._replace(row_axes=None, reason="frozen") for place in sorted(places)}
+    params = split(params, places)[0]
+    leaves = noise.plan([leaf for place, leaf in enumerate(every) if place not in places])
     leaves = tuple(leaf._replace(scale=scale) for leaf, scale in zip(leaves, _scales(leaves, options), strict=True))
     noise_bytes = noise.bytes_each * sum(leaf.num_random for leaf in leaves)
-    each = memory_plan.pair_bytes(env, policy, per_pair, noise_bytes)
+    each = memory_plan.pair_bytes(env, policy, per_pair, noise_bytes, isinstance(env, Objective))
     # Python steps all lanes in one vector call, so the whole population plays at once there.
     chunk = options.chunk_pairs or (
         pairs if host else memory_plan.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory_gib)
@@ -404,13 +440,16 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
             "an environment that Python steps takes the whole population at once; leave out chunk_pairs, memory_gib"
             " and mesh"
         )
-    return ES(
+    config = ES(
         policy=policy,
         runner=runner(env, (lambda r: r + options.reward_offset) if options.reward_offset else None),
         noise=noise,
         leaves=leaves,
+        same_worlds=isinstance(env, Objective) and env.shared == "population",
         draw=jax.jit(jax.named_scope("noise")(lambda key, pairs: noise.sample(key, leaves, pairs))),
-        forward=forward.population(policy.apply, leaves),
+        forward=scoring.population(policy.apply, leaves, places, env.shared, options.episodes_per_member)
+        if isinstance(env, Objective)
+        else forward.population(policy.apply, leaves, places),
         shaping=shapings.by_name(options.shaping, (pairs, len(signs))),
         optimizer=make_optimizer(
             options.optimizer, options.momentum, options.weight_decay, options.max_grad_norm, params
@@ -431,6 +470,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         mesh=mesh,
         summing=summing,
     )
+    return config, held
 
 
 def _sizing(options: SimpleNamespace) -> Sizing:
@@ -492,7 +532,7 @@ def _decayed(name: str, value: Any, decay: float) -> Callable[[ESState], Array]:
     return now
 
 
-def _plan(config: ES, state: PyTree) -> Plan:
+def _plan(config: ES, frozen: tuple[Leaf, ...], state: PyTree) -> Plan:
     """The sizes of a generation; `state` is the agent's, or its shapes."""
     num_random = sum(leaf.num_random for leaf in config.leaves)
     lanes = len(config.signs) * config.episodes
@@ -500,6 +540,7 @@ def _plan(config: ES, state: PyTree) -> Plan:
     return Plan(
         lanes=config.pairs * lanes,
         leaves=config.leaves,
+        frozen=frozen,
         num_random=num_random,
         num_params=sum(math.prod(leaf.shape) for leaf in config.leaves),
         chunk=config.chunk,

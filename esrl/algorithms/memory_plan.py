@@ -31,20 +31,21 @@ class MemoryItem(NamedTuple):
     why: str
 
 
-def pair_bytes(env: Any, policy: Policy, lanes: int, noise_bytes: int) -> dict[str, int]:
+def pair_bytes(env: Any, policy: Policy, lanes: int, noise_bytes: int, shared_data: bool = False) -> dict[str, int]:
     """What one pair takes while it plays: its noise, and for its lanes their worlds and the network's activations.
 
     Args:
       env: the environment. policy: bound to it.
       lanes: of a pair, signs times episodes.
       noise_bytes: of one pair's noise.
+      shared_data: whether what depends on the observation and on constants alone is there once for all lanes.
     """
     key = jax.eval_shape(lambda: seed_key(0))
     world = (policy.observation, policy.carry)
     if hasattr(env, "reset"):
         world = (*jax.eval_shape(env.reset, key), policy.carry)
     params = jax.eval_shape(policy.init, key)
-    width = widest(policy.apply, params, policy.observation, policy.carry)
+    width = widest(policy.apply, params, policy.observation, policy.carry, shared_data=shared_data)
     return {"noise": noise_bytes, "worlds": 2 * lanes * tree_bytes(world), "activations": lanes * width}
 
 
@@ -61,23 +62,33 @@ def _bytes(x: Any) -> int:
     return math.prod(x.shape) * x.dtype.itemsize
 
 
-def widest(fn: Callable[..., Any], params: PyTree, *inputs: PyTree) -> int:
-    """Bytes of the largest inputs and outputs of one operation on one lane, without the parameters."""
+def widest(fn: Callable[..., Any], params: PyTree, *inputs: PyTree, shared_data: bool = False) -> int:
+    """Bytes of the largest inputs and outputs of one operation on one lane, without the parameters.
+
+    With `shared_data` also without what is made of inputs and constants alone.
+    """
     jaxpr = jax.make_jaxpr(fn)(params, *inputs).jaxpr
-    return _widest(jaxpr, set(jaxpr.invars[: len(jax.tree.leaves(params))]))
+    given = len(jax.tree.leaves(params))
+    data = {*jaxpr.invars[given:], *jaxpr.constvars} if shared_data else set()
+    return _widest(jaxpr, set(jaxpr.invars[:given]), data)
 
 
-def _widest(jaxpr: Any, shared: set[Any]) -> int:
+def _widest(jaxpr: Any, params: set[Any], data: set[Any]) -> int:
+    """As `widest`; the variables of `params` and `data` are there once, and so is what is made of either alone."""
     most = 0
     for eqn in jaxpr.eqns:
         body = call_body(eqn)
         if body is not None:
-            inside = {inner for inner, outer in zip(body.jaxpr.invars, eqn.invars, strict=True) if _in(outer, shared)}
-            most = max(most, _widest(body.jaxpr, inside))
-        taken = [v for v in eqn.invars if not isinstance(v, jex.Literal) and v not in shared]
-        if not taken:
-            shared.update(eqn.outvars)  # made of parameters alone
+            both = list(zip(body.jaxpr.invars, eqn.invars, strict=True))
+            inside = [{inner for inner, outer in both if _in(outer, shared)} for shared in (params, data)]
+            most = max(most, _widest(body.jaxpr, *inside))
+        held = [v for v in eqn.invars if not isinstance(v, jex.Literal)]
+        alone = [shared for shared in (params, data) if all(v in shared for v in held)]
+        if alone:
+            for shared in alone:
+                shared.update(eqn.outvars)
             continue
+        taken = [v for v in held if v not in params and v not in data]
         most = max(most, sum(_bytes(v.aval) for v in (*taken, *eqn.outvars)))
     return most
 

@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import optax
 
 from esrl.algorithms.agent import Agent, Kind, Metrics, Plan, mesh_for, stepping
+from esrl.algorithms.frozen import frozen_places, leaving
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.algorithms.ppo import PPO, Experience, PPOState, backpropagated, rollout, update
 from esrl.core import sharding
 from esrl.core.jaxprs import path_name
+from esrl.core.options import Names
 from esrl.core.types import Array, EsrlError, Key, PyTree, count, seed_key
 from esrl.envs.base import on_device
 from esrl.envs.checks.contract import check_contract
@@ -59,6 +61,7 @@ def ppo(
     critic: str | Any = "separate",
     optimizer: str | optax.GradientTransformation = "adam",
     weight_decay: float | None = None,
+    frozen: Names | None = None,
     deterministic: bool = True,
     squash: str = "clip",
     precision: str = "float32",
@@ -92,6 +95,8 @@ def ppo(
       critic: "separate" is a network of its own, "shared" one more output of the policy's network; or a network.
       optimizer: an optax optimizer's name, or an optax transformation.
       weight_decay: decoupled weight decay, in units of the learning rate.
+      frozen: patterns of names of parameters that stay as they start, the critic's too: "actor/*/Dense_0/*" is all of a
+        layer. None trains all.
       deterministic: evaluate and act by the mode of the policy rather than by sampling.
       squash: how raw actions meet the bounds of a Box action space, "tanh" or "clip".
       precision: type of the operands of the network's products, "float32" or "bfloat16"; all else is float32.
@@ -185,7 +190,7 @@ def assembled(
         config=config,
         act=act,
         acts_by=lambda state: state.params["actor"],
-        plan=_plan(config, trained),
+        plan=_plan(config, trained, _frozen(nets, given.get("frozen"))),
         hyperparams=HYPERPARAMS,
         options=changed_options(constructor, given),
         **stepping(env, init, partial(play, config), partial(update, config), config.mesh),
@@ -233,10 +238,11 @@ def configured(
         done = state.generation.astype(jnp.float32) * (options.num_envs * options.num_steps / options.anneal_steps)
         return base(state) * jnp.maximum(1.0 - done, 0.0)
 
+    optimizer = make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm, params)
     return PPO(
         nets=nets,
         runner=runner(env),
-        optimizer=make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm, params),
+        optimizer=leaving(optimizer, _frozen(nets, getattr(options, "frozen", None))),
         learning_rate=learning_rate,
         gradient=gradient,
         estimate=estimate,
@@ -273,14 +279,25 @@ def _divisor(whole: int, near: int) -> int:
     return next(d for far in range(near) for d in (near - far, near + far) if whole % d == 0)
 
 
-def _plan(config: PPO, trained: Callable[[str], str]) -> Plan:
+def _named(nets: ActorCritic) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of all parameters."""
+    shapes = jax.eval_shape(nets.init, jax.eval_shape(lambda: seed_key(0)))
+    return [(path_name(path), x.shape) for path, x in jax.tree_util.tree_flatten_with_path(shapes)[0]]
+
+
+def _frozen(nets: ActorCritic, patterns: Names | None) -> frozenset[int]:
+    """The places of the parameters that are not trained."""
+    return frozen_places([path for path, _ in _named(nets)], patterns)
+
+
+def _plan(config: PPO, trained: Callable[[str], str], frozen: frozenset[int]) -> Plan:
     """The sizes of an iteration."""
-    shapes = jax.eval_shape(config.nets.init, jax.eval_shape(lambda: seed_key(0)))
-    named = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    leaves = tuple(Leaf(path_name(path), x.shape, None, trained(path_name(path))) for path, x in named)
+    every = list(enumerate(_named(config.nets)))
+    leaves = tuple(Leaf(path, shape, None, trained(path)) for place, (path, shape) in every if place not in frozen)
     return Plan(
         lanes=config.lanes,
         leaves=leaves,
+        frozen=tuple(Leaf(path, shape, None, "frozen") for place, (path, shape) in every if place in frozen),
         num_params=sum(math.prod(leaf.shape) for leaf in leaves),
         chunk=config.lanes // config.mesh.size,
         devices=config.mesh.size,

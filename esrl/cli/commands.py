@@ -17,6 +17,7 @@ from esrl.core.errors import EsrlError
 from esrl.core.processes import at_first, is_first, together
 from esrl.envs.base import name_of
 from esrl.envs.catalog import spoken
+from esrl.envs.objectives import Objective
 from esrl.training.loop import finish
 from esrl.training.progress import Progress
 from esrl.training.recipe import Recipe
@@ -116,10 +117,16 @@ def evaluate(
     """
     agent, state, recipe = esrl.load(folder, env=_made(env), generation=generation, trust=trust)
     scored = esrl.evaluate(agent, state, episodes, seed)
-    text = (
-        f"{recipe.agent} on {name_of(agent.env)}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
-        f" (mean and standard deviation of {scored.episodes} held-out episodes), length {scored.length_mean:.1f}"
-    )
+    if isinstance(agent.env, Objective):
+        text = (
+            f"{recipe.agent} on {name_of(agent.env)}: score {scored.return_mean:.5g} +- {scored.return_std:.3g}"
+            f" (mean and standard deviation over {scored.episodes} held-out keys)"
+        )
+    else:
+        text = (
+            f"{recipe.agent} on {name_of(agent.env)}: return {scored.return_mean:.2f} +- {scored.return_std:.2f}"
+            f" (mean and standard deviation of {scored.episodes} held-out episodes), length {scored.length_mean:.1f}"
+        )
     return tell({k: v for k, v in scored._asdict().items() if k != "returns"}, text, json)
 
 

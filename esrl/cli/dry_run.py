@@ -18,6 +18,7 @@ from esrl.core.compile_time import compile_seconds
 from esrl.core.sharding import AXIS
 from esrl.core.types import seed_key
 from esrl.envs.base import HostEnv, max_episode_steps_of, on_device
+from esrl.envs.objectives import Objective
 from esrl.training.budget import Budget
 from esrl.training.recipe import Recipe
 
@@ -32,8 +33,9 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
     Returns:
       `env`, `agent`, `lanes`, `chunk` (pairs, or environments, at once on each device), `devices`, `memory` (bytes on
       each device by part, with a reason), `compiled` (bytes on each device of each program, as the compiler counts:
-      `arguments`, `outputs`, `temporary`), `seconds_compile`, `env_steps_per_second` (measured, while every lane lives)
-      and `seconds_of_training` (of the whole budget at that rate, or None).
+      `arguments`, `outputs`, `temporary`), `seconds_compile`, `env_steps_per_second` (measured, while every lane
+      lives), `seconds_of_training` (of the whole budget at that rate, or None), and `is_objective`, where a step is an
+      evaluation.
 
     Raises:
       EsrlError: a recipe that does not fit.
@@ -59,6 +61,7 @@ def dry_run(recipe: Recipe) -> dict[str, Any]:
         "seconds_compile": round(seconds, 2),
         "env_steps_per_second": None if rate is None else round(rate, 1),
         "seconds_of_training": None if whole is None else round(whole, 1),
+        "is_objective": isinstance(agent.env, Objective),
     }
 
 
@@ -168,7 +171,8 @@ def text(found: dict[str, Any], width: int = 110) -> str:
         console.print(f"\ncompiling took {found['seconds_compile']:.1f} s{kept}")
     if found["env_steps_per_second"]:
         whole = f"the whole budget in about {_duration(found['seconds_of_training'])}, evaluations apart"
-        console.print(f"{found['env_steps_per_second']:,.0f} steps/s while every lane lives (measured); {whole}")
+        what = "evaluations/s" if found["is_objective"] else "steps/s while every lane lives"
+        console.print(f"{found['env_steps_per_second']:,.0f} {what} (measured); {whole}")
     else:
         console.print("steps/s were not measured: the environment's time limit cannot be set")
     file: Any = console.file

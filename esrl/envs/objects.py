@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv
 
 from esrl.core.types import EsrlError
 from esrl.envs.base import MAX_EPISODE_STEPS, HostEnv, max_episode_steps_of, on_device, reason_of, rename_horizon
+from esrl.envs.objectives import Objective, looks_undecorated
 from esrl.envs.suites import gymnasium_functional, gymnasium_host
 from esrl.envs.suites._common import check_call, with_options
 
@@ -59,6 +60,15 @@ def from_object(env: Any, name: str, options: dict[str, Any]) -> Any:
         raise EsrlError("the environment is None; give a name, a class, or a function that makes it")
     if not on_device(env) and not options:
         return env
+    if isinstance(env, Objective):
+        if options:
+            raise EsrlError(f"{name} is an objective, which takes no options here; got {', '.join(options)}")
+        return env
+    if looks_undecorated(env):
+        raise EsrlError(
+            f"{name} takes apply, so it is an objective whose network has no sizes yet; put"
+            " @esrl.objective(inputs=..., outputs=...) above it"
+        )
     if isinstance(env, VectorEnv) or (inspect.isclass(env) and issubclass(env, VectorEnv)):
         raise EsrlError(f"{name} is a batch of environments, and esrl makes its lanes itself; {_GIVE}")
     if isinstance(env, EnvSpec):

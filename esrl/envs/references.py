@@ -55,9 +55,14 @@ def attribute_of(module: ModuleType | None, attribute: str) -> Any:
 def reference_to(found: Any) -> str | None:
     """`module:Name` of a class or function, or None where that text does not lead back to it."""
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or module.startswith(_FILE):
+    if not isinstance(module, str) or not isinstance(name, str):
         return None
-    return f"{module}:{name}" if attribute_of(sys.modules.get(module), name) is found else None
+    return referable(module, name) if attribute_of(sys.modules.get(module), name) is found else None
+
+
+def referable(module: str, name: str) -> str | None:
+    """`module:name`, or None for the module of a file, which no other process finds by that name."""
+    return None if module.startswith(_FILE) else f"{module}:{name}"
 
 
 def import_module(name: str) -> ModuleType:

@@ -27,8 +27,9 @@ from esrl.envs.catalog import (
 )
 from esrl.envs.checks.contract import check_contract
 from esrl.envs.checks.environment import check_made
+from esrl.envs.objectives import Objective
 from esrl.envs.objects import display_name, from_object, named, same_spaces
-from esrl.envs.references import attribute_of, import_module, is_file, is_module, reference_to
+from esrl.envs.references import attribute_of, import_module, is_file, is_module, referable, reference_to
 from esrl.envs.references import load_attribute as load_attribute
 from esrl.envs.suites import gymnasium_functional, gymnasium_host
 from esrl.envs.suites._common import check_call, options_in, with_options
@@ -72,6 +73,8 @@ def make(env: Any, **options: Any) -> Any:
             if not isinstance(env, gymnasium.Env) or same_spaces(made, env):
                 return made
         made = from_object(env, display_name(env), options)
+        if isinstance(made, Objective):
+            return made if made.recipe_name != made.name else _referred_to(made, _held_by_module(made), {})
         check_contract(made)
         if not on_device(made) and made is not env:  # a check takes milliseconds
             check_made(made)
@@ -84,6 +87,9 @@ def make(env: Any, **options: Any) -> Any:
             return make(f"gymnasium/{name}", **options)
     if is_file(name) or is_module(name):
         made = from_object(load_attribute(name), with_options(name, options), options)
+        if isinstance(made, Objective):
+            made.recipe_name = with_options(name, options)
+            return made
         check_made(made)
         return made
     if name.endswith(".py"):
@@ -126,6 +132,13 @@ def names() -> dict[str, list[str] | str]:
         except EsrlError as error:
             found[suite] = str(error)
     return found
+
+
+def _held_by_module(found: Any) -> str | None:
+    """`module:Name` of an objective in the module of its function; None where no such text leads back to it."""
+    module = sys.modules.get(found.__module__)
+    names = [key for key, value in vars(module).items() if value is found] if module else []
+    return next((text for key in names if (text := referable(found.__module__, key))), None)
 
 
 def _referred_to(env: Any, reference: str | None, options: dict[str, Any]) -> Any:

@@ -30,12 +30,15 @@ from esrl.perturbation.noise import Dense, Leaf, LowRank
 from esrl.perturbation.rules import Batched, Layout, Weight, apply_equation, densify, per_lane, perturbed_product
 
 
-def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., Any]:
+def population(
+    fn: Callable[..., Any], leaves: Sequence[Leaf], frozen: frozenset[int] = frozenset()
+) -> Callable[..., Any]:
     """The network for a whole population.
 
     Args:
       fn: `fn(params, *inputs) -> outputs` for one lane.
       leaves: the plan that the noise was drawn for.
+      frozen: places of the parameters, in `jax.tree.leaves` order, that have no noise and are not among `leaves`.
 
     Returns:
       `apply(params, eps, scale, *inputs) -> outputs`. `scale` [S] is sigma times the sign of each of a pair's members
@@ -52,7 +55,10 @@ def population(fn: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., 
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(params, *one)
         if fused.considered():
             closed = inlined(closed)
-        weights = [_weight(w, e, leaf) for w, e, leaf in zip(flat, eps, leaves, strict=True)]
+        weights: list[Any] = list(flat)
+        places = [place for place in range(len(flat)) if place not in frozen]
+        for place, e, leaf in zip(places, eps, leaves, strict=True):
+            weights[place] = _weight(flat[place], e, leaf)
         out = _evaluate(closed.jaxpr, closed.consts, [*weights, *map(Batched, flat_inputs)], layout)
         return jax.tree.unflatten(jax.tree.structure(shape), [per_lane(x, layout) for x in out])
 
@@ -135,10 +141,16 @@ def _scan(eqn: Any, values: Sequence[Any], layout: Layout) -> list[Any]:
         body = inlined(body)
     # Carries must have one shape for all steps, so even shared ones get their lane axis before the first.
     carry = [per_lane(v, layout) for v in values[n : n + m]]
-    xs = [jnp.moveaxis(per_lane(v, layout), 0, 1) for v in values[n + m :]]
+    # What is scanned over stays shared where it is: a product with it is then one for all lanes in each step too.
+    each = [isinstance(v, (Batched, Weight)) for v in values[n + m :]]
+    xs = [
+        jnp.moveaxis(per_lane(v, layout), 0, 1) if of_lane else v
+        for v, of_lane in zip(values[n + m :], each, strict=True)
+    ]
 
     def step(carry: list[Array], x: list[Array]) -> tuple[list[Array], list[Array]]:
-        args = [*consts, *map(Batched, carry), *map(Batched, x)]
+        parts = [Batched(part) if of_lane else part for part, of_lane in zip(x, each, strict=True)]
+        args = [*consts, *map(Batched, carry), *parts]
         out = [per_lane(v, layout) for v in _evaluate(body.jaxpr, body.consts, args, layout)]
         return out[:m], out[m:]
 

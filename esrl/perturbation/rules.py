@@ -135,15 +135,20 @@ def _dot(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
     contract, _ = eqn.params["dimension_numbers"]
     inner, w_inner = tuple(contract[1 - k]), tuple(contract[k])
     w_free = tuple(d for d in range(weight.value.ndim) if d not in w_inner)
-    x = per_lane(x, layout)
+    shared = not isinstance(x, Batched)
+    x = jnp.asarray(x)[None] if shared else x.x
     x_free = tuple(d for d in range(x.ndim - 1) if d not in inner)
     size = math.prod(x.shape[1 + d] for d in inner)
     x_shape, w_shape = tuple(x.shape[1 + d] for d in x_free), tuple(weight.value.shape[d] for d in w_free)
     # Rows of one pair side by side, [P, rows, inner]: each pair's factors then meet all its rows in one small product.
     x = x.transpose(0, *(1 + d for d in x_free), *(1 + d for d in inner))
-    x = x.reshape(layout.pairs, layout.signs * layout.episodes * math.prod(x_shape), size)
-
-    per_row = jnp.repeat(_scale(weight, layout, x.dtype), layout.episodes * math.prod(x_shape))[None, :, None]
+    scale = _scale(weight, layout, x.dtype)
+    if shared:  # it meets each pair's noise once, as one row of lanes: lanes of a pair differ in their scale alone
+        x = jnp.broadcast_to(x.reshape(1, math.prod(x_shape), size), (layout.pairs, math.prod(x_shape), size))
+        per_row = jnp.ones((1, 1, 1), scale.dtype)
+    else:
+        x = x.reshape(layout.pairs, layout.signs * layout.episodes * math.prod(x_shape), size)
+        per_row = jnp.repeat(scale, layout.episodes * math.prod(x_shape))[None, :, None]
     if weight.b is None:
         noise = weight.a.astype(x.dtype).transpose(0, *(1 + d for d in w_inner), *(1 + d for d in w_free))
         noise = noise.reshape(layout.pairs, size, -1)
@@ -155,6 +160,9 @@ def _dot(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
         dims = (weight.a_dims, weight.b_dims) if forward else (weight.b_dims, weight.a_dims)
         out = _factored_product(x, _factor(into, dims[0], w_inner), _factor(out_of, dims[1], w_free), per_row)
 
+    if shared:
+        out = out[:, None, None] * scale[None, :, None, None, None]
+        out = jnp.broadcast_to(out, (layout.pairs, layout.signs, layout.episodes, *out.shape[3:]))
     out = out.reshape(layout.total, *x_shape, *w_shape)
     if k == 0:  # the weight is the left operand: its free dimensions come first
         order = [*range(len(x_shape), len(x_shape) + len(w_shape)), *range(len(x_shape))]

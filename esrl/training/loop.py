@@ -20,7 +20,7 @@ from esrl.cluster.opening import Cluster, opened
 from esrl.core import processes
 from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
-from esrl.core.options import Option, checked, options_of
+from esrl.core.options import Names, Option, checked, options_of
 from esrl.core.sharding import here
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
@@ -173,7 +173,8 @@ class Run:
         }
         # By its very type: an optax transformation is a tuple as well.
         plain = (bool, int, float, str, dict, type(None))
-        options = {k: v if type(v) in plain else "custom" for k, v in self.agent.in_force.items()}
+        in_force = {k: list(v) if type(v) is Names else v for k, v in self.agent.in_force.items()}
+        options = {k: v if type(v) in (*plain, list) else "custom" for k, v in in_force.items()}
         # A schedule stays "custom": a value of the state only multiplies it.
         options |= {k: v for k, v in self.hyperparams.items() if options.get(k) != "custom"}
         return {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from esrl.envs.base import name_of
+from esrl.envs.objectives import unit_of
 from esrl.training.notebook import NotebookLine, in_notebook
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -38,13 +39,17 @@ class Progress:
         self._start: float | None = None
         self._scores: list[tuple[int, float]] = []  # environment steps, held-out return
         self._warned = False
+        self._unit, self._format = "steps", ".1f"  # of scores: an accuracy needs more digits than a return
 
     def start(self, agent: Any, out: Path | None) -> None:
         """Says what will run, before compilation."""
         plan = agent.plan
         evolves = agent.kind == "evolution"
         each = f", {plan.num_random:,} random numbers each" if evolves else ""
-        at_once = "environments side by side" if agent.kind in ("gradient", "actor_critic") else "episodes a generation"
+        self._unit, episodes = unit_of(agent.env)
+        self._format = ".1f" if self._unit == "steps" else ".4g"
+        each_generation = f"{episodes} a generation"
+        at_once = "environments side by side" if agent.kind in ("gradient", "actor_critic") else each_generation
         writing = f"; writing {out}" if out is not None else ""
         how = getattr(agent.env, "how", None)  # of an environment that Python steps
         at_once += f" ({text})" if how is not None and (text := how(plan.lanes)) else ""
@@ -67,7 +72,7 @@ class Progress:
             self._start = row["start_return_mean"]
             if self._start is not None:
                 self._scores.append((0, self._start))
-            self._print(f"return at the start: {self._start:.1f}")
+            self._print(f"return at the start: {self._start:{self._format}}")
         self._warn(row)
         line = self._line(row, progress, now)
         best = scored is not None and math.isfinite(scored) and all(scored > past for _, past in self._scores)
@@ -90,8 +95,8 @@ class Progress:
     def _scored(self, row: dict[str, Any], scored: float, best: bool) -> None:
         """A line that stays above the live one, for each score."""
         spread = row.get("eval_return_std")
-        around = f" +- {spread:.1f}" if spread is not None else ""
-        text = f"{_short(row.get('env_steps') or 0):>8s} steps  return {scored:.1f}{around}"
+        around = f" +- {spread:{self._format}}" if spread is not None else ""
+        text = f"{_short(row.get('env_steps') or 0):>8s} {self._unit}  return {scored:{self._format}}{around}"
         # A color only: NO_COLOR and terminals without colors show the word alone.
         self._print(text + ("  best" if best else ""), style="green" if best else None)
 
@@ -100,12 +105,12 @@ class Progress:
         left = (now - self._begun) * (1 - progress) / fresh if fresh > 0 else None
         parts = [
             f"gen {row['generation']}",
-            f"{_short(row.get('env_steps') or 0)} steps ({progress:.0%})",
+            f"{_short(row.get('env_steps') or 0)} {self._unit} ({progress:.0%})",
             f"{_short(row.get('env_steps_per_second') or 0)}/s",
-            f"fitness {_number(row['fitness_mean'])}"
+            f"fitness {_number(row['fitness_mean'], self._format)}"
             if "fitness_mean" in row
-            else f"training {_number(row.get('return_mean'))}",
-            f"return {self._return:.1f}" if self._return is not None else "return -",
+            else f"training {_number(row.get('return_mean'), self._format)}",
+            f"return {self._return:{self._format}}" if self._return is not None else "return -",
             f"{_clock(left)} left" if left is not None else "",
         ]
         bad, what = row.get("nonfinite", 0), self._counted(row)
@@ -156,15 +161,15 @@ class Progress:
 
     def end(self, row: dict[str, Any], out: Path | None) -> None:
         """Says what came out, and what to do next."""
-        start = f"{self._start:.1f} -> " if self._start is not None else ""
-        reached = f"return {start}{self._return:.1f}, " if self._return is not None else ""
+        start = f"{self._start:{self._format}} -> " if self._start is not None else ""
+        reached = f"return {start}{self._return:{self._format}}, " if self._return is not None else ""
         self._print(
-            f"done: {reached}{_short(row.get('env_steps') or 0)} steps in {row.get('seconds') or 0:.1f} s"
+            f"done: {reached}{_short(row.get('env_steps') or 0)} {self._unit} in {row.get('seconds') or 0:.1f} s"
             f" ({row.get('seconds_compile') or 0:.1f} s of them compiling)"
         )
         if len(self._scores) > 2:
             steps, best = max(self._scores, key=lambda score: score[1])
-            self._print(f"returns {self._bars()} best {best:.1f} after {_short(steps)} steps")
+            self._print(f"returns {self._bars()} best {best:{self._format}} after {_short(steps)} {self._unit}")
         if out is not None:
             curve = f"curve: {out / 'curve.png'}   " if (out / "curve.png").exists() else ""
             self._print(f"{curve}look: esrl render {out}   score: esrl evaluate {out}")
@@ -192,9 +197,9 @@ class Progress:
                 print(text, file=self._to, flush=True)
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, form: str) -> str:
     # A row that was read back has None where it was not finite.
-    return "-" if value is None or not math.isfinite(value) else f"{value:.1f}"
+    return "-" if value is None or not math.isfinite(value) else f"{value:{form}}"
 
 
 def _short(number: float) -> str:

@@ -30,7 +30,7 @@ from esrl.algorithms.agent import Agent
 from esrl.algorithms.eggroll_ac_agent import NETWORK as AC_NETWORK
 from esrl.algorithms.eggroll_ac_agent import eggroll_ac
 from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
-from esrl.algorithms.es_agents import eggroll, es, open_es
+from esrl.algorithms.es_agents import OF_OBJECTIVE, eggroll, es, open_es
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
 from esrl.core.brief import options_text
@@ -38,6 +38,7 @@ from esrl.core.names import todays_name, todays_value
 from esrl.core.options import Option, options_of
 from esrl.core.types import EsrlError, nearest
 from esrl.envs.faults import LIMIT
+from esrl.envs.objectives import Objective
 from esrl.envs.registry import load_attribute, make
 from esrl.policies.networks import cnn, gru, mlp
 from esrl.policies.user_network import Network, network
@@ -165,8 +166,14 @@ class Recipe:
             if name not in options_of(constructor):
                 raise EsrlError(f"unknown option {name!r} of {self.agent}{nearest(name, options_of(constructor))}")
         defaults = policy_defaults(self.agent, self.network, self.policy.get("hidden"))
-        chosen = network_from(defaults | self.policy) if network is None else network
-        return constructor(make(self.env) if env is None else env, chosen, **options)
+        env = make(self.env) if env is None else env
+        brought = getattr(env, "network", None) if isinstance(env, Objective) else None
+        of_objective = self.policy == OF_OBJECTIVE or not self.policy
+        if network is None and self.policy == OF_OBJECTIVE and brought is None:
+            raise EsrlError(f"the recipe's network is that of the objective {self.env}, which is not at hand")
+        if network is None and not (of_objective and brought is not None):
+            network = network_from(defaults | self.policy)
+        return constructor(env, network, **options)
 
     def run(self, agent: Agent, out: str | Path | None, resume: bool = False) -> Run:
         """The run of the agent with this recipe's budget, seed and evaluations."""

@@ -17,6 +17,7 @@ from esrl.algorithms.agent import Agent
 from esrl.core.extras import import_extra
 from esrl.core.types import EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device, reason_of
+from esrl.envs.objectives import Objective
 from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
 from esrl.policies.spaces import row, to_device, to_environment
 from esrl.training.files import replacing, writing
@@ -66,6 +67,8 @@ def render(
     Raises:
       EsrlError: an environment that draws nothing, a form that it cannot have, or a missing package (named).
     """
+    if isinstance(agent.env, Objective):
+        raise EsrlError(f"{name_of(agent.env)} is an objective, which has nothing to draw")
     is_brax = hasattr(agent.env, "backend") and name_of(agent.env).startswith("brax/")
     if form not in ("auto", "html", "mp4", "gif"):
         raise EsrlError(f"form is {form!r}, but must be html, mp4 or gif")

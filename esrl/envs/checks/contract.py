@@ -12,6 +12,7 @@ from gymnasium import spaces
 from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device, reason_of
 from esrl.envs.checks.purity import check_traced
+from esrl.envs.objectives import Objective
 from esrl.policies.heads import head
 from esrl.policies.policy import action_mask
 from esrl.policies.spaces import observation_zeros
@@ -24,6 +25,8 @@ def check_contract(env: Any) -> None:
       EsrlError: the first thing that is wrong, in one sentence that begins with the environment's name.
     """
     name = name_of(env)
+    if isinstance(env, Objective):
+        raise EsrlError(f"{name} is an objective, which has no steps; train it by eggroll, open_es or es")
     if not hasattr(env, "reset") and not hasattr(env, "observation_space") and on_device(env):
         raise EsrlError(f"{name} is no environment; give a name, a class, an object, or a function that makes one")
     for attribute in ("observation_space", "action_space"):
