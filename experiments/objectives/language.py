@@ -1,4 +1,4 @@
-"""A language model over bytes, on the documentation of this repository; and the model of order 2 that it has to beat.
+"""A language model over bytes, on pages of this documentation; and the model of order 2 that it has to beat.
 
 esrl train experiments/objectives/language.py:bits --network gru --hidden 64 --generations 100
 """
@@ -16,7 +16,7 @@ from gymnasium import spaces
 
 import esrl
 
-DOCS = Path(__file__).parents[2] / "docs"
+TEXT = Path(__file__).parent / "text"  # pages of this documentation as they were when it was measured
 STREAMS, LENGTH = 8, 16  # of a minibatch: places in the text, and bytes that are told at each
 HELD_STREAMS = 16  # the held-out text is read in so many pieces, side by side
 BYTES = 256
@@ -25,13 +25,8 @@ BYTES = 256
 @cache
 def text() -> tuple[np.ndarray, np.ndarray]:
     """The bytes to learn from, and those held out: the last tenth of each page."""
-    learn, hold = [], []
-    for page in sorted(DOCS.glob("*.md")):
-        whole = np.frombuffer(page.read_bytes(), np.uint8).astype(np.int32)
-        cut = len(whole) * 9 // 10
-        learn.append(whole[:cut])
-        hold.append(whole[cut:])
-    return np.concatenate(learn), np.concatenate(hold)
+    learn, hold = (np.frombuffer((TEXT / f"{name}.txt").read_bytes(), np.uint8) for name in ("learn", "held_out"))
+    return learn.astype(np.int32), hold.astype(np.int32)
 
 
 def told(apply: Any, seen: Any) -> Any:
