@@ -102,7 +102,7 @@ def test_paper_or_study_recipe_builds(path, lenient):
     agent = recipe.build(_made(recipe.env))
     members = recipe.options.get("population", 0) * recipe.options.get("episodes_per_member", 1)
     assert agent.plan.lanes == (members or recipe.options["num_envs"])
-    assert set(agent.options) <= set(recipe.options)
+    assert set(agent.options) <= set(recipe.options) | former.FORMER_DEFAULTS.keys()  # which an agent always says
 
 
 def test_paper_recipes_are_the_papers_numbers():
