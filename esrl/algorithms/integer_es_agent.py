@@ -52,7 +52,7 @@ def eggroll_int8(
     memory_gib: float | None = None,
     mesh: Mesh | None = None,
 ) -> Agent:
-    """EGGROLL in integers (arXiv 2511.16652, its int8 models): a policy is trained as a chip without floats will run it.
+    """EGGROLL in integers (arXiv 2511.16652, its int8 models): a policy trained as a chip without floats runs it.
 
     Weights and activations are int8, sums int32, scales powers of two. A weight moves by one step, up or down, when the
     sum of its members' votes passes a test; there are no float weights beside them. Equations, and what differs from

@@ -1,7 +1,8 @@
 """Noise for weights that are integers: int8 factors, sigma as a shift, and sums that cannot overflow.
 
-A member's matrix is W + s (A B^T / (16 sqrt(R))) 2^-shift with A [m, R], B [n, R] of random int8 with mean 0 and standard
-deviation 16 (`esrl.core.integers.draw`): sigma is 2^-shift in the fixed-point numbers of the weights, in which 16 is 1.
+A member's matrix is W + s (A B^T / (16 sqrt(R))) 2^-shift with A [m, R], B [n, R] of random int8 with mean 0 and
+standard deviation 16 (`esrl.core.integers.draw`): sigma is 2^-shift in the fixed-point numbers of the weights, where 16
+is 1.
 It is never formed, and its entries are not even integers: the forward pass shifts products (`rules.integer_product`).
 Source: the integer models of EGGROLL (arXiv 2511.16652).
 
@@ -12,6 +13,7 @@ pair takes a slice that its counter chooses. Slices overlap, so pairs are not in
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -91,7 +93,7 @@ def sample(key: Key, leaves: Sequence[Leaf], pairs: Array, numbers: Array | None
 
 
 def weighted_sum(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf]) -> list[Array]:
-    """`sum_p weights[p] E_p` in int32 for every leaf, E = A B^T without its scale, or dense noise: exact, in any order."""
+    """`sum_p weights[p] E_p` in int32 for every leaf, E = A B^T without its scale, or dense noise: exact."""
 
     def one(e: LowRank | Dense, leaf: Leaf) -> Array:
         if isinstance(e, Dense):
@@ -104,4 +106,3 @@ def weighted_sum(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequenc
         return stacked.transpose(tuple(order.index(d) for d in range(len(order))))
 
     return [one(e, leaf) for e, leaf in zip(eps, leaves, strict=True)]
-

@@ -35,8 +35,8 @@ class Leaf(NamedTuple):
     `row_axes` are the dimensions that form the m side of the matrix that the network uses the parameter as (those that
     are contracted with the input); the others form the n side. `row_axes` is None for dense noise. `rank` is the rank R
     of a low-rank leaf and 0 for a dense one. `reason` says in words how this was decided. `scale` multiplies sigma and
-    the optimizer's steps for this leaf: the search sees the parameter as `scale` times a variable of its own. `shift` is
-    of integers (`esrl.perturbation.integer_noise`): their sigma is 2^-shift.
+    the optimizer's steps for this leaf: the search sees the parameter as `scale` times a variable of its own. `shift`
+    is of integers (`esrl.perturbation.integer_noise`): their sigma is 2^-shift.
     """
 
     path: str

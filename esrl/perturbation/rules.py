@@ -44,7 +44,7 @@ class Weight(NamedTuple):
     For low rank, `a` [P, R, *dims a_dims of value] and `b` [P, R, *dims b_dims]; for dense noise `a` has the shape
     [P, *value.shape] and `b` is None. Noise is in the type that it is stored in. `dtype` is the type that the network
     uses the parameter in: value and noise are rounded to it where they are used, so that a perturbation smaller than
-    its resolution of the value is not lost. `factor` multiplies the noise (`Leaf.scale`); that of integers is 2^-`shift`.
+    its resolution of the value is not lost. `factor` multiplies the noise (`Leaf.scale`); of integers 2^-`shift`.
     """
 
     value: Array

@@ -17,13 +17,22 @@ saturation at 1 rather than at 8, an int16 carry, outputs of 8 fraction bits.
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
-import jax
-import jax.numpy as jnp
-
-from esrl.core.integers import HIDDEN_BITS, MOST, OUTPUT_BITS, SEEN_BITS, WEIGHT_BITS, draw, log2_root, saturated, shifted
+from esrl.core.integers import (
+    HIDDEN_BITS,
+    MOST,
+    OUTPUT_BITS,
+    SEEN_BITS,
+    WEIGHT_BITS,
+    draw,
+    log2_root,
+    saturated,
+    shifted,
+)
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.policies.spaces import MASK, categorical, one_hot_of
 from esrl.policies.user_network import Bound
@@ -108,7 +117,8 @@ def gru(
 
     def init(key: Key) -> PyTree:
         return {
-            name: {"kernel": _start(jax.random.fold_in(key, i), *shape)} for i, (name, shape) in enumerate(shapes.items())
+            name: {"kernel": _start(jax.random.fold_in(key, i), *shape)}
+            for i, (name, shape) in enumerate(shapes.items())
         }
 
     def apply(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
@@ -130,7 +140,7 @@ def gru(
 
 
 def features(space: spaces.Space, observation: PyTree, one_hot: bool = False) -> Array:
-    """A quantized observation (`integer_statistics.quantized`) as one int8 vector in SEEN_BITS, as `spaces.features`."""
+    """A quantized observation (`integer_statistics.quantized`) as an int8 vector in SEEN_BITS, as `spaces.features`."""
     return jnp.concatenate(_features(space, observation, one_hot, False) or [jnp.zeros(0, jnp.int8)])
 
 

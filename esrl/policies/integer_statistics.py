@@ -27,7 +27,7 @@ _SPREAD = 12  # a spread lies in 2^12 .. 2^13: shift makes it so
 _FARTHEST = 18  # bits of a deviation that is still told from larger ones
 _SCALE_BITS = 18
 _SCALE = round((1 << (SEEN_BITS + _SCALE_BITS)) / 1.2533)  # sqrt(pi / 2)
-_ONE = (_SPREAD + 1, round((1 << (_SPREAD + 1)) / 1.2533))  # shift and spread of standard deviation 1
+_ONE = (_SPREAD + 1, round((1 << (_SPREAD + 1)) / 1.2533))  # shift and spread of deviation 1
 _FINEST, _COARSEST = 26, -24  # shifts: a standard deviation below 1e-4 counts as that, as it does for floats
 _WORD = 10  # bits of the low word of a sum
 _MEMORY = 256  # generations that are remembered
@@ -36,8 +36,8 @@ _STEPS = 26  # bits of the steps of a generation, at most
 
 
 class IntegerMoments(NamedTuple):
-    """`most` int32, the largest |d| that is summed, and per observation leaf `mean` (float32), `spread` (int32), `shift`
-    (int32) and `age` (int32, generations that these are of); None for what is not normalized."""
+    """`most` int32, the largest |d| that is summed, and per observation leaf `mean` (float32), `spread` (int32),
+    `shift` (int32) and `age` (int32, generations that these are of); None for what is not normalized."""
 
     most: Array
     mean: PyTree

@@ -59,9 +59,7 @@ def zero_sums(moments: AnyMoments | None) -> AnySums | None:
     return Sums(jnp.float32(0), zeros, zeros)
 
 
-def accumulate(
-    sums: AnySums | None, moments: AnyMoments | None, observations: PyTree, live: Array
-) -> AnySums | None:
+def accumulate(sums: AnySums | None, moments: AnyMoments | None, observations: PyTree, live: Array) -> AnySums | None:
     """Adds observations [L, ...] of the lanes that are live [L]; a lane with a non-finite observation is left out."""
     if sums is None or moments is None:
         return None
