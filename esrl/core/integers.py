@@ -70,7 +70,8 @@ def draw(key: Key, count: int) -> Array:
       (dtype('int8'), True)
     """
     words = jax.random.bits(key, (count,), jnp.uint32)
-    total = sum(((words >> (8 * byte)) & 255).astype(jnp.int32) for byte in range(4)) - 510
+    four = [((words >> (8 * byte)) & 255).astype(jnp.int32) for byte in range(4)]
+    total = four[0] + four[1] + four[2] + four[3] - 510
     return shifted(total * 887, 13).astype(jnp.int8)
 
 

@@ -213,6 +213,7 @@ def one_hot_of(space: spaces.Space, observation: Array) -> Array:
         return _one_hot(observation, np.asarray(space.start), np.asarray(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         return _one_hot(observation, space.start, space.nvec)
+    assert isinstance(space, spaces.Box)
     return _one_hot(observation, space.low, space.high.astype(np.int64) - space.low + 1)
 
 
