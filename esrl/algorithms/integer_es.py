@@ -260,7 +260,7 @@ def acts_by(state: IntegerESState) -> PyTree:
     """The int8 weights by which the agent acts."""
     if state.average is None:
         return state.params
-    return jax.tree.map(lambda a: saturated(shifted(a.astype(jnp.int32), _AVERAGE_BITS)), state.average)
+    return jax.tree.map(lambda a: saturated(shifted(jnp.asarray(a, jnp.int32), _AVERAGE_BITS)), state.average)
 
 
 def start_average(params: PyTree) -> PyTree:

@@ -157,7 +157,8 @@ def quantized(moments: IntegerMoments | None, observation: PyTree, normalizable:
 
 def deviations(moments: IntegerMoments) -> PyTree:
     """Standard deviations as float32, for an observer."""
-    return jax.tree.map(lambda spread, shift: 1.2533 * spread * _power(-shift), moments.spread, moments.shift)
+    far = lambda spread, shift: 1.2533 * spread.astype(jnp.float32) * _power(-shift)  # noqa: E731
+    return jax.tree.map(far, moments.spread, moments.shift)
 
 
 def _deviation(x: Array, mean: Array, shift: Array) -> Array:

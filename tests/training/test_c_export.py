@@ -60,12 +60,12 @@ def test_the_self_test_passes_under_sanitizers(case, tmp_path):
     text = (folder / "policy.h").read_text()
     decides = re.search(r"void esrl_decide\(.*?\n}", text, re.S)[0]
     assert ("float" not in decides) == case.startswith("int8")
-    assert "malloc" not in text and ("math.h" in text) == ("tanhf" in text or "expf" in text or "sqrtf" in text)
+    assert "malloc" not in text and ("without any library" in text) == (not re.search(r"\b(tanh|exp|sqrt)f\(", text))
     done = subprocess.run([compiled(folder, "self_test.c")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # The test can fail: one weight more or less is seen.
     constants = re.search(r"esrl_test_output\[\d+\] = \{(-?[\d.e+-]+)", text)
-    broken = text[: constants.start(1)] + "99" + text[constants.end(1) :]
+    broken = text[: constants.start(1)] + ("99" if case.startswith("int8") else "99.0") + text[constants.end(1) :]
     (folder / "policy.h").write_text(broken)
     assert subprocess.run([compiled(folder, "self_test.c")], check=False).returncode == 1
 
@@ -113,7 +113,7 @@ def test_c_numpy_and_onnx_play_gymnasiums_episodes_as_esrl_does(network, tmp_pat
     assert done.returncode == 0, done.stderr
     played = json.loads(done.stdout)
 
-    env, copied, session = gymnasium.make("CartPole-v1"), numpy_policy(folders["numpy"]), Onnx(folders["onnx"])
+    env, copied, session = gymnasium.make("CartPole-v1"), numpy_policy(folders["numpy"])[1], Onnx(folders["onnx"])
     for seed, actions in enumerate(played):
         observation = env.reset(seed=seed)[0]
         for each in (whole, copied, session):
@@ -130,7 +130,7 @@ def test_numpy_and_onnx_of_integers_agree_bit_for_bit(case, tmp_path):
     whole = CASES[case]()
     policy = deployed(whole, "test")
     copied, session = (
-        numpy_policy(esrl.export(whole, to="numpy", out=tmp_path / "numpy")),
+        numpy_policy(esrl.export(whole, to="numpy", out=tmp_path / "numpy"))[1],
         Onnx(esrl.export(whole, to="onnx", out=tmp_path / "onnx")),
     )
     stored = policy.self_test

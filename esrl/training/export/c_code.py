@@ -50,14 +50,15 @@ class Code:
     """Constants and functions of a file, written function by function.
 
     Attributes:
-      constants: definitions of arrays. libm: whether functions of math.h are called.
+      constants: definitions of arrays. libm: whether functions of math.h are called. infinite: whether its constants
+        are used.
       bytes: of constants; of arrays on the stack of the function that takes most.
     """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.constants: list[str] = []
-        self.libm = False
+        self.libm = self.infinite = False
         self.bytes = {"constants": 0, "stack": 0}
         self._known: dict[Any, str] = {}
 
@@ -83,7 +84,7 @@ class Code:
         if x.dtype.kind in "bui":
             return f"({int(x) + 1} - 1)" if int(x) == -(2**31) else str(int(x))
         if not np.isfinite(x):
-            self.libm = True
+            self.infinite = True
             return "NAN" if np.isnan(x) else "INFINITY" if x > 0 else "(-INFINITY)"
         text = repr(float(x)) if x.dtype == np.float64 else np.format_float_scientific(x, unique=True)
         text = text if any(c in text for c in ".e") else text + ".0"

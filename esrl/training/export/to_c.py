@@ -103,7 +103,7 @@ def header(policy: Deployed) -> str:
     parts = [
         _comment(policy, code, given, seen, carries, output, actions),
         f"#ifndef {PREFIX.upper()}_POLICY_H\n#define {PREFIX.upper()}_POLICY_H\n",
-        "#include <stdint.h>" + ("\n#include <math.h>" if code.libm else ""),
+        "#include <stdint.h>" + ("\n#include <math.h>" if code.libm or code.infinite else ""),
         _carry_type(carries, jax.tree.leaves(policy.start), code),
         *code.constants,
         _FLOOR,
