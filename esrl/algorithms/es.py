@@ -38,7 +38,7 @@ from esrl.core.types import Array, Count, Key, PyTree, count_add, count_sum
 from esrl.perturbation.noise import Leaf, Noise
 from esrl.policies import running_statistics
 from esrl.policies.policy import Policy
-from esrl.policies.running_statistics import Moments, Sums
+from esrl.policies.running_statistics import AnySums, Moments
 from esrl.rollouts.types import Runner
 
 QUANTILES = (5, 25, 50, 75, 95)  # percent, of the population's fitness
@@ -93,7 +93,7 @@ class Experience(NamedTuple):
     lengths: Array
     nonfinite: Array
     steps: Array
-    sums: Sums | None
+    sums: AnySums | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +186,7 @@ def _generation_key(state: ESState) -> Key:
 def rollout(es: ES, state: ESState) -> Experience:
     """Plays one generation: every member of the population, on all devices, `chunk` pairs at once on each."""
 
-    def play(state: ESState, pairs: Array) -> tuple[tuple[Array | None, ...], Sums | None]:
+    def play(state: ESState, pairs: Array) -> tuple[tuple[Array | None, ...], AnySums | None]:
         key = noise_key(state)
 
         def bring(pairs: Array) -> tuple[list[Any], Key]:  # what a pair brings along: its noise, and its worlds

@@ -46,7 +46,7 @@ from esrl.core.types import Array, Count, Key, PyTree, count_add, count_sum
 from esrl.perturbation import integer_noise
 from esrl.perturbation.noise import Leaf
 from esrl.policies import integer_statistics
-from esrl.policies.integer_statistics import IntegerMoments
+from esrl.policies.integer_statistics import IntegerMoments, IntegerSums
 from esrl.policies.policy import Policy
 from esrl.rollouts.types import Runner
 
@@ -157,25 +157,28 @@ def update(es: IntegerES, state: IntegerESState, experience: Experience) -> tupl
     """Moves each weight by one step where the sum over pairs passes the test."""
     scores = es.score(experience.fitness)
     z = threshold_z(es, state.generation)
-    sums = votes(es, state, scores)
+    voted = votes(es, state, scores)
     least = [least_vote(z, scores, leaf) for leaf in es.leaves]
-    moves = [jnp.sign(s) * (jnp.abs(s) > t).astype(jnp.int32) for s, t in zip(sums, least, strict=True)]
+    moves = [jnp.sign(s) * (jnp.abs(s) > t).astype(jnp.int32) for s, t in zip(voted, least, strict=True)]
     flat, tree = jax.tree.flatten(state.params)
     flat = [saturated(w.astype(jnp.int32) + move) for w, move in zip(flat, moves, strict=True)]
     average = state.average
     if average is not None:
         average = jax.tree.map(lambda a, w: _averaged(a, w, es.averaging), average, tree.unflatten(flat))
+    moments, sums = state.moments, experience.sums
+    if moments is not None and isinstance(sums, IntegerSums):
+        moments = integer_statistics.merge(moments, sums)
     live = count_sum(experience.lengths)
     after = state._replace(
         params=tree.unflatten(flat),
         average=average,
-        moments=None if state.moments is None else integer_statistics.merge(state.moments, experience.sums),
+        moments=moments,
         generation=state.generation + 1,
         env_steps=count_add(state.env_steps, live),
         padded_steps=count_add(state.padded_steps, count_sum(experience.steps[:, None, None] - experience.lengths)),
     )
     number = sum(w.size for w in flat)
-    part = lambda counts: sum(counts).astype(jnp.float32) / number  # noqa: E731
+    part = lambda counts: jnp.sum(jnp.stack(counts)).astype(jnp.float32) / number  # noqa: E731
     return after, {
         **summary(experience),
         "moved": part([jnp.sum(jnp.abs(move)) for move in moves]),

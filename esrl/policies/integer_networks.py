@@ -146,8 +146,8 @@ def features(space: spaces.Space, observation: PyTree, one_hot: bool = False) ->
 
 def _features(space: spaces.Space, observation: PyTree, one_hot: bool, mask: bool) -> list[Array]:
     if isinstance(space, spaces.Dict):
-        parts = space.spaces.items()
-        return [x for name, sub in parts for x in _features(sub, observation[name], one_hot, mask or name == MASK)]
+        named = space.spaces.items()
+        return [x for name, sub in named for x in _features(sub, observation[name], one_hot, mask or name == MASK)]
     if isinstance(space, spaces.Tuple):
         parts = zip(space.spaces, observation, strict=True)
         return [x for sub, part in parts for x in _features(sub, part, one_hot, mask)]

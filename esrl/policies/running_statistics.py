@@ -81,10 +81,11 @@ def accumulate(sums: AnySums | None, moments: AnyMoments | None, observations: P
     )
 
 
-def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
+def merge(moments: Moments | None, sums: AnySums | None) -> Moments | None:
     """The moments of everything seen so far; None for None."""
     if moments is None or sums is None:
         return None
+    assert isinstance(sums, Sums)  # those of integers have a `merge` of their own
     total = moments.seen + sums.seen
     safe = jnp.maximum(total, 1.0)
 

@@ -103,6 +103,7 @@ def power_of_two(x: Any) -> Any:
 
 def quantized(agent: esrl.Agent, state: Any) -> tuple[esrl.Agent, Any]:
     """The float policy with weights, observations and activations rounded to int8 by powers of two."""
+    assert agent.acts_by is not None
     weights = agent.acts_by(state)["network"]
 
     def rounded(x: Any, unit: float) -> Any:

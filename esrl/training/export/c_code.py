@@ -110,12 +110,12 @@ class _Function:
     def __init__(
         self, code: Code, graph: Graph, given: dict[str, str], outputs: Sequence[tuple[Value, str, Any]]
     ) -> None:
-        self.code, self.graph, self.lines, self.stack = code, graph, [], 0
+        self.code, self.graph, self.stack = code, graph, 0
+        self.lines: list[str] = []
         self.held = {x.name: Held(given[x.name], x.shape, x.dtype) for x in graph.inputs if x.name in given}
         self.uses = Counter(name for node in graph.nodes for name in node.inputs)
         self.uses.update(value.name for value, _, _ in outputs)
         self.by_name = {node.output: node for node in graph.nodes}
-        self._transposed = set()
         i = 0
         while i < len(graph.nodes):
             group = self._group(i)

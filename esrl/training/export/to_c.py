@@ -145,7 +145,9 @@ def _function(
     by_name = dict(zip((x.name for x in graph.inputs), (x.name for x in given), strict=True))
     members = any(isinstance(x, _Member) for x in (*given, *made))
     # A part of the carry may be needed after it was written, so what is made goes to the side first.
-    outputs, copies, local = [], [], []
+    outputs: list[tuple[Value, str, Any]] = []
+    copies: list[str] = []
+    local: list[str] = []
     for value, array in zip(values, made, strict=True):
         target = array.name
         if isinstance(array, _Member):
