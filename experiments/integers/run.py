@@ -45,7 +45,7 @@ STEPS = {
 INTEGER: dict[str, dict[str, Any]] = {
     "gymnax/CartPole-v1": {"population": 64},
     "gymnax/Acrobot-v1": {"population": 64},
-    "brax/inverted_double_pendulum": {"population": 32, "quantile": 0.1, "quantile_decay": 0.01},
+    "brax/inverted_double_pendulum": {"population": 8, "sigma_shift": 3, "quantile": 1.0, "quantile_decay": 0.005},
     "gymnasium/LunarLander-v3": {"population": 64},
     "brax/hopper": {"population": 64},
 }
