@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from esrl.algorithms.description import describe
     from esrl.algorithms.eggroll_ac_agent import eggroll_ac
     from esrl.algorithms.es_agents import eggroll, es, open_es
+    from esrl.algorithms.integer_es_agent import eggroll_int8
     from esrl.algorithms.ppo_agent import ppo
     from esrl.algorithms.random_agent import random
     from esrl.core.joining import join
@@ -64,6 +65,7 @@ __all__ = [
     "describe",
     "eggroll",
     "eggroll_ac",
+    "eggroll_int8",
     "es",
     "evaluate",
     "export",
@@ -93,6 +95,7 @@ _HOMES = {
     "esrl.algorithms.description": "describe",
     "esrl.algorithms.eggroll_ac_agent": "eggroll_ac",
     "esrl.algorithms.es_agents": "eggroll es open_es",
+    "esrl.algorithms.integer_es_agent": "eggroll_int8",
     "esrl.algorithms.ppo_agent": "ppo",
     "esrl.algorithms.random_agent": "random",
     "esrl.core.joining": "join",

@@ -22,7 +22,7 @@ from esrl.core.options import arguments_of, options_of
 
 ROOT = Path(__file__).parents[1]
 FUNCTIONS = {name: getattr(esrl, name) for name in esrl.__all__ if inspect.isfunction(getattr(esrl, name))}
-AGENTS = ["eggroll", "eggroll_ac", "open_es", "es", "ppo", "random"]
+AGENTS = ["eggroll", "eggroll_ac", "eggroll_int8", "open_es", "es", "ppo", "random"]
 FUNCTIONS |= {f"noise.{f.__name__}": f for f in (esrl.noise.low_rank, esrl.noise.dense)}
 WITHOUT_EXAMPLE = {"render": "draws for seconds"}
 

@@ -40,7 +40,7 @@ from esrl.core.types import Array, Count, Key, PyTree, count_add, count_sum
 from esrl.perturbation.noise import Leaf, Noise
 from esrl.policies import running_statistics
 from esrl.policies.policy import Policy
-from esrl.policies.running_statistics import Moments, Sums
+from esrl.policies.running_statistics import AnySums, Moments
 from esrl.rollouts.types import Runner
 
 QUANTILES = (5, 25, 50, 75, 95)  # percent, of the population's fitness
@@ -99,7 +99,7 @@ class Experience(NamedTuple):
     lengths: Array
     nonfinite: Array
     steps: Array
-    sums: Sums | None
+    sums: AnySums | None
     present: Array | None = None
 
 
@@ -197,7 +197,7 @@ def _generation_key(state: ESState) -> Key:
 def rollout(es: ES, state: ESState) -> Experience:
     """Plays one generation: every member of the population, on all devices, `chunk` pairs at once on each."""
 
-    def part(state: ESState, pairs: Array) -> tuple[tuple[Array | None, ...], Sums | None]:
+    def part(state: ESState, pairs: Array) -> tuple[tuple[Array | None, ...], AnySums | None]:
         rows = play(es, state, pairs, es.chunk)
         return rows[:-1], rows[-1]
 

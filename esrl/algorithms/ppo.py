@@ -33,7 +33,7 @@ from esrl.core.lanes import reset_lanes
 from esrl.core.types import Array, Count, Key, PyTree, count, count_add
 from esrl.policies import running_statistics
 from esrl.policies.actor_critic import ActorCritic, Output
-from esrl.policies.running_statistics import Moments, Sums
+from esrl.policies.running_statistics import AnySums, Moments
 from esrl.rollouts.types import EpisodeStats, Lanes, Runner, Trajectory
 
 
@@ -97,7 +97,7 @@ class Experience(NamedTuple):
     lanes: Lanes
     trajectory: Trajectory
     last_value: Array
-    sums: Sums | None
+    sums: AnySums | None
     stats: EpisodeStats
 
 
@@ -190,7 +190,7 @@ def rollout(ppo: PPO, state: PPOState) -> Experience:
     return Experience(*rows, *totals)
 
 
-def observed(moments: Moments | None, trajectory: Trajectory) -> Sums | None:
+def observed(moments: Moments | None, trajectory: Trajectory) -> AnySums | None:
     """The sums of a trajectory's observations."""
     seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), trajectory.observations)
     live = jnp.ones(trajectory.rewards.size, bool)

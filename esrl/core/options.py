@@ -87,6 +87,10 @@ LIMITS = {
     "close_at": Limit(0, 1, open=True),
     **dict.fromkeys(("gamma", "gae_lambda", "residual", "max_failed"), Limit(0, 1)),
     **dict.fromkeys(("averaging", "feedback_decay"), Limit(0, 0.9999)),
+    **dict.fromkeys(("noise_table", "noise_reuse", "group_pairs"), Limit(1)),
+    "quantile": Limit(0, 1, open=True),
+    "quantile_decay": Limit(0),
+    **dict.fromkeys(("sigma_shift", "averaging_shift"), Limit(0, 8)),
     **dict.fromkeys(("seed", "seeds", "eval_seed"), SEED),
 }  # fmt: skip
 CHOICES = {

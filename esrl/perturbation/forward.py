@@ -67,8 +67,8 @@ def population(
 
 def _weight(value: Array, eps: LowRank | Dense, leaf: Leaf) -> Weight:
     if isinstance(eps, Dense):
-        return Weight(value, eps.e, None, (), (), value.dtype, leaf.scale)
-    return Weight(value, eps.a, eps.b, leaf.row_axes or (), leaf.column_axes, value.dtype, leaf.scale)
+        return Weight(value, eps.e, None, (), (), value.dtype, leaf.scale, leaf.shift)
+    return Weight(value, eps.a, eps.b, leaf.row_axes or (), leaf.column_axes, value.dtype, leaf.scale, leaf.shift)
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], layout: Layout) -> list[Any]:

@@ -35,7 +35,8 @@ class Leaf(NamedTuple):
     `row_axes` are the dimensions that form the m side of the matrix that the network uses the parameter as (those that
     are contracted with the input); the others form the n side. `row_axes` is None for dense noise. `rank` is the rank R
     of a low-rank leaf and 0 for a dense one. `reason` says in words how this was decided. `scale` multiplies sigma and
-    the optimizer's steps for this leaf: the search sees the parameter as `scale` times a variable of its own.
+    the optimizer's steps for this leaf: the search sees the parameter as `scale` times a variable of its own. `shift`
+    is of integers (`esrl.perturbation.integer_noise`): their sigma is 2^-shift.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Leaf(NamedTuple):
     reason: str
     rank: int = 0
     scale: float = 1.0
+    shift: int = 0
 
     @property
     def column_axes(self) -> tuple[int, ...]:
@@ -193,6 +195,11 @@ def sample(
     keys = jax.vmap(lambda pair: jax.random.fold_in(key, pair))(pairs)
     draw = {"normal": _normal, "rademacher": _rademacher}[distribution]
     flat = jax.vmap(partial(draw, count=sum(leaf.num_random for leaf in leaves), dtype=dtype))(keys)
+    return split(flat, leaves)
+
+
+def split(flat: Array, leaves: Sequence[Leaf]) -> list[LowRank | Dense]:
+    """The numbers of P pairs, [P, all leaves' num_random], as one entry for each leaf."""
     eps: list[LowRank | Dense] = []
     start = 0
     for leaf in leaves:

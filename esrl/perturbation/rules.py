@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from esrl.core.integers import WEIGHT_BITS, log2_root, saturated, shifted
 from esrl.core.types import Array
 
 
@@ -43,7 +44,7 @@ class Weight(NamedTuple):
     For low rank, `a` [P, R, *dims a_dims of value] and `b` [P, R, *dims b_dims]; for dense noise `a` has the shape
     [P, *value.shape] and `b` is None. Noise is in the type that it is stored in. `dtype` is the type that the network
     uses the parameter in: value and noise are rounded to it where they are used, so that a perturbation smaller than
-    its resolution of the value is not lost. `factor` multiplies the noise (`Leaf.scale`).
+    its resolution of the value is not lost. `factor` multiplies the noise (`Leaf.scale`); of integers 2^-`shift`.
     """
 
     value: Array
@@ -53,19 +54,29 @@ class Weight(NamedTuple):
     b_dims: tuple[int, ...]
     dtype: Any
     factor: float = 1.0
+    shift: int = 0
+
+    @property
+    def integer(self) -> bool:
+        return bool(jnp.issubdtype(self.value.dtype, jnp.integer))
 
 
 def perturbed_product(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Batched:
-    """A product with the shared parameter, and its correction: each summed in float32, together rounded once."""
+    """A product with the shared parameter, and its correction: each summed in float32, together rounded once.
+
+    Those of integers are summed in the equation's own type, int32, and rounded by shifts alone.
+    """
     rule = {"dot_general": _dot, "conv_general_dilated": _conv, "gather": _gather}[eqn.primitive.name]
     dtype = eqn.outvars[0].aval.dtype
-    wide = {"preferred_element_type": _wide(dtype)} if "preferred_element_type" in eqn.params else {}
+    wide = {"preferred_element_type": _wide(dtype)} if eqn.params.get("preferred_element_type") is not None else {}
     shared = values[k].value.astype(values[k].dtype)
     with jax.named_scope("shared"):
         base = apply_equation(eqn, [*values[:k], shared, *values[k + 1 :]], **wide)[0]
     with jax.named_scope("correction"):
         correction = rule(eqn, _in_place(values, k), k, layout)
-    return Batched((per_lane(base, layout).astype(correction.dtype) + correction).astype(dtype))
+    total = per_lane(base, layout).astype(correction.dtype) + correction
+    narrow = values[k].integer and dtype.itemsize < total.dtype.itemsize
+    return Batched(saturated(total, str(dtype)) if narrow else total.astype(dtype))
 
 
 def _in_place(values: Sequence[Any], k: int) -> list[Any]:
@@ -82,7 +93,9 @@ def _in_place(values: Sequence[Any], k: int) -> list[Any]:
 
 
 def _wide(dtype: Any) -> Any:
-    """The type that products of a type are summed in: float32, or a wider one as it is."""
+    """The type that products of a type are summed in: float32 or int32, or a wider one as it is."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        return dtype if jnp.iinfo(dtype).bits > 32 else jnp.dtype(jnp.int32)
     return dtype if jnp.finfo(dtype).bits > 32 else jnp.dtype(jnp.float32)
 
 
@@ -114,12 +127,20 @@ def per_lane(value: Any, layout: Layout) -> Array:
 def densify(weight: Weight, layout: Layout) -> Batched:
     """A densely perturbed parameter for every lane (biases and the like: XLA fuses this into their use)."""
     ones = (1,) * weight.value.ndim
+    if weight.integer:
+        signs = layout.scale.reshape(1, layout.signs, 1, *ones)
+        noise = shifted(weight.a.astype(jnp.int32), weight.shift).reshape(layout.pairs, 1, 1, *weight.value.shape)
+        sum_ = weight.value.astype(jnp.int32)[None, None, None] + signs * noise
+        return _every_lane(saturated(sum_, str(weight.value.dtype)).astype(weight.dtype), weight, layout)
     scale = (weight.factor * layout.scale).astype(weight.value.dtype).reshape(1, layout.signs, 1, *ones)
     noise = weight.a.astype(weight.value.dtype).reshape(layout.pairs, 1, 1, *weight.value.shape)
     full = weight.value[None, None, None] + scale * noise
-    full = jnp.broadcast_to(
-        full.astype(weight.dtype), (layout.pairs, layout.signs, layout.episodes, *weight.value.shape)
-    )
+    return _every_lane(full.astype(weight.dtype), weight, layout)
+
+
+def _every_lane(full: Array, weight: Weight, layout: Layout) -> Batched:
+    """A value of every member, [P, S, 1, ...], in each of its lanes."""
+    full = jnp.broadcast_to(full, (layout.pairs, layout.signs, layout.episodes, *weight.value.shape))
     return Batched(full.reshape(layout.total, *weight.value.shape))
 
 
@@ -152,13 +173,18 @@ def _dot(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
     if weight.b is None:
         noise = weight.a.astype(x.dtype).transpose(0, *(1 + d for d in w_inner), *(1 + d for d in w_free))
         noise = noise.reshape(layout.pairs, size, -1)
-        out = per_row * jnp.einsum("pqk,pkn->pqn", x, noise, preferred_element_type=_wide(x.dtype))
+        out = jnp.einsum("pqk,pkn->pqn", x, noise, preferred_element_type=_wide(x.dtype))
+        out = per_row * (shifted(out, weight.shift) if weight.integer else out)
     else:
         # The network may contract the m side (x W, through A first) or the n side (x W^T, through B first).
         forward = set(w_inner) == set(weight.a_dims)
         into, out_of = (weight.a, weight.b) if forward else (weight.b, weight.a)
         dims = (weight.a_dims, weight.b_dims) if forward else (weight.b_dims, weight.a_dims)
-        out = _factored_product(x, _factor(into, dims[0], w_inner), _factor(out_of, dims[1], w_free), per_row)
+        factors = (_factor(into, dims[0], w_inner), _factor(out_of, dims[1], w_free))
+        if weight.integer:
+            out = per_row * integer_product(x, *factors, weight.shift)
+        else:
+            out = _factored_product(x, *factors, per_row)
 
     if shared:
         out = out[:, None, None] * scale[None, :, None, None, None]
@@ -178,8 +204,26 @@ def _factored_product(x: Array, into: Array, out_of: Array, scale: Array) -> Arr
     return product("pqr,prn->pqn", inner.astype(x.dtype), out_of.astype(x.dtype))
 
 
+def integer_product(x: Array, into: Array, out_of: Array, shift: int) -> Array:
+    """`((x A) >> 4) B^T >> (shift + log2(sqrt(R)))` in int32, of shapes as in `_factored_product`.
+
+    That is x times A B^T / (16 sqrt(R)) 2^-shift: entries of A and B have the standard deviation 16, which is 1 in the
+    4 fraction bits of a weight. One of the two shifts is taken between the products, so that the second fits int32
+    (`integer_noise.largest_sum`).
+    """
+    inner = jnp.einsum("pqk,prk->pqr", x, into.astype(x.dtype), preferred_element_type=jnp.int32)
+    inner = shifted(inner, WEIGHT_BITS)
+    out = jnp.sum(inner[:, :, :, None] * out_of.astype(jnp.int32)[:, None], axis=2)
+    return shifted(out, shift + log2_root(into.shape[1]))
+
+
 def _scale(weight: Weight, layout: Layout, dtype: Any) -> Array:
-    """What multiplies a perturbation's product of a type, for each sign [S]: sigma, over sqrt(R) for factors."""
+    """What multiplies a perturbation's product of a type, for each sign [S]: sigma, over sqrt(R) for factors.
+
+    Of integers it is the sign alone: their sigma is a shift.
+    """
+    if weight.integer:
+        return layout.scale
     scale = weight.factor * layout.scale.astype(_wide(dtype))
     return scale if weight.b is None else scale / math.sqrt(weight.a.shape[1])
 
@@ -231,6 +275,9 @@ def _gather(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
     def correct(a: Array, b: Array, indices: Array) -> Array:
         rows = a.T.astype(weight.dtype)  # before the lookup: what fills rows that are not there may be NaN
         looked_up = eqn.primitive.bind(rows, indices, slice_sizes=(1, a.shape[0]), **params)
+        if weight.integer:
+            mixed = _mix(looked_up.astype(jnp.int32), row, b)
+            return shifted(mixed, WEIGHT_BITS + weight.shift + log2_root(a.shape[0]))
         return _mix(looked_up, row, b)
 
     return _scaled(_by_pair(correct, (weight.a, weight.b), (values[1],), layout), weight, layout)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from esrl.core.integers import OUTPUT_BITS
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.policies.spaces import device_dtype
 
@@ -229,6 +230,8 @@ def _box(space: spaces.Box, squash: str, kind: np.dtype) -> Head:
 
     def fit(raw_action: Array) -> Array:
         x = raw_action.reshape(space.shape).astype(jnp.float32)
+        if jnp.issubdtype(raw_action.dtype, jnp.integer):  # here an integer policy meets the environment's floats
+            x = x * jnp.float32(2.0**-OUTPUT_BITS)
         unit = jnp.tanh(x) if squash == "tanh" else jnp.clip(x, -1.0, 1.0)
         return jnp.where(bounded, center + scale * unit, jnp.clip(x, least, most)).astype(kind)
 

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from esrl.core.options import checked
 from esrl.core.types import Array, EsrlError, PyTree
+from esrl.policies import integer_networks
 from esrl.policies.spaces import features, pictures_and_rest
 from esrl.policies.user_network import Bound, Network, linen
 
@@ -87,37 +88,53 @@ class _CNN(nn.Module):
 _SMALL = 16  # pixels: sides above it are halved by a convolution
 
 
-def _check_activation(activation: str) -> str:
+def _check_activation(activation: str | None) -> str:
     """The activation by today's name."""
+    activation = "layernorm_relu" if activation is None else activation
     activation = "layernorm_relu" if activation == "pqn" else activation  # its name in the first recipes
     if activation not in ACTIVATIONS:
         raise EsrlError(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}")
     return activation
 
 
+def _is_integer(dtype: str, network: str) -> bool:
+    """Whether a network is of integers.
+
+    Raises:
+      EsrlError: a type that is neither of the two.
+    """
+    if dtype not in ("float32", "int8"):
+        raise EsrlError(f'dtype of {network} is {dtype!r}, but must be "float32" or "int8"; for bfloat16 use precision')
+    return dtype == "int8"
+
+
 @checked
 def mlp(
     hidden: tuple[int, ...] = (256, 256, 256),
-    activation: str = "layernorm_relu",
+    activation: str | None = None,
     output_scale: float = 1.0,
     bias: bool = True,
     skip: bool = False,
     one_hot: bool = False,
+    dtype: str = "float32",
 ) -> Network:
     """A multi-layer perceptron; the default is the paper's, three layers of 256 with relu(LayerNorm(x)).
 
     Args:
       hidden: widths of the hidden layers; () is a linear policy, and 64 is (64,).
-      activation: "layernorm_relu" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu", "elu".
+      activation: "layernorm_relu" (relu of a LayerNorm without parameters), "relu", "tanh", "silu", "gelu", "elu"; of
+        int8 "saturate" or "relu", which saturates too. None is layernorm_relu, or saturate.
       output_scale: standard deviation of the outputs at the start, relative to the usual initialization.
       bias: whether layers have biases.
       skip: whether a linear map of the observation is added to the outputs, so that a linear policy is found as soon as
         without hidden layers.
       one_hot: whether whole numbers within narrow bounds (at most 64 values, as the tags and colors of a grid world)
         are coded one-hot rather than normalized, as Discrete ones always are.
+      dtype: "float32", or "int8": weights and activations are int8, sums int32, scales powers of two, and what does not
+        fit saturates (`esrl.policies.integer_networks`). `esrl.eggroll_int8` trains those.
 
     Raises:
-      EsrlError: a width below 1, an unknown activation, or a skip where there is no hidden layer to skip.
+      EsrlError: a width below 1, an unknown activation or dtype, or a skip where there is no hidden layer to skip.
 
     Example:
       >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((32, 32), "tanh"), population=32)
@@ -125,11 +142,15 @@ def mlp(
       1282
     """
     hidden = tuple(hidden)
-    activation = _check_activation(activation)
+    integer = _is_integer(dtype, "mlp")
+    activation = integer_networks.check_activation(activation) if integer else _check_activation(activation)
     if skip and not hidden:
         raise EsrlError("skip is true, but hidden is (), which is a linear map already; leave one of them out")
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        if integer:
+            options = (hidden, activation, output_scale, bias, skip, one_hot)
+            return integer_networks.mlp(observation_space, observation, size, *options)
         module = _MLP(observation_space, size, hidden, activation, output_scale, bias, skip, one_hot)
         return linen(module, observation, ())
 
@@ -141,32 +162,43 @@ def mlp(
         "bias": bias,
         "skip": skip,
         "one_hot": one_hot,
+        **({"dtype": dtype} if integer else {}),  # recipes of before do not have it
     }
     return Network(bind, spec, flat=True, one_hot=one_hot)
 
 
 @checked
 def gru(
-    hidden: int = 128, activation: str = "layernorm_relu", output_scale: float = 1.0, one_hot: bool = False
+    hidden: int = 128,
+    activation: str | None = None,
+    output_scale: float = 1.0,
+    one_hot: bool = False,
+    dtype: str = "float32",
 ) -> Network:
     """A recurrent network: a dense layer, a GRU cell, a dense output. The carry starts at zero in every episode.
+
+    Of int8 the cell is a minimal gated unit (`esrl.policies.integer_networks`), and the carry an int16.
 
     Args:
       hidden: width of the layer and of the carry.
       activation: of the layer before the cell, as in `mlp`.
-      output_scale, one_hot: as in `mlp`.
+      output_scale, one_hot, dtype: as in `mlp`.
 
     Raises:
-      EsrlError: a width below 1, or an unknown activation.
+      EsrlError: a width below 1, or an unknown activation or dtype.
 
     Example:
       >>> agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.gru(16), population=32)
       >>> agent.policy.carry.shape
       (16,)
     """
-    activation = _check_activation(activation)
+    integer = _is_integer(dtype, "gru")
+    activation = integer_networks.check_activation(activation) if integer else _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
+        if integer:
+            options = (hidden, activation, output_scale, one_hot)
+            return integer_networks.gru(observation_space, observation, size, *options)
         module = _GRU(observation_space, size, hidden, activation, output_scale, one_hot)
         return linen(module, observation, jnp.zeros(hidden))
 
@@ -176,6 +208,7 @@ def gru(
         "activation": activation,
         "output_scale": output_scale,
         "one_hot": one_hot,
+        **({"dtype": dtype} if integer else {}),  # recipes of before do not have it
     }
     return Network(bind, spec, flat=True, one_hot=one_hot)
 

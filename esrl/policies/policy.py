@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
+from esrl.core.jaxprs import path_name
 from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.policies import integer_statistics
 from esrl.policies.heads import Head, head
 from esrl.policies.networks import mlp
 from esrl.policies.spaces import MASK, normalizable_leaves, observation_zeros, subspaces
@@ -55,6 +57,7 @@ def bind(
     deterministic: bool = True,
     squash: str = "tanh",
     extra: int = 0,
+    integer: bool = False,
 ) -> Policy:
     """A network as the policy of an environment with these spaces.
 
@@ -64,18 +67,24 @@ def bind(
       deterministic: act by the mode (argmax, mean) rather than by sampling.
       squash: how outputs meet the bounds of a Box action space: "tanh" or "clip".
       extra: outputs that the network gives beyond those of the action space; the policy ignores them.
+      integer: the network is one of integers, which sees observations as `integer_statistics.quantized` gives them.
 
     An observation Dict with an entry `action_mask` (see `action_mask`) has its mask applied to the logits: an action
     that is not allowed has probability zero. The network sees the mask as well, as a part of the observation.
 
     Raises:
       EsrlError: a network that cannot take the observation, whose output does not fit the action space, or that has no
-        float parameters; an action mask that does not fit the action space.
+        float parameters (with `integer` no int8 ones, or an operation of floats, which is named); an action mask that
+        does not fit the action space.
     """
     chosen = mlp() if network is None else as_network(network)
     actions = head(action_space, squash)
     observation = observation_zeros(observation_space)
     size = actions.size + extra
+    normalized = normalizable_leaves(observation_space, chosen.flat, chosen.one_hot)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
+    if integer:  # from here on, what the network sees
+        observation = integer_statistics.quantized(None, observation, normalized)
     bound = started(chosen.bind(observation, size, observation_space=observation_space), chosen.start)
     allowed = action_mask(observation_space, action_space)
     sampled = actions.gaussians > 0 and not deterministic
@@ -102,9 +111,7 @@ def bind(
         out = output[0][: actions.size]
         return actions.mode(out) if deterministic else actions.sample(out, output[1], key)
 
-    _check_output(init, apply, observation, bound.carry, size, action_space, extra)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), observation)
-    normalized = normalizable_leaves(observation_space, chosen.flat, chosen.one_hot)
+    _check_output(init, apply, observation, bound.carry, size, action_space, extra, integer)
     spec = chosen.spec or {}
     return Policy(init, apply, network_alone, finish, action, actions, bound.carry, shapes, normalized, spec)
 
@@ -152,7 +159,9 @@ def _allowed(mask: spaces.Space, actions: spaces.Space) -> Callable[[PyTree], Ar
 
 def masked(logits: Array, allowed: Array) -> Array:
     """Logits [size] with those of what is not `allowed` [size] so low that it is never drawn."""
-    return jnp.where(allowed, logits, jnp.asarray(_NEVER, logits.dtype))
+    integer = jnp.issubdtype(logits.dtype, jnp.integer)
+    never = max(int(_NEVER), int(jnp.iinfo(logits.dtype).min)) if integer else _NEVER
+    return jnp.where(allowed, logits, jnp.asarray(never, logits.dtype))
 
 
 def _check_output(
@@ -163,10 +172,12 @@ def _check_output(
     size: int,
     action_space: spaces.Space,
     extra: int,
+    integer: bool,
 ) -> None:
     key = jax.random.key(0, impl="threefry2x32")
     try:
         params = jax.eval_shape(init, key)
+        _check_types(params, integer)
         (output, _), after = jax.eval_shape(apply, params, observation, carry)
     except EsrlError:
         raise
@@ -184,8 +195,40 @@ def _check_output(
     before = jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), carry)
     if jax.tree.map(lambda x: (x.shape, x.dtype), after) != before:
         raise EsrlError("the policy's carry changes its shape or type from one step to the next; it must stay as given")
-    wrong = [x.dtype for x in jax.tree.leaves(params) if not jnp.issubdtype(x.dtype, jnp.floating)]
-    if wrong:
-        raise EsrlError(f"the policy has a parameter of type {wrong[0]}; every parameter must be a float")
     if not jax.tree.leaves(params):
         raise EsrlError("the policy has no parameters, so there is nothing to train")
+    if integer:
+        found = float_operation(jax.make_jaxpr(apply)(params, observation, carry).jaxpr)
+        if found:
+            raise EsrlError(f"the network cannot be integer: {found}; {_INTEGER}")
+
+
+_INTEGER = 'use esrl.mlp(..., dtype="int8"), esrl.gru(..., dtype="int8"), or a function of int8 arrays'
+
+
+def _check_types(params: PyTree, integer: bool) -> None:
+    """Raises `EsrlError` unless every parameter is a float, or with `integer` an int8."""
+    for path, x in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = path_name(path).removeprefix("network/")
+        if integer and x.dtype != jnp.int8:
+            raise EsrlError(f"the network cannot be integer: its parameter {name} is {x.dtype}; {_INTEGER}")
+        if not integer and not jnp.issubdtype(x.dtype, jnp.floating):
+            more = "; the agent eggroll_int8 trains int8 parameters" if x.dtype == jnp.int8 else ""
+            raise EsrlError(f"the policy has a parameter of type {x.dtype}; every parameter must be a float{more}")
+
+
+def float_operation(jaxpr: Any) -> str:
+    """The first operation of a program that gives or takes floats, in words; empty where there is none."""
+    for eqn in jaxpr.eqns:
+        kinds = [var.aval.dtype for var in (*eqn.outvars, *eqn.invars)]
+        wrong = [kind for kind in kinds if jnp.issubdtype(kind, jnp.inexact)]
+        inner = [
+            getattr(part, "jaxpr", part)
+            for value in eqn.params.values()
+            for part in (value if isinstance(value, (tuple, list)) else (value,))
+        ]
+        # What stands inside of a call says more than the call.
+        found = next(filter(None, (float_operation(part) for part in inner if hasattr(part, "eqns"))), "")
+        if found or wrong:
+            return found or f"its operation {eqn.primitive.name} is of {wrong[0]}"
+    return ""

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from esrl.core.types import Array, PyTree
+from esrl.policies import integer_statistics
+from esrl.policies.integer_statistics import IntegerMoments, IntegerSums
 
 LARGEST = 1e15  # of what is summed or seen by a network: squares and products of it are far from float32's end
 
@@ -37,26 +39,35 @@ class Sums(NamedTuple):
     second: PyTree
 
 
+AnyMoments = Moments | IntegerMoments
+AnySums = Sums | IntegerSums
+
+
 def init(observation: PyTree, normalizable: PyTree) -> Moments:
     """Moments of nothing seen. `normalizable` marks with True each observation leaf that is to be normalized."""
     zeros = jax.tree.map(lambda x, use: jnp.zeros(x.shape, jnp.float32) if use else None, observation, normalizable)
     return Moments(jnp.float32(0), zeros, zeros)
 
 
-def zero_sums(moments: Moments | None) -> Sums | None:
+def zero_sums(moments: AnyMoments | None) -> AnySums | None:
     """Sums of no observation, shaped as the moments are; None for None."""
     if moments is None:
         return None
+    if isinstance(moments, IntegerMoments):
+        return integer_statistics.zero_sums(moments)
     zeros = jax.tree.map(jnp.zeros_like, moments.mean)
     return Sums(jnp.float32(0), zeros, zeros)
 
 
-def accumulate(sums: Sums | None, moments: Moments | None, observations: PyTree, live: Array) -> Sums | None:
+def accumulate(sums: AnySums | None, moments: AnyMoments | None, observations: PyTree, live: Array) -> AnySums | None:
     """Adds observations [L, ...] of the lanes that are live [L]; a lane with a non-finite observation is left out."""
     if sums is None or moments is None:
         return None
     picked = _picked(moments, observations)
     live = live & finite_rows(picked)  # one NaN in the sums would make every later observation NaN, for good
+    if isinstance(moments, IntegerMoments) or isinstance(sums, IntegerSums):
+        assert isinstance(moments, IntegerMoments) and isinstance(sums, IntegerSums)
+        return integer_statistics.accumulate(sums, moments, picked, live)
 
     def deviation(x: Array, mean: Array) -> Array:
         mask = live.reshape(live.shape + (1,) * (x.ndim - 1))
@@ -70,10 +81,11 @@ def accumulate(sums: Sums | None, moments: Moments | None, observations: PyTree,
     )
 
 
-def merge(moments: Moments | None, sums: Sums | None) -> Moments | None:
+def merge(moments: Moments | None, sums: AnySums | None) -> Moments | None:
     """The moments of everything seen so far; None for None."""
     if moments is None or sums is None:
         return None
+    assert isinstance(sums, Sums)  # those of integers have a `merge` of their own
     total = moments.seen + sums.seen
     safe = jnp.maximum(total, 1.0)
 
@@ -133,7 +145,7 @@ def _as(observation: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(observation), jax.tree.leaves(tree, is_leaf=lambda x: x is None))
 
 
-def _picked(moments: Moments, observations: PyTree) -> PyTree:
+def _picked(moments: AnyMoments, observations: PyTree) -> PyTree:
     """The observation leaves that have moments, as float32, in the moments' structure."""
 
     def one(mean: Array | None, x: Array) -> Array | None:

@@ -202,11 +202,19 @@ def features(space: spaces.Space, observation: PyTree, one_hot: bool = False) ->
         return _joined([features(sub, part, one_hot) for sub, part in zip(space.spaces, observation, strict=True)])
     if isinstance(space, spaces.Discrete):
         return jax.nn.one_hot(observation - int(space.start), int(space.n))
+    if isinstance(space, spaces.MultiDiscrete) or (one_hot and isinstance(space, spaces.Box) and categorical(space)):
+        return one_hot_of(space, observation).astype(jnp.float32)
+    return jnp.ravel(observation).astype(jnp.float32)
+
+
+def one_hot_of(space: spaces.Space, observation: Array) -> Array:
+    """A Discrete, MultiDiscrete or `categorical` Box observation as bool, one-hot, entry after entry."""
+    if isinstance(space, spaces.Discrete):
+        return _one_hot(observation, np.asarray(space.start), np.asarray(space.n))
     if isinstance(space, spaces.MultiDiscrete):
         return _one_hot(observation, space.start, space.nvec)
-    if one_hot and isinstance(space, spaces.Box) and categorical(space):
-        return _one_hot(observation, space.low, space.high.astype(np.int64) - space.low + 1)
-    return jnp.ravel(observation).astype(jnp.float32)
+    assert isinstance(space, spaces.Box)
+    return _one_hot(observation, space.low, space.high.astype(np.int64) - space.low + 1)
 
 
 def _one_hot(values: Array, start: np.ndarray, sizes: np.ndarray) -> Array:
@@ -215,7 +223,7 @@ def _one_hot(values: Array, start: np.ndarray, sizes: np.ndarray) -> Array:
     entry = np.repeat(np.arange(many.size), many)
     value = np.concatenate([first + np.arange(n) for first, n in zip(low, many, strict=True)])
     # In one comparison: a grid has hundreds of entries.
-    return (jnp.ravel(values)[entry] == jnp.asarray(value, values.dtype)).astype(jnp.float32)
+    return jnp.ravel(values)[entry] == jnp.asarray(value, values.dtype)
 
 
 def _joined(parts: list[Array]) -> Array:

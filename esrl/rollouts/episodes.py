@@ -17,7 +17,7 @@ from esrl.core.lanes import broadcast_lanes
 from esrl.core.types import Array, Key, PyTree
 from esrl.envs.base import max_episode_steps_of
 from esrl.policies import running_statistics
-from esrl.policies.running_statistics import Moments, Sums
+from esrl.policies.running_statistics import AnyMoments, AnySums
 from esrl.rollouts.types import Act, Draw, Episodes, PlayEpisodes, StreamEpisodes, Transform
 
 # One refill hands out this part of the slots. A smaller part would mean more and smaller resets; a larger one would
@@ -70,7 +70,7 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
         return _Lanes(c.keys, c.time + 1, state, observation, carry, live, totals)
 
     def episodes(
-        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None, most: Array | None = None
+        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: AnyMoments | None, most: Array | None = None
     ) -> Episodes:
         first = (begin(keys, carry), running_statistics.zero_sums(moments), jnp.int32(0))
         once = _counted(lambda lanes: step(act, context, lanes, most), moments)
@@ -85,7 +85,7 @@ def players(env: Any, transform: Transform | None) -> tuple[PlayEpisodes, Stream
         ids: Array,
         slots: int,
         carry: PyTree,
-        moments: Moments | None,
+        moments: AnyMoments | None,
         most: Array | None = None,
     ) -> Episodes:
         if slots >= ids.shape[0]:  # empty waits: one loop without refills
@@ -113,10 +113,10 @@ def _tally(
     return returns, shaped, lengths + live.astype(jnp.int32), nonfinite | (live & ~sound)
 
 
-_Now = tuple[_Lanes, Sums | None, Array]  # lanes, sums of live observations, and a clock that counts steps
+_Now = tuple[_Lanes, AnySums | None, Array]  # lanes, sums of live observations, and a clock that counts steps
 
 
-def _counted(step: Callable[[_Lanes], _Lanes], moments: Moments | None) -> Callable[[_Now], _Now]:
+def _counted(step: Callable[[_Lanes], _Lanes], moments: AnyMoments | None) -> Callable[[_Now], _Now]:
     """A step that also sums the live observations before it, and moves the clock."""
 
     def once(now: _Now) -> _Now:
@@ -142,7 +142,7 @@ class _Stream(NamedTuple):
     drawn: PyTree
     lanes: _Lanes
     played: tuple[Array, ...]
-    sums: Sums | None
+    sums: AnySums | None
 
 
 def _stream(
@@ -150,7 +150,7 @@ def _stream(
     step: Callable[[PyTree, _Lanes], _Lanes],
     ids: Array,
     slots: int,
-    moments: Moments | None,
+    moments: AnyMoments | None,
 ) -> Episodes:
     """Plays the pairs with these ids [P] in fewer slots: when one in `REFILL` is free, pairs that wait get them.
 

@@ -18,7 +18,7 @@ from esrl.core.lanes import broadcast_lanes, reset_lanes
 from esrl.core.types import Array, EsrlError, Key, PyTree
 from esrl.envs.base import HostEnv
 from esrl.policies import running_statistics
-from esrl.policies.running_statistics import Moments
+from esrl.policies.running_statistics import AnyMoments
 from esrl.policies.spaces import observation_zeros, to_device, to_environment
 from esrl.rollouts.types import (
     Act,
@@ -72,7 +72,7 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
     """
 
     def episodes(
-        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None, most: Array | None = None
+        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: AnyMoments | None, most: Array | None = None
     ) -> Episodes:
         limit = env.max_episode_steps if most is None else min(env.max_episode_steps, int(most))
         flat = keys.reshape(-1)
@@ -120,7 +120,7 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
         ids: Array,
         slots: int,
         carry: PyTree,
-        moments: Moments | None,
+        moments: AnyMoments | None,
         most: Array | None = None,
     ) -> Episodes:
         drawn, keys = draw(ids)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from esrl.core.lanes import broadcast_lanes
 from esrl.core.types import Array, Key, PyTree
-from esrl.policies.running_statistics import Moments, Sums
+from esrl.policies.running_statistics import AnyMoments, AnySums
 
 Transform = Callable[[Array], Array]  # from rewards to what is trained on
 Draw = Callable[[Array], tuple[PyTree, Key]]
@@ -64,7 +64,7 @@ class Episodes(NamedTuple):
     shaped: Array
     lengths: Array
     nonfinite: Array
-    sums: Sums | None
+    sums: AnySums | None
     steps: Array
 
 
@@ -86,7 +86,7 @@ class PlayEpisodes(Protocol):
         context: PyTree,
         keys: Key,
         carry: PyTree,
-        moments: Moments | None,
+        moments: AnyMoments | None,
         most: Array | None = None,
         /,
     ) -> Episodes: ...
@@ -110,7 +110,7 @@ class StreamEpisodes(Protocol):
         ids: Array,
         slots: int,
         carry: PyTree,
-        moments: Moments | None,
+        moments: AnyMoments | None,
         most: Array | None = None,
         /,
     ) -> Episodes: ...

@@ -31,6 +31,8 @@ from esrl.algorithms.eggroll_ac_agent import NETWORK as AC_NETWORK
 from esrl.algorithms.eggroll_ac_agent import eggroll_ac
 from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import OF_OBJECTIVE, eggroll, es, open_es
+from esrl.algorithms.integer_es_agent import NETWORK as INTEGER_NETWORK
+from esrl.algorithms.integer_es_agent import eggroll_int8
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
 from esrl.core.brief import options_text
@@ -52,6 +54,7 @@ Constructor = Callable[..., Agent]
 AGENTS: dict[str, Constructor] = {
     "eggroll": eggroll,
     "eggroll_ac": eggroll_ac,
+    "eggroll_int8": eggroll_int8,
     "open_es": open_es,
     "ppo": ppo,
     "es": es,
@@ -59,7 +62,9 @@ AGENTS: dict[str, Constructor] = {
 }
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _POLICY_DEFAULTS = (
-    {"ppo": {"output_scale": 0.01}} | dict.fromkeys(ES, ES_NETWORK.spec or {}) | {"eggroll_ac": AC_NETWORK.spec or {}}
+    {"ppo": {"output_scale": 0.01}}
+    | dict.fromkeys(ES, ES_NETWORK.spec or {})
+    | {"eggroll_ac": AC_NETWORK.spec or {}, "eggroll_int8": INTEGER_NETWORK.spec or {}}
 )
 _OF_MLP = ("hidden", "skip")  # the widths of the others are their own
 NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, see `policy_defaults`
@@ -68,11 +73,16 @@ NETWORK_KEYS = {  # the keys of [policy]; their defaults depend on the network, 
         Option("network", str, help=f"{', '.join(NETWORKS)}, or path/to/file.py:Name"),
         Option("hidden", tuple, help="widths of the hidden layers; the one width of a gru"),
         Option("channels", tuple, help="numbers of channels of a cnn's convolutions"),
-        Option("activation", str, help="layernorm_relu (relu of LayerNorm), relu, tanh, silu, gelu or elu"),
+        Option(
+            "activation",
+            str,
+            help="layernorm_relu (relu of LayerNorm), relu, tanh, silu, gelu or elu; of int8 saturate or relu",
+        ),
         Option("output_scale", float, help="size of the network's outputs at the start"),
         Option("bias", bool, help="give layers biases"),
         Option("skip", bool, help="add a linear map of the observation to the outputs"),
         Option("one_hot", bool, help="code whole numbers within narrow bounds one-hot"),
+        Option("dtype", str, help="float32, or int8 for the agent eggroll_int8"),
     )
 }
 CUSTOM = "custom"  # stands for what only Python code can make
@@ -206,7 +216,10 @@ def policy_defaults(agent: str, network: str, hidden: Any = None) -> dict[str, A
         if name in takes and (network == "mlp" or name not in _OF_MLP)
     }
     linear = {"skip": False} if "skip" in takes and hidden in ((), []) else {}
-    return {name: parameter.default for name, parameter in takes.items()} | own | linear
+    found = {name: parameter.default for name, parameter in takes.items()} | own | linear
+    if "activation" in found and found["activation"] is None:
+        found["activation"] = "saturate" if found.get("dtype") == "int8" else "layernorm_relu"
+    return found
 
 
 def agent_named(name: str) -> Constructor:

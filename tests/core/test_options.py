@@ -22,6 +22,7 @@ AGENTS = {
     "eggroll": (esrl.eggroll, {"population": 4}),
     "open_es": (esrl.open_es, {"population": 4}),
     "es": (esrl.es, {"population": 4}),
+    "eggroll_int8": (esrl.eggroll_int8, {"population": 4}),
     "ppo": (esrl.ppo, SMALL),
     "random": (esrl.random, {"population": 4}),
 }

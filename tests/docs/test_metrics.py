@@ -17,6 +17,7 @@ AGENTS = {
     "eggroll": (lambda: esrl.eggroll(ENV, esrl.mlp((8,))), ["eggroll.md"]),
     "open_es": (lambda: esrl.open_es(ENV, esrl.mlp((8,))), ["open_es.md", "eggroll.md"]),
     "ppo": (lambda: esrl.ppo(ENV, esrl.mlp((8,)), **LANES), ["ppo.md"]),
+    "eggroll_int8": (lambda: esrl.eggroll_int8(ENV, esrl.mlp((8,), dtype="int8")), ["eggroll_int8.md"]),
     "eggroll_ac": (lambda: esrl.eggroll_ac(ENV, esrl.mlp((8,)), **LANES), ["eggroll_ac.md", "ppo.md"]),
     "windows": (
         lambda: esrl.eggroll_ac(ENV, esrl.mlp((8,)), noise_space="weights", **LANES),

@@ -122,7 +122,8 @@ class Onnx:
         given = {k: x.astype(np.float32) if x.dtype == np.float64 else x for k, x in given.items()}
         if self.carry is None:
             lanes = len(next(iter(given.values())))
-            start = {name: np.asarray(x, np.float32) for name, x in self.about["start"].items()}
+            kinds = {name: np.int16 if "int16" in self.types[name] else np.float32 for name in self.about["start"]}
+            start = {name: np.asarray(x, kinds[name]) for name, x in self.about["start"].items()}
             self.carry = {name: np.repeat(x[None], lanes, 0) for name, x in start.items()}
         names = [x.name for x in self.session.get_outputs()]
         found = dict(zip(names, self.session.run(None, given | self.carry), strict=True))

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
+from esrl.algorithms.integer_es import IntegerES
 from esrl.core.options import options_of
 from esrl.core.types import EsrlError, PyTree
 from esrl.envs.base import name_of
-from esrl.policies import running_statistics
+from esrl.policies import integer_statistics, running_statistics
+from esrl.policies.integer_statistics import IntegerMoments
 from esrl.policies.spaces import device_dtype, map_space, to_device, to_environment
 from esrl.training.recipe import AGENTS
 from esrl.training.stored_spaces import table_of
@@ -43,6 +45,8 @@ class Deployed:
 
     Attributes:
       act: `act(params, observation, carry) -> (action, output, carry)` for one lane; `output` is what the head gets.
+      see, decide, finish: its three parts, `see(observation) -> seen`, normalized or quantized, `decide(params, seen,
+        carry) -> (output, carry)`, and `finish(output) -> action`.
       params: of the network. start: the carry at the start of an episode.
       observation: shapes and types of one observation on the device.
       about: what has to be known of it, as plain data.
@@ -51,6 +55,9 @@ class Deployed:
     """
 
     act: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, Any, PyTree]]
+    see: Callable[[PyTree], PyTree]
+    decide: Callable[[PyTree, PyTree, PyTree], tuple[Any, PyTree]]
+    finish: Callable[[Any], PyTree]
     params: PyTree
     start: PyTree
     observation: PyTree
@@ -75,16 +82,25 @@ def deployed(trained: Trained, version: str) -> Deployed:
     policy, moments = agent.policy, jax.tree.map(jnp.asarray, state.moments)  # on one device
     params = jax.tree.map(jnp.asarray, agent.acts_by(state))
 
-    def act(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[PyTree, Any, PyTree]:
-        seen = running_statistics.normalize(moments, observation)
+    integer = isinstance(agent.config, IntegerES)
+
+    def see(observation: PyTree) -> PyTree:
+        if integer:
+            return integer_statistics.quantized(moments, observation, policy.normalizable)
+        return running_statistics.normalize(moments, observation)
+
+    def decide(params: PyTree, seen: PyTree, carry: PyTree) -> tuple[Any, PyTree]:
         (output, _), carry = policy.apply(params, seen, carry)
-        output = output[: policy.head.size]
+        return output[: policy.head.size], carry
+
+    def act(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[PyTree, Any, PyTree]:
+        output, carry = decide(params, see(observation), carry)
         return policy.head.mode(output), output, carry
 
     seen_space, action_space = agent.env.observation_space, agent.env.action_space
     start = jax.tree.map(np.asarray, policy.carry)
     carries = [f"carry/{i}" for i in range(len(jax.tree.leaves(start)))]
-    samples = not _option(agent, "deterministic")
+    samples = not _option(agent, "deterministic", True)
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -97,19 +113,22 @@ def deployed(trained: Trained, version: str) -> Deployed:
         "observation": described(seen_space, "observation"),
         "action": described(action_space, "action"),
         "carry": carries,
-        "squash": _option(agent, "squash"),
+        "squash": _option(agent, "squash", "clip"),
         "log_std": np.asarray(params["log_std"]).tolist() if "log_std" in params else None,
         "samples": samples,
         "sampling": SAMPLING[samples],
         "self_test": {"steps": STEPS, "lanes": LANES, "limit": _LIMITS[agent.options.get("precision", "float32")]},
     }
-    found = Deployed(act, params, start, policy.observation, about, {}, seen_space, action_space)
+    parts = (act, see, decide, policy.head.mode)
+    found = Deployed(*parts, params, start, policy.observation, about, {}, seen_space, action_space)
     found.self_test.update(_self_test(found, moments))
     return found
 
 
-def _option(agent: Any, name: str) -> Any:
-    return agent.options.get(name, options_of(AGENTS[agent.name])[name].default)
+def _option(agent: Any, name: str, always: Any) -> Any:
+    """The value of an agent's option; `always` where it has none by that name."""
+    known = options_of(AGENTS[agent.name])
+    return agent.options.get(name, known[name].default) if name in known else always
 
 
 def described(space: spaces.Space, name: str) -> dict[str, Any]:
@@ -189,13 +208,19 @@ def _names(policy: Deployed, part: str) -> list[str]:
 
 def _seen(space: spaces.Space, observation: PyTree, moments: Any, rng: np.random.Generator, lane: int) -> PyTree:
     """Half of the lanes have, where there are statistics, observations such as training had."""
-    if moments is None or lane % 2 or not float(moments.seen):
+    if moments is None or lane % 2:
         return observation
+    if isinstance(moments, IntegerMoments):
+        deviation = integer_statistics.deviations(moments)
+    elif not float(moments.seen):
+        return observation
+    else:
+        deviation = jax.tree.map(lambda m2: np.sqrt(m2 / moments.seen), moments.m2)
 
-    def one(part: spaces.Space, x: Any, mean: Any, m2: Any) -> Any:
+    def one(part: spaces.Space, x: Any, mean: Any, deviation: Any) -> Any:
         if mean is None or not isinstance(part, spaces.Box):
             return x
-        drawn = mean + np.sqrt(m2 / moments.seen) * rng.normal(size=mean.shape)
+        drawn = np.asarray(mean) + np.asarray(deviation) * rng.normal(size=mean.shape)
         return np.clip(drawn, part.low, part.high).astype(part.dtype)
 
-    return map_space(one, space, observation, moments.mean, moments.m2)
+    return map_space(one, space, observation, moments.mean, deviation)

@@ -56,6 +56,23 @@ def _divide(graph: Graph, eqn: Any, x: Value, y: Value) -> Value:
     return graph.apply("Div", [x, y], *out(eqn))
 
 
+@rule("shift_right_arithmetic")
+def _shift_right(graph: Graph, eqn: Any, x: Value, by: Value) -> Value:
+    """`floor(x / 2^by)` of whole numbers that may be negative."""
+    return graph.apply("ShiftRight", [x], *out(eqn), by=_one_number(by))
+
+
+@rule("shift_left")
+def _shift_left(graph: Graph, eqn: Any, x: Value, by: Value) -> Value:
+    return graph.apply("Mul", [x, scalar(graph, 1 << _one_number(by), x.dtype)], *out(eqn))
+
+
+def _one_number(by: Value) -> int:
+    if by.array is None or by.array.size == 0 or by.array.min() != by.array.max():
+        raise Unsupported("there is a rule for shifts by one number alone")
+    return int(by.array.flat[0])
+
+
 @rule("rem")
 def _remainder(graph: Graph, eqn: Any, x: Value, y: Value) -> Value:
     return graph.apply("Mod", [x, y], *out(eqn), fmod=1)

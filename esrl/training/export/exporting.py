@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from esrl.core.types import EsrlError, nearest
-from esrl.training.export import to_numpy, to_onnx, to_stablehlo
+from esrl.training.export import to_c, to_numpy, to_onnx, to_stablehlo
 from esrl.training.export.deployed import Deployed, deployed
 from esrl.training.files import replace_bytes, writing
 from esrl.training.loading import load
@@ -21,6 +21,7 @@ from esrl.training.trained import Trained
 FORMATS: dict[str, Callable[[Deployed], dict[str, bytes]]] = {
     "numpy": to_numpy.write,
     "onnx": to_onnx.write,
+    "c": to_c.write,
     "stablehlo": to_stablehlo.write,
 }
 
@@ -40,11 +41,13 @@ def export(
 
     * "numpy": `policy.py` and `policy.npz`, which need NumPy alone: `Policy().predict(observation)`.
     * "onnx": `policy.onnx`, from observation and carry to action, output of the network, and carry; needs `esrl[onnx]`.
+    * "c": `policy.h`, C99 without libraries or allocation, and `self_test.c`, which repeats what esrl did; floats agree
+      to 1e-5, integers bit for bit.
     * "stablehlo": `policy.stablehlo`, for any network, which `jax.export.deserialize` reads.
 
     Args:
       trained: an `esrl.Trained`, or a run's folder.
-      to: "numpy", "onnx" or "stablehlo".
+      to: "numpy", "onnx", "c" or "stablehlo".
       out: the folder to create. None is `policy-FORMAT` in the run's folder.
       generation: of the checkpoint, where a folder is given, as in `esrl.load`.
       trust: run the code that a folder's recipe names, as in `esrl.load`.

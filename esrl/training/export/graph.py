@@ -66,11 +66,13 @@ class Graph:
 
     Attributes:
       nodes: the operations. inputs: what is given. arrays: the constants by their names.
+      shapes: shape (without the batch axis) and type of every array that an operation gives.
     """
 
     nodes: list[Node] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = field(default_factory=dict)
 
     def input(self, name: str, shape: Sequence[int], dtype: Any) -> Value:
         """A value that is given."""
@@ -93,6 +95,7 @@ class Graph:
         value = Value(f"v{len(self.nodes)}", tuple(map(int, shape)), np.dtype(dtype))
         plain = {name: x if isinstance(x, str) else np.asarray(x).tolist() for name, x in attributes.items()}
         self.nodes.append(Node(op, tuple(x.name for x in inputs), value.name, plain))
+        self.shapes[value.name] = (value.shape, held(_held_by(op, value.dtype, plain)))
         return value
 
     # ---- shapes -----------------------------------------------------------------------------------------------------
@@ -197,7 +200,12 @@ class Graph:
             if name in needed
         }
         nodes = [node._replace(inputs=tuple(names.get(name, name) for name in node.inputs)) for node in reversed(nodes)]
-        return Graph(nodes, self.inputs, {name: self.arrays[name] for name in first.values()})
+        return Graph(nodes, self.inputs, {name: self.arrays[name] for name in first.values()}, self.shapes)
+
+
+def _held_by(op: str, dtype: np.dtype, attributes: dict[str, Any]) -> Any:
+    """The type that an operation's result is held in, of which `dtype` may be a narrower one."""
+    return attributes["to"] if op == "Cast" else dtype
 
 
 def _contains(wide: np.dtype, narrow: np.dtype) -> bool:

@@ -248,6 +248,7 @@ OPERATIONS = {
     "Repeat": lambda x, like, shape: np.broadcast_to(x, (len(like), *x.shape)),
     "Reshape": lambda x, shape: x.reshape(shape),
     "Round": np.rint,
+    "ShiftRight": lambda x, by: np.right_shift(x, by),
     "Sigmoid": _sigmoid,
     "Sign": np.sign,
     "Sin": np.sin,

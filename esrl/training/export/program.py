@@ -41,8 +41,8 @@ def program(policy: Deployed, to: str) -> Program:
         graph, found = translate(policy.act, policy.params, names, policy.observation, policy.start)
         leaves = leaves_of(policy.about["action"])
         actions = {leaf["name"]: x for leaf, x in zip(leaves, found, strict=False)}
-        bounds = dict(zip(actions, _bounds(policy.action_space), strict=True))
-        actions = {name: _fitted(graph, x, *bounds[name]) for name, x in actions.items()}
+        bounds = dict(zip(actions, bounds_of(policy.action_space), strict=True))
+        actions = {name: fitted(graph, x, *bounds[name]) for name, x in actions.items()}
     except Unsupported as error:
         raise EsrlError(f"the network cannot be exported to {to}: {error}; stablehlo takes any network") from error
     except Exception as error:  # whatever a network may hold that no rule thought of
@@ -52,7 +52,7 @@ def program(policy: Deployed, to: str) -> Program:
     return Program(graph.finished([*actions.values(), output, *after]), actions, output, after)
 
 
-def _bounds(space: spaces.Space) -> list[tuple[np.dtype, Any]]:
+def bounds_of(space: spaces.Space) -> list[tuple[np.dtype, Any]]:
     """The type and the bounds of each array of an action, in the order of JAX's leaves."""
     each = map_space(lambda part: _Leaf(part), space)
     return [(np.dtype(leaf.space.dtype), leaf.space) for leaf in jax.tree.leaves(each)]
@@ -65,7 +65,7 @@ class _Leaf:
         self.space = space
 
 
-def _fitted(graph: Graph, x: Value, dtype: np.dtype, space: spaces.Space) -> Value:
+def fitted(graph: Graph, x: Value, dtype: np.dtype, space: spaces.Space) -> Value:
     """An action as its space has it: of its type, and within its bounds, which rounding may have left."""
     x = graph.cast(x, dtype)
     if not isinstance(space, spaces.Box) or dtype == np.bool_:

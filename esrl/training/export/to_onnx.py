@@ -106,6 +106,11 @@ class _Writer:
             self._add("Expand", [given[0], shape], node.output)
         elif node.op == "Pad":
             self._add("Pad", [given[0], self._constant(kwargs["pads"]), given[1]], node.output)
+        elif node.op == "ShiftRight":  # ONNX shifts unsigned numbers alone; a remainder by floor is never negative
+            size, rest, whole = self._int32(1 << kwargs["by"]), f"{node.output}/rest", f"{node.output}/whole"
+            self._add("Mod", [given[0], size], rest)
+            self._add("Sub", [given[0], rest], whole)
+            self._add("Div", [whole, size], node.output)
         elif node.op in ("Sorted", "SortedPlaces"):
             unused = f"{node.output}/unused"
             both = [node.output, unused] if node.op == "Sorted" else [unused, node.output]
@@ -124,6 +129,12 @@ class _Writer:
         """The name of whole numbers as an array."""
         name = "integers:" + json.dumps(numbers)
         self._own[name] = np.asarray(numbers, np.int64)
+        return name
+
+    def _int32(self, number: int) -> str:
+        """The name of a number as an int32."""
+        name = f"int32:{number}"
+        self._own[name] = np.asarray(number, np.int32)
         return name
 
     def _described(self, name: str, shape: Any, dtype: Any) -> Any:

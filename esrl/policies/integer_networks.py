@@ -1,0 +1,186 @@
+"""Networks of int8 weights and activations: a multi-layer perceptron, and a minimal gated unit.
+
+    sum = [x, 1] W                int8 times int8, summed in int32; the last row of W is the bias
+    y   = clip(sum >> k, -127, 127)    k = bits(x) + 4 - bits(y) + log2(sqrt(inputs)), a shift in place of a division
+
+Saturation at 1 (7 fraction bits) is the nonlinearity, and there is no other: hard tanh. The recurrent cell is the
+minimal gated unit (Zhou et al., arXiv 1603.09420) with a hard sigmoid, as in EGGROLL's integer language model (arXiv
+2511.16652), with shifts for its divisions:
+
+    f  = clip(1/2 + [x, h, 1] W_f / 4, 0, 1)       256 is 1
+    c  = clip([x, f h, 1] W_c, -1, 1)
+    h' = h + f (c - h)                                  an int16, so that a small gate still moves it
+
+What differs from the source: no layer normalization (observations are normalized before, sums by the shift above),
+saturation at 1 rather than at 8, an int16 carry, outputs of 8 fraction bits.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+
+from esrl.core.integers import (
+    HIDDEN_BITS,
+    MOST,
+    OUTPUT_BITS,
+    SEEN_BITS,
+    WEIGHT_BITS,
+    draw,
+    log2_root,
+    saturated,
+    shifted,
+)
+from esrl.core.types import Array, EsrlError, Key, PyTree
+from esrl.policies.spaces import MASK, categorical, one_hot_of
+from esrl.policies.user_network import Bound
+
+ACTIVATIONS = ("saturate", "relu")
+_CARRY_BITS = 15  # of the carry, an int16
+
+
+def check_activation(activation: str | None) -> str:
+    """The activation of an integer network; None is saturation alone.
+
+    Raises:
+      EsrlError: one that integers do not have.
+    """
+    if activation is None:
+        return "saturate"
+    if activation not in ACTIVATIONS:
+        raise EsrlError(
+            f'activation {activation!r} takes floating point, which dtype "int8" has none of; use'
+            f" {' or '.join(map(repr, ACTIVATIONS))}"
+        )
+    return activation
+
+
+def mlp(
+    space: spaces.Space,
+    observation: PyTree,
+    size: int,
+    hidden: tuple[int, ...],
+    activation: str,
+    output_scale: float,
+    bias: bool,
+    skip: bool,
+    one_hot: bool,
+) -> Bound:
+    """A multi-layer perceptron as a pure function; arguments as those of `esrl.mlp`."""
+    inputs = _inputs(space, observation, one_hot)
+    widths = (inputs, *hidden, size)
+
+    def init(key: Key) -> PyTree:
+        def layer(i: int, rows: int, columns: int, scale: float) -> dict[str, Array]:
+            return {"kernel": _start(jax.random.fold_in(key, i), rows, columns, scale)}
+
+        last = len(widths) - 2
+        made = {
+            f"Dense_{i}": layer(i, widths[i] + bias, widths[i + 1], output_scale if i == last else 1.0)
+            for i in range(last + 1)
+        }
+        return made | ({"Skip": layer(last + 1, inputs, size, output_scale)} if skip else {})
+
+    def apply(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
+        x = seen = features(space, observation, one_hot)
+        bits = SEEN_BITS
+        for i in range(len(hidden)):
+            x = _activated(_dense(x, params[f"Dense_{i}"]["kernel"], bits, HIDDEN_BITS, bias), activation)
+            bits = HIDDEN_BITS
+        out = _dense(x, params[f"Dense_{len(hidden)}"]["kernel"], bits, OUTPUT_BITS, bias)
+        if skip:
+            out = out + _dense(seen, params["Skip"]["kernel"], SEEN_BITS, OUTPUT_BITS, False)
+        return saturated(out, "int16"), carry
+
+    return Bound(init, apply)
+
+
+def gru(
+    space: spaces.Space,
+    observation: PyTree,
+    size: int,
+    hidden: int,
+    activation: str,
+    output_scale: float,
+    one_hot: bool,
+) -> Bound:
+    """A layer, a minimal gated unit, an output, as a pure function; arguments as those of `esrl.gru`."""
+    inputs = _inputs(space, observation, one_hot)
+    shapes = {
+        "Dense_0": (inputs + 1, hidden, 1.0),
+        "Forget": (2 * hidden + 1, hidden, 1.0),
+        "Candidate": (2 * hidden + 1, hidden, 1.0),
+        "Dense_1": (hidden + 1, size, output_scale),
+    }
+
+    def init(key: Key) -> PyTree:
+        return {
+            name: {"kernel": _start(jax.random.fold_in(key, i), *shape)}
+            for i, (name, shape) in enumerate(shapes.items())
+        }
+
+    def apply(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
+        kernel = lambda name: params[name]["kernel"]  # noqa: E731
+        x = _dense(features(space, observation, one_hot), kernel("Dense_0"), SEEN_BITS, HIDDEN_BITS, True)
+        wide, more = carry.astype(jnp.int32), _CARRY_BITS - HIDDEN_BITS
+        x, h = _activated(x, activation), saturated(shifted(wide, more))
+        open_ = _dense(jnp.concatenate([x, h]), kernel("Forget"), HIDDEN_BITS, HIDDEN_BITS, True)
+        f = jnp.clip(128 + shifted(open_, 1), 0, 256)
+        kept = saturated(shifted(f * h.astype(jnp.int32), 8))
+        c = saturated(_dense(jnp.concatenate([x, kept]), kernel("Candidate"), HIDDEN_BITS, HIDDEN_BITS, True))
+        far = (c.astype(jnp.int32) << more) - wide  # below 2^16, so f far is below 2^24
+        wide = wide + shifted(f * far, 8)
+        h = saturated(shifted(wide, more))
+        out = _dense(h, kernel("Dense_1"), HIDDEN_BITS, OUTPUT_BITS, True)
+        return saturated(out, "int16"), saturated(wide, "int16")
+
+    return Bound(init, apply, jnp.zeros(hidden, jnp.int16))
+
+
+def features(space: spaces.Space, observation: PyTree, one_hot: bool = False) -> Array:
+    """A quantized observation (`integer_statistics.quantized`) as an int8 vector in SEEN_BITS, as `spaces.features`."""
+    return jnp.concatenate(_features(space, observation, one_hot, False) or [jnp.zeros(0, jnp.int8)])
+
+
+def _features(space: spaces.Space, observation: PyTree, one_hot: bool, mask: bool) -> list[Array]:
+    if isinstance(space, spaces.Dict):
+        named = space.spaces.items()
+        return [x for name, sub in named for x in _features(sub, observation[name], one_hot, mask or name == MASK)]
+    if isinstance(space, spaces.Tuple):
+        parts = zip(space.spaces, observation, strict=True)
+        return [x for sub, part in parts for x in _features(sub, part, one_hot, mask)]
+    coded = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) or (
+        one_hot and not mask and isinstance(space, spaces.Box) and categorical(space)
+    )
+    if coded:
+        return [one_hot_of(space, observation).astype(jnp.int8) << SEEN_BITS]
+    x = jnp.ravel(observation)
+    if isinstance(space, spaces.Box) and (not mask or jnp.issubdtype(space.dtype, jnp.floating)):
+        return [x]  # was quantized
+    return [saturated(x.astype(jnp.int32) << SEEN_BITS)]  # bits, and masks of whole numbers: 0 or 1
+
+
+def _inputs(space: spaces.Space, observation: PyTree, one_hot: bool) -> int:
+    return int(jax.eval_shape(lambda x: features(space, x, one_hot), observation).shape[0])
+
+
+def _start(key: Key, rows: int, columns: int, scale: float) -> Array:
+    """Weights at the start: nearly normal, of standard deviation 1 (16) times `scale`."""
+    factor = int(np.clip(round(scale * 256), 0, 2**15))
+    numbers = draw(key, rows * columns).reshape(rows, columns).astype(jnp.int32)
+    return saturated(shifted(numbers * factor, 8))
+
+
+def _dense(x: Array, kernel: Array, bits: int, out_bits: int, bias: bool) -> Array:
+    """`[x, 1] W / sqrt(inputs)` of an int8 vector of `bits` fraction bits, an int32 one of `out_bits`."""
+    inputs = x.shape[0]
+    if bias:
+        x = jnp.concatenate([x, jnp.full(1, min(1 << bits, MOST), jnp.int8)])
+    total = jax.lax.dot_general(x, kernel, (((0,), (0,)), ((), ())), preferred_element_type=jnp.int32)
+    return shifted(total, bits + WEIGHT_BITS - out_bits + log2_root(inputs))
+
+
+def _activated(x: Array, activation: str) -> Array:
+    return saturated(jnp.maximum(x, 0) if activation == "relu" else x)
