@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from esrl.algorithms import integer_es, memory_plan
-from esrl.algorithms.agent import Agent, Plan, stepping
+from esrl.algorithms.agent import Agent, Plan, mesh_for, stepping
 from esrl.algorithms.integer_es import SCORE_MOST, SIGNS, IntegerES, IntegerESState, rollout, update
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.core import sharding
@@ -167,7 +167,7 @@ def _configure(env: Any, policy: Policy, options: SimpleNamespace) -> IntegerES:
     """The configuration of a run, from its options, environment and policy."""
     pairs, per_pair = options.population // 2, len(SIGNS) * options.episodes_per_member
     host = not on_device(env)
-    mesh = options.mesh or (sharding.one_device() if host else sharding.default_mesh(pairs))
+    mesh = options.mesh or mesh_for(env, pairs, "population", len(SIGNS))
     seen = jax.eval_shape(
         lambda x: integer_statistics.quantized(None, x, policy.normalizable), policy.observation
     )  # what the network gets

@@ -22,7 +22,7 @@ import numpy as np
 from esrl.algorithms.es import ES, ESState, Experience
 from esrl.core.types import EsrlError, PyTree
 from esrl.policies import running_statistics
-from esrl.policies.running_statistics import Sums
+from esrl.policies.running_statistics import AnySums
 
 Numbers = Any  # an array of JAX or NumPy, or its shape
 BROADCASTS = ("parameters", "scalars")
@@ -107,7 +107,7 @@ class Rows(NamedTuple):
     lengths: Numbers
     nonfinite: Numbers
     steps: Numbers
-    sums: Sums | None
+    sums: AnySums | None
 
 
 def rows_like(es: ES, moments: PyTree, pairs: int) -> Rows:
@@ -131,7 +131,7 @@ class Scalars(NamedTuple):
     fitness: Numbers
     halves: Numbers | None
     lengths: Numbers | None
-    sums: Sums | None
+    sums: AnySums | None
     present: Numbers
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import NamedTuple
 
 from esrl.algorithms.agent import Agent
+from esrl.algorithms.es import ES
 from esrl.cluster.fleet import Fleet
 from esrl.cluster.in_process import InProcess
 from esrl.cluster.jobs import job_of
@@ -52,6 +53,11 @@ class Cluster(NamedTuple):
             raise EsrlError(
                 f"workers play whole episodes, as evolution strategies do, and {agent.name} steps lanes that live on;"
                 " leave out ray_address and block_pairs, or take eggroll or open_es"
+            )
+        if not isinstance(agent.config, ES):
+            raise EsrlError(
+                f"workers play eggroll, open_es and es, and {agent.name} is none of them; leave out ray_address and"
+                " block_pairs"
             )
         pairs = agent.config.pairs
         if self.block_pairs is not None and self.block_pairs > pairs:

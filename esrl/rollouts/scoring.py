@@ -20,7 +20,7 @@ from esrl.envs.objectives import Objective
 from esrl.perturbation import forward
 from esrl.perturbation.noise import Leaf
 from esrl.policies.policy import Policy
-from esrl.policies.running_statistics import Moments
+from esrl.policies.running_statistics import AnyMoments
 from esrl.policies.spaces import observation_zeros
 from esrl.rollouts.types import Act, Draw, Episodes, Runner
 
@@ -136,7 +136,7 @@ def runner(objective: Objective) -> Runner:
         ids: Array,
         slots: int,
         carry: PyTree,
-        moments: Moments | None,
+        moments: AnyMoments | None,
         most: Array | None = None,
     ) -> Episodes:
         del moments, most
@@ -150,7 +150,7 @@ def runner(objective: Objective) -> Runner:
         return _episodes(sharding.map_chunks(play, (), ids, slots, sharding.one_device())[0])
 
     def episodes(
-        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: Moments | None, most: Array | None = None
+        act: Act, context: PyTree, keys: Key, carry: PyTree, moments: AnyMoments | None, most: Array | None = None
     ) -> Episodes:
         del moments, most
 
