@@ -33,7 +33,7 @@ SMALLER = (
     (r"\bnum_epochs=\d+", "num_epochs=1"),
 )
 LANES = {"num_envs": 8, "num_steps": 8, "num_minibatches": 2, "num_epochs": 1}
-AGENTS = {"eggroll": {}, "open_es": {}, "ppo": LANES, "eggroll_ac": LANES, "eggroll_int8": {}}
+AGENTS = {"eggroll": {}, "open_es": {}, "ppo": LANES, "eggroll_ac": LANES}
 SCORED = {"eval_episodes": 4, "num_evals": 0}
 EACH = [pytest.param(page, id=name_of(page)) for page in PAGES]
 
