@@ -58,8 +58,10 @@ def train(
     if not recipe.env:
         raise EsrlError("say what to train on: an environment as brax/hopper, or a recipe file")
     if dry_run:
-        if distributed or coordinator is not None:
-            raise EsrlError("dry_run tells of one process; leave out distributed and coordinator, or dry_run")
+        if distributed or any(given is not None for given in (coordinator, processes, process_id)):
+            raise EsrlError(
+                "dry_run tells of one process; leave it out, or what joins others (--distributed and so on)"
+            )
         found = dry_runs.dry_run(recipe)
         return tell(found, dry_runs.text(found, width()), json)
     folder = at(resume or out or _default_out(recipe))

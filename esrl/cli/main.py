@@ -117,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns 0, 2 for bad input (one line says what), or 130 when interrupted."""
     status = _main(argv)
     if status and (processes := sys.modules.get("esrl.core.processes")):
+        if processes.several():
+            processes.abandon()  # what has failed here waits for nobody
         processes.leave(status)  # one that others wait for, or that waits for a process that is gone
     return status
 

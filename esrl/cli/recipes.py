@@ -66,7 +66,7 @@ def recipe_of(command: Callable[..., Any], argv: Sequence[str]) -> tuple[Recipe,
     """
     own, plain = options_of(command), [a for a in argv if a not in HELP]
     given = _given(command, plain)
-    if len(plain) == len(argv):  # help is for one process alone
+    if len(plain) == len(argv) and "dry_run" not in given:  # help and a dry run are for one process alone
         _join(values(given, {name: own[name] for name in _JOINING if name in own}))
     recipe = _base(given)
     options = plain_options(recipe.agent)

@@ -124,6 +124,7 @@ class Fleet:
           EsrlError: the environment's own error, or there are no workers.
         """
         now = _Generation(self, jax.device_get(state))
+        self._since_one = self._clock()  # what the driver did between generations is no wait for workers
         self._workers.look()
         commands = self._schedule.begin(self._clock())
         while not now.over:
@@ -171,7 +172,6 @@ class _Generation:
         self._handles: dict[str, tuple[Any, int]] = {}  # of each kind of message: published, and its bytes
         self._told: set[tuple[str, str]] = set()  # kinds of messages, and the nodes that have them
         self._print = messages.fingerprint(state) if fleet._scalars else b""
-        self._closed = 0
 
     def obey(self, command: Command) -> None:
         """Does what the scheduler says."""
@@ -184,7 +184,7 @@ class _Generation:
         elif isinstance(command, GiveUp):
             self._give_up(command.block)
         elif isinstance(command, Close):
-            self.over, self._closed = True, len(command.missing)
+            self.over = True
 
     def hear(self, event: Event) -> list[Command]:
         """Tells the scheduler what has happened."""
@@ -265,7 +265,8 @@ class _Generation:
             if (faults := self._faults()) is not None:
                 faults.elsewhere(played.told, played.failed, played.begun)
         generation = fleet._schedule.generation if ours else -1
-        return fleet._schedule.finished(worker, generation, block, now)
+        # What is of an earlier generation may have been heard long after it was there.
+        return fleet._schedule.finished(worker, generation, block, now, None if ours else played.seconds)
 
     def _give_up(self, block: int) -> None:
         first, end = self.fleet._bounds[block : block + 2]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
+import math
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -65,7 +68,8 @@ def job_of(agent: Agent) -> Job:
             f"{agent.name} on {name_of(agent.env)} cannot be sent to workers ({reason_of(error)}); give {what}"
             " by names, or as classes and functions of a file"
         ) from error
-    if len(call) > _BIGGEST:
+    weights = sum(4 * math.prod(leaf.shape) for leaf in (*agent.plan.leaves, *agent.plan.frozen))
+    if len(call) > _BIGGEST + weights:  # a network may bring the parameters that it starts from
         raise EsrlError(
             f"{agent.name} on {name_of(agent.env)} takes {len(call) >> 20} MiB to send; an object of its environment,"
             " network or options holds arrays: let it make them when it is called"
@@ -119,9 +123,13 @@ def _files(name: str) -> dict[str, bytes]:
     found = {str(path): path.read_bytes()}
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if file and file.endswith(".py") and Path(file).resolve().is_relative_to(path.parent):
+        if not (file and file.endswith(".py")):
+            continue
+        whole = Path(file).resolve()
+        # What is installed, as in a virtual environment beside the file, every node has by itself.
+        if whole.is_relative_to(path.parent) and "site-packages" not in whole.relative_to(path.parent).parts:
             with contextlib.suppress(OSError):
-                found.setdefault(str(Path(file).resolve()), Path(file).read_bytes())
+                found.setdefault(str(whole), whole.read_bytes())
     return found
 
 
@@ -134,6 +142,7 @@ def _with_files(name: str, files: dict[str, bytes]) -> str:
     else:
         whole = hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
         home = Path(tempfile.mkdtemp(prefix=f"esrl-{whole}-"))
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
         base = Path(next(iter(files))).parent
         for path, text in files.items():
             place = home / Path(path).relative_to(base)

@@ -6,30 +6,19 @@ import contextlib
 import os
 import platform
 import signal
-import sys
 import time
 from typing import Any, NamedTuple
 
 import jax
-import jaxlib
 
 from esrl.algorithms.es import ESState
 from esrl.cluster import messages
 from esrl.cluster.jobs import Job, agent_of
 from esrl.cluster.playing import on_one_device, player
+from esrl.core.processes import versions
 from esrl.core.runtime import take_one_core
 from esrl.core.types import EsrlError, reason_of, seed_key
 from esrl.envs.base import on_device
-
-
-def versions() -> dict[str, str]:
-    """What has to be the same on all nodes."""
-    return {
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "esrl": sys.modules["esrl"].__version__,
-    }
 
 
 class Orders(NamedTuple):
@@ -75,6 +64,8 @@ class Played(NamedTuple):
 def settle(flags: str) -> None:
     """Makes this process a worker's: one core, and the driver's XLA_FLAGS: another program may round otherwise."""
     os.environ["XLA_FLAGS"] = flags
+    os.environ["JAX_PLATFORMS"] = "cpu"  # a worker is of one core; Ray hides no GPU from those that asked for none
+    jax.config.update("jax_platforms", "cpu")
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the driver's
     take_one_core()
@@ -94,7 +85,7 @@ class Player:
 
     def versions(self) -> dict[str, str]:
         """What has to be the same on all nodes; and the node's name."""
-        return {**versions(), "node": platform.node(), "processor": platform.machine()}
+        return {**versions(), "node": platform.node()}
 
     def prepare(self, job: Job) -> str:
         """Makes the agent; returns a sentence where that is not possible, else ""."""

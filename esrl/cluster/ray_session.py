@@ -41,6 +41,13 @@ class Session:
         if self._owned:
             _check(address)
             self._connect(address, workers)
+        elif address not in (LOCAL, "auto"):
+            _check(address)
+            there = str(self.ray.get_runtime_context().gcs_address)
+            if there != address:
+                raise EsrlError(
+                    f"Ray is connected to {there}, not to {address}; call ray.shutdown() first, or give auto"
+                )
 
     def _connect(self, address: str, workers: int | None) -> None:
         own: dict[str, Any] = {}

@@ -64,7 +64,7 @@ class _Task(NamedTuple):
     generation: int
     block: int
     since: float
-    first: bool  # of this worker
+    first: bool  # of its size, of this worker
 
 
 class Scheduler:
@@ -108,11 +108,11 @@ class Scheduler:
         self._playing: dict[int, set[int]] = {}  # who plays each block of this generation
         self._last: dict[int, float] = {}  # when each of them was begun last
         self._deaths: dict[int, int] = {}
-        # Of each worker that is busy, in the order in which they were begun: all, and by whether it is its first.
+        # Of each worker that is busy, in the order in which they were begun: all, and by whether it may have to compile.
         self._tasks: dict[int, _Task] = {}
         self._by_kind: tuple[dict[int, _Task], dict[int, _Task]] = ({}, {})
         self._idle: dict[int, None] = {}  # in the order in which they became so
-        self._fresh: set[int] = set()  # workers that have answered nothing yet
+        self._sizes: dict[int, set[int]] = {}  # of the blocks that each worker has played: each size is compiled
         self._took: deque[float] = deque(maxlen=_KEPT)
         self._known = 0  # durations behind `_usual`
         self._usual = math.inf  # seconds that a block takes, the median
@@ -126,7 +126,8 @@ class Scheduler:
         self.again = self.ended = self._pairs = 0
         self._open = True
         self._waiting = deque(range(len(self.sizes)))
-        self._done, self._playing, self._deaths, self._last = set(), {}, {}, {}
+        self._done, self._playing, self._last = set(), {}, {}
+        self._deaths = dict.fromkeys(range(len(self.sizes)), 0)
         self._pace = {worker: pace * _FORGIVEN for worker, pace in self._pace.items()}
         self._measure()
         return self._work(now)
@@ -134,7 +135,7 @@ class Scheduler:
     def joined(self, worker: int, now: float) -> list[Command]:
         """A worker is there, and has nothing to do."""
         self._idle[worker] = None
-        self._fresh.add(worker)
+        self._sizes[worker] = set()
         return self._work(now)
 
     def left(self, worker: int, now: float) -> list[Command]:
@@ -142,23 +143,28 @@ class Scheduler:
         if worker not in self._idle and worker not in self._tasks:  # it was replaced before
             return []
         self._idle.pop(worker, None)
-        self._fresh.discard(worker)
+        self._sizes.pop(worker, None)
         self._pace.pop(worker, None)
         task = self._taken(worker)
         self.ended += 1
         return self._lost(worker, task) + self._work(now)
 
-    def finished(self, worker: int, generation: int, block: int, now: float) -> list[Command]:
-        """A worker has played a block; one of an earlier generation, or that another has played, changes nothing."""
+    def finished(
+        self, worker: int, generation: int, block: int, now: float, took: float | None = None
+    ) -> list[Command]:
+        """A worker has played a block; one of an earlier generation, or that another has played, changes nothing.
+
+        `took` are the seconds that it says it took; None is those since it was begun.
+        """
         task = self._taken(worker)
         if task is None:  # it was replaced meanwhile
             return []
         self._idle[worker] = None
-        if worker in self._fresh:
-            self._fresh.discard(worker)
-        else:  # a first block compiles, which says nothing of the next
-            self._took.append(now - task.since)
-            self._pace[worker] = (now - task.since) / self._usual if self._usual > 0 else 1.0
+        self._sizes.setdefault(worker, set()).add(self.sizes[task.block])
+        if not task.first:  # the first block of a size compiles, which says nothing of the next
+            took = now - task.since if took is None else took
+            self._took.append(took)
+            self._pace[worker] = took / self._usual if self._usual > 0 else 1.0
             if len(self._took) >= max(_ENOUGH, self._known * 1.5):
                 self._measure()
         if generation == self.generation and self._open and block not in self._done:
@@ -173,17 +179,16 @@ class Scheduler:
         if task is None:
             return []
         self._idle[worker] = None
-        found = self._lost(worker, task)
-        if task.generation == self.generation and task.block in self._deaths:
-            self._deaths[task.block] -= 1
-        return found + self._work(now)
+        if task.generation == self.generation:
+            self._deaths[task.block] -= 1  # what is lost counts as one
+        return self._lost(worker, task) + self._work(now)
 
     def tick(self, now: float) -> list[Command]:
         """Time has passed: who is late, and who is far too late?"""
         found: list[Command] = []
         for worker, task in self._overdue(now):
             self._taken(worker)
-            self._fresh.discard(worker)
+            self._sizes.pop(worker, None)
             self._pace.pop(worker, None)
             self.ended += 1
             found.append(Replace(worker, self._allowed(task)))
@@ -241,7 +246,7 @@ class Scheduler:
 
     def _play(self, worker: int, block: int, now: float) -> Play:
         del self._idle[worker]
-        task = _Task(self.generation, block, now, worker in self._fresh)
+        task = _Task(self.generation, block, now, self.sizes[block] not in self._sizes.get(worker, ()))
         self._tasks[worker] = self._by_kind[task.first][worker] = task
         self._playing.setdefault(block, set()).add(worker)
         self._last[block] = now
@@ -271,7 +276,7 @@ class Scheduler:
         block = task.block
         others = self._playing.get(block, set())
         others.discard(worker)
-        self._deaths[block] = self._deaths.get(block, 0) + 1
+        self._deaths[block] += 1
         if others:
             return []
         self._playing.pop(block, None)

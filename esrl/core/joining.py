@@ -88,14 +88,15 @@ def _await_coordinator(coordinator: str, patience: float) -> None:
             return socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
         except (OSError, OverflowError) as error:
             waited = time.monotonic() - begun
-            if waited >= patience or isinstance(error, (socket.gaierror, OverflowError)):
+            failed = error  # a name may not be known yet: that of a machine that is still being started
+            if waited >= patience or isinstance(error, OverflowError):
                 raise EsrlError(
                     f"the coordinator {coordinator} cannot be reached ({error}) after {waited:.0f} s; start process 0"
                     " there, and let its port through"
                 ) from error
         if not told and waited > 3:
             told = True
-            notice(f"waiting for the coordinator {coordinator}")
+            notice(f"waiting for the coordinator {coordinator} ({failed})")
         time.sleep(0.2)
 
 

@@ -139,6 +139,10 @@ def together(fn: Callable[[], T]) -> T:
         found = fn()
     except EsrlError as error:
         failed = error
+    except BaseException:
+        if several():
+            abandon()  # the others wait for an answer that does not come
+        raise
     raise_any(failed)
     return found
 

@@ -63,6 +63,8 @@ def within_hosts(mesh: Mesh) -> Mesh:
     """The same devices in the same order, along "pairs" within each process: every process has all pairs."""
     owners = [device.process_index for device in mesh.devices.flat]
     hosts = len(set(owners))
+    if len({owners.count(owner) for owner in owners}) > 1:
+        raise EsrlError('exchange="scalars" needs as many devices in each process; take exchange="sums"')
     return mesh if hosts == 1 else Mesh(mesh.devices.reshape(hosts, -1), (HOSTS, AXIS))
 
 

@@ -89,7 +89,7 @@ class Run:
         unused = [name for name, given in (("early_evals", grid.early), ("eval_seed", eval_seed is not None)) if given]
         if unused and not grid.num_evals:
             notice(f"{' and '.join(unused)} changes nothing, since nothing is scored (num_evals is 0)")
-        self._tracking = None if track is None or not processes.is_first() else Tracking(track)
+        self._tracking = None if track is None else processes.at_first(lambda: Tracking(track))
         self.ended_by = ""  # why it ended before its budget did
         self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout
         self.hyperparams = check_hyperparams(agent, hyperparams or {})
@@ -195,11 +195,22 @@ class Run:
         self._started = True
         return self._generations()
 
+    def _check(self, folder: RunFolder | None) -> None:
+        """Raises for a folder whose checkpoints are of another run."""
+        if folder is not None and folder.checkpoints.generations():
+            folder.checkpoints.check(self.agent.init, self._key)
+
+    def _track(self) -> None:
+        """Begins what a tracker is told."""
+        if self._tracking is not None:
+            where = None if self.folder is None else self.folder.path
+            called = where.name if where is not None else f"{self.agent.name} on {name_of(self.agent.env)}"
+            self._tracking.start(called, self.recipe(), where)
+
     def _generations(self) -> Iterator[tuple[int, Any, Metrics]]:
         compile_seconds()  # begins to listen: what compiles before the first call is not counted
         folder = self.folder
-        if folder is not None and folder.checkpoints.generations():
-            folder.checkpoints.check(self.agent.init, self._key)
+        processes.at_first(lambda: self._check(folder))
         state = self.agent.init(self._key)
         state = state._replace(**{name: jnp.float32(value) for name, value in self.hyperparams.items()})
         state, kept = read_by_first(state, None if folder is None else lambda state: self._restored(folder, state))
@@ -207,10 +218,7 @@ class Run:
         last = kept or {}
         if int(state.generation) and not kept:  # its metrics are gone
             last = {"generation": int(state.generation), "env_steps": int(state.env_steps), **self.clock.row()}
-        if self._tracking is not None:
-            where = None if self.folder is None else self.folder.path
-            called = where.name if where is not None else f"{self.agent.name} on {name_of(self.agent.env)}"
-            self._tracking.start(called, self.recipe(), where)
+        processes.at_first(self._track)
         if self.folder is not None:
             self.folder.status.begin(self.progress(state))
         ended: BaseException | None = None

@@ -25,7 +25,7 @@ import math
 import random
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class Simulation:
         self._count, self._next = count(), count(workers)
         self._alive: set[int] = set()
         self._knows: dict[int, int] = {}
+        self._begun: set[int] = set()  # blocks of this generation
         self.over = False
         for worker in range(workers):
             self._happen(0.0, "joined", worker)
@@ -83,6 +84,7 @@ class Simulation:
     def generation(self) -> dict[str, float]:
         """Plays one; returns what it took."""
         began, busy, scheduling, self.work, self.over = self.now, self.busy, self.scheduling, 0.0, False
+        self._begun.clear()
         self._do(self._asked(self.schedule.begin))
         while not self.over:
             wake = self.schedule.wake()
@@ -128,8 +130,11 @@ class Simulation:
 
     def _play(self, order: Play) -> None:
         seconds = self.a.block * math.exp(self._random.gauss(0, self.a.spread))
-        self.work += seconds
-        if order.worker % 1000 < 1000 * self.a.dawdling:
+        if order.block not in self._begun:  # what a copy of a block plays is no work done
+            self._begun.add(order.block)
+            self.work += seconds
+        part = self.a.dawdling
+        if int((order.worker + 1) * part) > int(order.worker * part):  # one in 1 / part, in any number of workers
             seconds *= self.a.slow
         news = 0.0
         if self._knows.get(order.worker) != self.schedule.generation:
@@ -175,10 +180,15 @@ def main() -> None:
             if name not in cost:
                 script.wrong(f"give --{name}, or measure it: python -m experiments.scaling.driver_cost")
             setattr(arguments, name, cost[name])
-    rows = [measured(arguments, workers) for workers in arguments.workers]
-    head = ["workers", "generation s", "driver s", "of it scheduler s", "efficiency", "again", "lost"]
-    names = ["workers", "seconds", "driver", "scheduler", "efficiency", "again", "lost"]
-    print(script.table(head, [[f"{row[name]:.3g}" for name in names] for row in rows]))
+    cases = {
+        "as given": arguments,
+        "twice the blocks, half as long": replace(arguments, blocks=2 * arguments.blocks, block=arguments.block / 2),
+        "closed at 0.9": replace(arguments, close_at=0.9),
+    }
+    rows = [{"case": name} | measured(a, workers) for name, a in cases.items() for workers in a.workers]
+    head = ["case", "workers", "generation s", "driver s", "of it scheduler s", "efficiency", "again", "lost"]
+    names = ["case", "workers", "seconds", "driver", "scheduler", "efficiency", "again", "lost"]
+    print(script.table(head, [[f"{row[n]:.3g}" if n != "case" else row[n] for n in names] for row in rows]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     told = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(arguments).items() if k != "out"}
     (arguments.out / "simulate.json").write_text(json.dumps({"arguments": told, "rows": rows}, indent=1) + "\n")
