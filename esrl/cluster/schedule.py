@@ -108,7 +108,7 @@ class Scheduler:
         self._playing: dict[int, set[int]] = {}  # who plays each block of this generation
         self._last: dict[int, float] = {}  # when each of them was begun last
         self._deaths: dict[int, int] = {}
-        # Of each worker that is busy, in the order in which they were begun: all, and by whether it may have to compile.
+        # Of each worker that is busy, in the order in which they were begun: all, and by whether it may compile.
         self._tasks: dict[int, _Task] = {}
         self._by_kind: tuple[dict[int, _Task], dict[int, _Task]] = ({}, {})
         self._idle: dict[int, None] = {}  # in the order in which they became so
