@@ -95,7 +95,7 @@ class IntegerES:
       first: z at the start, in 256ths.
       averaging: the shift of the average, 0 for none: it moves by 2^-averaging of what it is away.
       reuse: generations in a row that draw the same noise. group: pairs in a row that play the same worlds.
-      horizonless sizes: pairs P, episodes E, chunk, update_chunk, as in `es.ES`.
+      pairs: P. episodes: E. chunk, update_chunk: pairs that play, and that are summed, at once on each device.
       pair_bytes: memory of one pair, by what it is for. mesh: the devices.
     """
 
@@ -225,9 +225,9 @@ def schedule(quantile: float, decay: float) -> tuple[int, np.ndarray]:
       (0.67578125, 0)
     """
     normal = NormalDist()
-    first = 0 if quantile >= 1 else round(-normal.inv_cdf(quantile / 2) * (1 << Z_BITS))
+    first = 0 if quantile >= 1 else min(round(-normal.inv_cdf(quantile / 2) * (1 << Z_BITS)), _LARGEST_Z)
     if not decay:
-        return min(first, _LARGEST_Z), np.zeros(0, np.int32)
+        return first, np.zeros(0, np.int32)
     zs = (np.arange(first, _LARGEST_Z) + 0.5) / (1 << Z_BITS)
     left = np.array([2 * normal.cdf(-z) for z in zs])  # the quantile below which z is nearer to the next 256th
     when = np.ceil((quantile / left - 1) / decay)

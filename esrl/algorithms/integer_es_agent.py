@@ -41,7 +41,7 @@ def eggroll_int8(
     sigma_shift: int = 2,
     quantile: float = 0.2,
     quantile_decay: float = 0.02,
-    shaping: str = "z_score",
+    shaping: str = "sign",
     episodes_per_member: int = 1,
     averaging_shift: int = 4,
     normalize_observations: bool = True,
@@ -68,7 +68,7 @@ def eggroll_int8(
       quantile: the fraction of weights that would move in the first generation if chance alone decided, in place of a
         learning rate; 1 moves all.
       quantile_decay: the quantile of a generation is quantile / (1 + quantile_decay generation).
-      shaping: what a pair votes with: "z_score", its difference over the mean one, or "sign", -1, 0 or 1.
+      shaping: what a pair votes with: "sign", -1, 0 or 1, or "z_score", its difference over the mean one of its group.
       episodes_per_member: episodes that a member's fitness is the mean of.
       averaging_shift: the trained agent acts by an average of its weights (int16) that moves by 2^-averaging_shift of
         its distance in each generation; 0 is none.
@@ -142,6 +142,11 @@ def _check_together(options: SimpleNamespace) -> None:
         raise EsrlError(f"population is {members}, but antithetic pairs need an even number; use {members + 1}")
     if options.shaping not in ("sign", "z_score"):
         raise EsrlError(f'shaping is {options.shaping!r}, but eggroll_int8 has "z_score" and "sign"')
+    if options.shaping == "z_score" and options.group_pairs == 1:
+        raise EsrlError(
+            'group_pairs is 1, so that shaping="z_score" would compare each pair with itself alone; give group_pairs,'
+            " as 8, or leave shaping at sign"
+        )
     if pairs % options.group_pairs:
         raise EsrlError(f"group_pairs is {options.group_pairs}, but must divide the {pairs} pairs of the population")
     if options.chunk_pairs is not None and options.memory_gib is not None:

@@ -197,7 +197,7 @@ def plain_options(agent: str) -> dict[str, Option]:
 
 def _groups(recipe: Recipe) -> Groups:
     """The flags that apply to a recipe, its values as their defaults."""
-    own = policy_defaults(recipe.agent, recipe.network, recipe.policy.get("hidden"))
+    own = policy_defaults(recipe.agent, recipe.network, recipe.policy.get("hidden"), recipe.policy.get("dtype"))
     policy = {"network": recipe.network} | own | recipe.policy
     options = {name: option.default for name, option in plain_options(recipe.agent).items()} | recipe.options
 

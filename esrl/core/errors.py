@@ -38,5 +38,6 @@ def nearest(given: str, known: Iterable[str], limit: int = 3) -> str:
     known = sorted(known)
     close = close_to(given, known, limit)
     if close:
-        return f"; did you mean {' or '.join(close)}?"
+        *others, last = close
+        return f"; did you mean {' or '.join([', '.join(others), last] if others else [last])}?"
     return f"; known: {', '.join(known)}" if known else ""

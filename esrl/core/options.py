@@ -54,7 +54,10 @@ class Limit(NamedTuple):
         if self == SEED:
             return " in 0 .. 2^32 - 1"
         if self.most < math.inf:
-            return f" in {self.least} .. {self.most}"
+            between = (
+                f" above {self.least} and at most {self.most}" if self.open else f" in {self.least} .. {self.most}"
+            )
+            return between
         return f" above {self.least}" if self.open else f" of at least {self.least}" if self != Limit() else ""
 
 

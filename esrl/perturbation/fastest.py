@@ -45,15 +45,17 @@ def _measure(ways: Mapping[Name, Callable[..., Array]], shapes: Sequence[tuple[t
     random = np.random.default_rng(0)
     given = [jax.device_put(random.normal(size=shape).astype(dtype)) for shape, dtype in shapes]
     compiled: dict[Name, Callable[..., Array]] = {}
+    failed: Exception | None = None
     for name, way in ways.items():
         try:
             run: Callable[..., Array] = jax.jit(way)
             jax.block_until_ready(run(*given))
-        except Exception:
-            if compiled or len(ways) == 1:
-                continue
-            raise
+        except Exception as error:  # another way may fit where this does not
+            failed = error
+            continue
         compiled[name] = run
+    if not compiled and failed is not None:
+        raise failed
     best = dict.fromkeys(compiled, np.inf)
     for _ in range(_ROUNDS):  # in turn, so that what else runs on the machine meets all of them
         for name, run in compiled.items():

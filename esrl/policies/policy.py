@@ -201,6 +201,9 @@ def _check_output(
         found = float_operation(jax.make_jaxpr(apply)(params, observation, carry).jaxpr)
         if found:
             raise EsrlError(f"the network cannot be integer: {found}; {_INTEGER}")
+        found = unbounded_product(jax.make_jaxpr(apply)(params, observation, carry).jaxpr)
+        if found:
+            raise EsrlError(f"the network cannot be integer: {found}")
 
 
 _INTEGER = 'use esrl.mlp(..., dtype="int8"), esrl.gru(..., dtype="int8"), or a function of int8 arrays'
@@ -219,16 +222,43 @@ def _check_types(params: PyTree, integer: bool) -> None:
 
 def float_operation(jaxpr: Any) -> str:
     """The first operation of a program that gives or takes floats, in words; empty where there is none."""
-    for eqn in jaxpr.eqns:
+
+    def said(eqn: Any) -> str:
         kinds = [var.aval.dtype for var in (*eqn.outvars, *eqn.invars)]
         wrong = [kind for kind in kinds if jnp.issubdtype(kind, jnp.inexact)]
+        return f"its operation {eqn.primitive.name} is of {wrong[0]}" if wrong else ""
+
+    return _first(jaxpr, said)
+
+
+def unbounded_product(jaxpr: Any) -> str:
+    """The first product that is not of int8 numbers summed in int32, in words; empty where there is none.
+
+    The bound on sums, and the product of a population, take operands of at most 127 and sums of 32 bits for granted.
+    """
+
+    def said(eqn: Any) -> str:
+        if eqn.primitive.name not in ("dot_general", "conv_general_dilated"):
+            return ""
+        wide = [var.aval.dtype for var in eqn.invars if var.aval.dtype != jnp.int8]
+        if wide:
+            return f"its {eqn.primitive.name} takes {wide[0]}, and its sum could overflow; saturate to int8 before it"
+        if eqn.outvars[0].aval.dtype != jnp.int32:
+            return f"its {eqn.primitive.name} sums in int8; give it preferred_element_type=jnp.int32"
+        return ""
+
+    return _first(jaxpr, said)
+
+
+def _first(jaxpr: Any, said: Callable[[Any], str]) -> str:
+    """What is first said of a program's operations; what stands inside of a call says more than the call."""
+    for eqn in jaxpr.eqns:
         inner = [
             getattr(part, "jaxpr", part)
             for value in eqn.params.values()
             for part in (value if isinstance(value, (tuple, list)) else (value,))
         ]
-        # What stands inside of a call says more than the call.
-        found = next(filter(None, (float_operation(part) for part in inner if hasattr(part, "eqns"))), "")
-        if found or wrong:
-            return found or f"its operation {eqn.primitive.name} is of {wrong[0]}"
+        found = next(filter(None, (_first(part, said) for part in inner if hasattr(part, "eqns"))), "") or said(eqn)
+        if found:
+            return found
     return ""

@@ -131,7 +131,7 @@ class Recipe:
     def __repr__(self) -> str:
         constructor = AGENTS.get(self.agent)
         options = {} if constructor is None else {name: o.default for name, o in options_of(constructor).items()}
-        policy = policy_defaults(self.agent, self.network, self.policy.get("hidden"))
+        policy = policy_defaults(self.agent, self.network, self.policy.get("hidden"), self.policy.get("dtype"))
         own = {f.name: f.default for f in dataclasses.fields(self) if f.name not in ("env", "policy", "options")}
         told = [repr(self.env)]
         for values, defaults in ((vars(self), own), (self.policy, policy), (self.options, options)):
@@ -175,7 +175,7 @@ class Recipe:
         for name in options:
             if name not in options_of(constructor):
                 raise EsrlError(f"unknown option {name!r} of {self.agent}{nearest(name, options_of(constructor))}")
-        defaults = policy_defaults(self.agent, self.network, self.policy.get("hidden"))
+        defaults = policy_defaults(self.agent, self.network, self.policy.get("hidden"), self.policy.get("dtype"))
         env = make(self.env) if env is None else env
         brought = getattr(env, "network", None) if isinstance(env, Objective) else None
         of_objective = self.policy == OF_OBJECTIVE or not self.policy
@@ -202,23 +202,33 @@ def run_keys() -> dict[str, Option]:
     return {name: option for name, option in options_of(iterate).items() if name in ours}
 
 
-def policy_defaults(agent: str, network: str, hidden: Any = None) -> dict[str, Any]:
+def policy_defaults(agent: str, network: str, hidden: Any = None, dtype: str | None = None) -> dict[str, Any]:
     """The keys that a ready-made network takes, with their defaults for an agent; nothing for other networks.
 
     Args:
       agent, network: by their names.
       hidden: the widths, if they are given: without a hidden layer there is none to skip.
+      dtype: the type, if it is given: activations are of one type.
+
+    Raises:
+      EsrlError: the agent trains integers, which this ready-made network cannot have.
     """
     takes = inspect.signature(NETWORKS[network]).parameters if network in NETWORKS else {}
+    its_type = _POLICY_DEFAULTS.get(agent, {}).get("dtype", "float32")
+    if takes and its_type != "float32" and "dtype" not in takes:
+        able = " or ".join(name for name, of in NETWORKS.items() if "dtype" in inspect.signature(of).parameters)
+        raise EsrlError(f"{agent} trains a network of {its_type}, and {network} has none; give --network {able}")
     own = {
         name: value
         for name, value in _POLICY_DEFAULTS.get(agent, {}).items()
         if name in takes and (network == "mlp" or name not in _OF_MLP)
     }
+    if dtype is not None and dtype != its_type:
+        own.pop("activation", None)
     linear = {"skip": False} if "skip" in takes and hidden in ((), []) else {}
     found = {name: parameter.default for name, parameter in takes.items()} | own | linear
     if "activation" in found and found["activation"] is None:
-        found["activation"] = "saturate" if found.get("dtype") == "int8" else "layernorm_relu"
+        found["activation"] = "saturate" if (dtype or found.get("dtype")) == "int8" else "layernorm_relu"
     return found
 
 

@@ -41,8 +41,7 @@ SECTIONS = {
     "limits": "Limits",
 }
 COMMANDS = {
-    "comparison": "python -m experiments.study.tune ENV ... --space study --trials 10 --seconds 6"
-    " --final-seconds 15 --out experiments/study/results/study",
+    "comparison": "python -m experiments.study.run",
     "statistics": "python -m experiments.study.analysis",
     "steps": "python -m experiments.paper.compare",
     "paper": "python -m experiments.paper.run gymnax/CartPole-v1 --agent eggroll ppo --minutes 20",

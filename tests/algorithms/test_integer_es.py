@@ -94,7 +94,7 @@ def test_widths_that_could_overflow_are_refused():
         esrl.eggroll_int8(Target(), wide, population=4, sigma_shift=0, rank=8)
     assert "\n" not in str(error.value)
     with pytest.raises(EsrlError, match="votes of more than"):
-        esrl.eggroll_int8(Walk(), TINY, population=100_000)
+        esrl.eggroll_int8(Walk(), TINY, population=100_000, shaping="z_score", group_pairs=8)
     with pytest.raises(EsrlError, match="steps, and integer statistics"):
         integer_statistics.init(jnp.zeros(1), True, 2**26 + 1)
 
@@ -227,9 +227,9 @@ def test_other_refusals():
 # ---- laws of a generation -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shaping", ["sign", "z_score"])
-def test_equal_fitness_moves_nothing(shaping):
-    agent = esrl.eggroll_int8(Constant(), TINY, population=16, shaping=shaping, quantile=1.0)
+@pytest.mark.parametrize(("shaping", "group"), [("sign", 1), ("z_score", 4)])
+def test_equal_fitness_moves_nothing(shaping, group):
+    agent = esrl.eggroll_int8(Constant(), TINY, population=16, shaping=shaping, group_pairs=group, quantile=1.0)
     start = agent.init(seed_key(0))
     after, metrics = agent.step(start)
     np.testing.assert_array_equal(params_of(start), params_of(after))
@@ -245,7 +245,9 @@ def played(devices, chunk, **options):
     return [np.asarray(x) for x in jax.tree.leaves((state.params, state.average, state.moments))]
 
 
-@pytest.mark.parametrize("options", [{}, {"shaping": "sign", "noise_table": 4096, "noise_reuse": 2, "group_pairs": 4}])
+@pytest.mark.parametrize(
+    "options", [{"shaping": "z_score", "group_pairs": 8}, {"noise_table": 4096, "noise_reuse": 2, "group_pairs": 4}]
+)
 def test_chunks_and_devices_change_nothing_bit_for_bit(options):
     whole = played(1, 16, **options)
     for devices, chunk in [(1, 3), (2, 8), (4, 1)]:

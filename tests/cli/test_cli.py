@@ -205,7 +205,7 @@ REFUSED = {
     "unknown class": (["train", "w.py:Lin"], "w.py has no 'Lin'; did you mean Line"),
     "unknown agent": (
         ["train", "w.py:Line", "--agent", "egroll"],
-        "unknown agent 'egroll'; did you mean eggroll or eggroll_ac?",
+        "unknown agent 'egroll'; did you mean eggroll, eggroll_ac or eggroll_int8?",
     ),
     "unknown network": (["train", "w.py:Line", "--network", "mpl"], "unknown network 'mpl'; did you mean mlp?"),
     "unknown flag": (
@@ -300,7 +300,7 @@ def test_bad_input_is_one_line(case, capsys):
         ('env = "w.py:Line"\nsgima = 1\n', "r2.toml: unknown key 'sgima'"),
         ('env = "w.py:Line"\n[options]\nsgima = 1\n', "[options] unknown key 'sgima'; did you mean sigma"),
         ('env = "w.py:Line"\n[policy]\nhiden = 1\n', "[policy] unknown key 'hiden'; did you mean hidden"),
-        ('env = "w.py:Line"\nagent = "egroll"\n', "unknown agent 'egroll'; did you mean eggroll or eggroll_ac?"),
+        ('env = "w.py:Line"\nagent = "egroll"\n', "unknown agent 'egroll'; did you mean eggroll, eggroll_ac or egg"),
         ('env = "w.py:Line"\n[options]\npopulation = "many"\n', "population is 'many', but must be a whole number"),
         ('env = "w.py:Line"\n[options]\npopulation = 8.0\n', "population is 8.0, but must be a whole number"),
         ('env = "w.py:Line"\n[options]\nantithetic = 1\n', "antithetic is 1, but must be true or false"),

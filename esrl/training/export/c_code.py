@@ -227,6 +227,8 @@ def expression(code: Code, node: Node, given: Sequence[str], types: Sequence[np.
         return f"({a} {sign} {b} || {a} != {a}) ? {a} : {b}" if real else f"{a} {sign} {b} ? {a} : {b}"
     if op == "Cast":
         to = np.dtype(node.attributes["to"])
+        if to.name not in TYPES:
+            raise Unsupported(f"there is no rule for numbers of type {to.name}")
         return f"{a} != 0" if to == np.bool_ else f"({TYPES[to.name]})({a})"
     if op == "Mod":
         code.libm |= real

@@ -59,7 +59,7 @@ class _Array:
 
 def identifier(name: str) -> str:
     """A name as C has them."""
-    return re.sub(r"\W", "_", name)
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def header(policy: Deployed) -> str:
@@ -72,6 +72,10 @@ def header(policy: Deployed) -> str:
     about = policy.about
     given = [_Array(leaf["name"], leaf["shape"], leaf["device"]) for leaf in leaves_of(about["observation"])]
     actions = [_Array(leaf["name"], leaf["shape"], leaf["dtype"]) for leaf in leaves_of(about["action"])]
+    for arrays in (given, actions):
+        if len({x.name for x in arrays}) < len(arrays):
+            named = ", ".join(sorted(x.name for x in arrays))
+            raise EsrlError(f"two entries of the space have one name in C, among {named}; rename one")
     shown = jax.eval_shape(policy.see, policy.observation)
     names = [re.sub("^observation", "seen", leaf["name"]) for leaf in leaves_of(about["observation"])]
     seen = [_Array(name, x.shape, x.dtype) for name, x in zip(names, jax.tree.leaves(shown), strict=True)]
