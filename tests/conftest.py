@@ -63,7 +63,9 @@ def script(monkeypatch: Any, capsys: Any, lenient: None) -> Callable[..., str]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--heavy", action="store_true", help="also run what compiles for minutes")
+    parser.addoption(
+        "--heavy", action="store_true", help="also run what takes minutes: suites that compile long, clusters"
+    )
     parser.addoption("--gpu-anywhere", action="store_true", help="run tests marked gpu on the device that is there")
 
 
@@ -71,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--heavy"):
         for item in items:
             if "heavy" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="compiles for minutes; run with --heavy"))
+                item.add_marker(pytest.mark.skip(reason="takes minutes; run with --heavy"))
     for_gpu = [item for item in items if "gpu" in item.keywords]
     if for_gpu and not config.getoption("--gpu-anywhere") and jax.default_backend() != "gpu":
         for item in for_gpu:

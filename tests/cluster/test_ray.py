@@ -17,6 +17,7 @@ from esrl.cluster import messages
 ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.heavy,
     # Ray's own, on starting and ending processes
     pytest.mark.filterwarnings("ignore"),
 ]

@@ -33,6 +33,7 @@ def test_how_to_join_is_checked_before_anything_is_started(told, says):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("other", "says"),
     [
@@ -48,6 +49,7 @@ def test_processes_that_differ_do_not_begin(tmp_path, other, says):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_what_one_process_cannot_do_all_refuse(tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").touch()
@@ -86,6 +88,7 @@ def wait_for(folder, generation, group):
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_a_signal_ends_all_after_one_generation_and_a_death_leaves_a_run_that_goes_on(tmp_path):
     folder = tmp_path / "run"
     begin = [POLE, "--population", "8", "--hidden", "4", "--generations", "1000000", "--num-evals", "0"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from launching import running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 AGENTS = ("eggroll", "open_es", "eggroll_ac", "ppo")
 GENERATIONS = 20
