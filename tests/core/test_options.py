@@ -17,6 +17,7 @@ from esrl import EsrlError
 from esrl.core.options import arguments
 
 TINY = esrl.mlp((), "tanh")
+TINY_INT8 = esrl.mlp((), dtype="int8")
 SMALL = {"num_envs": 2, "num_steps": 4, "num_minibatches": 2}
 AGENTS = {
     "eggroll": (esrl.eggroll, {"population": 4}),
@@ -58,7 +59,8 @@ def test_an_option_is_plain_or_said(agent, data):
     options = {n: o for n, o in arguments(make).items() if n not in ("env", "policy")}
     name = data.draw(some.sampled_from(sorted(options)))
     value = data.draw(VALUES)
-    made = accepted_or_said(name, lambda: make(Walk(), TINY, **{**small, name: value}))
+    network = TINY_INT8 if agent == "eggroll_int8" else TINY
+    made = accepted_or_said(name, lambda: make(Walk(), network, **{**small, name: value}))
     kept = made and made.options.get(name)
     assert kept is None or type(kept) in PLAIN or kept is value
 
