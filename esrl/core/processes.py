@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from esrl.core.errors import EsrlError, reason_of
 T = TypeVar("T")
 
 _SENTENCE = 480  # bytes of an error that is told to the others
+_COLLECTIVE = re.compile(r"\b(gloo|nccl|rccl)\b.*failed", re.IGNORECASE)
 _FAREWELL = 2.0  # seconds that the process leaves last to which the others are connected
 
 _abandoned = False  # whether this process leaves without waiting for the others
@@ -85,7 +87,10 @@ def lost(error: BaseException) -> LostProcess | None:
 
     None for any other error.
     """
-    runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    # What a program that is sent to the devices meets of a broken connection is a ValueError of JAX at times.
+    runtime = isinstance(error, jax.errors.JaxRuntimeError) or (
+        isinstance(error, ValueError) and _COLLECTIVE.search(str(error)) is not None
+    )
     if not runtime or "RESOURCE_EXHAUSTED" in str(error) or not several():
         return None
     abandon()
@@ -112,7 +117,7 @@ def _reaching(name: str, x: Any) -> Any:
 
     try:
         return getattr(multihost_utils, name)(x)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         raise lost(error) or error from error
 
 
