@@ -20,7 +20,7 @@ import jax
 from esrl.core.types import reason_of
 from esrl.training.state_file import Broken, compare, named_leaves
 
-_NEWER = ("average", "signal")  # fields of a state that such a checkpoint may not have
+_NEWER = ("average", "signal", "frozen")  # fields of a state that such a checkpoint may not have
 
 
 @cache
@@ -67,7 +67,7 @@ def read(path: Path, template: Any) -> Any:
         # A field that is newer than the checkpoint keeps what a fresh state has there: what was never measured.
         fields = abstract._asdict() if hasattr(abstract, "_asdict") else {}
         newer = [name for name in _NEWER if name in fields and name not in tree]
-        if newer and fields["average"] is None:
+        if newer and ("average" not in newer or fields["average"] is None):
             abstract = {name: value for name, value in fields.items() if name not in newer}
         # Compared before they are read: Orbax says a misfit in hundreds of lines.
         compare(there, _shapes(abstract))

@@ -134,6 +134,7 @@ class Tracking:
     """
 
     def __init__(self, track: Any) -> None:
+        self._packaged = isinstance(track, str)
         if isinstance(track, str):
             if track not in TRACKERS:
                 raise EsrlError(f"track is {track!r}{nearest(track, TRACKERS)}, or an object with start, log and end")
@@ -162,8 +163,9 @@ class Tracking:
         if not self._works:
             return
         try:
-            # Trackio and others print to standard output, which `--json` keeps for one object.
-            with contextlib.redirect_stdout(sys.stderr):
+            # Trackio and others print to standard output, which `--json` keeps for one object; what an object of the
+            # user's prints is meant.
+            with contextlib.redirect_stdout(sys.stderr) if self._packaged else contextlib.nullcontext():
                 call()
         except EsrlError:
             raise

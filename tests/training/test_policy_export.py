@@ -443,8 +443,8 @@ def test_the_page_is_true(tmp_path, monkeypatch):
     found = trained(spaces.Box(-2, 2, (3,)), spaces.Box(-1, 1, (2,)), esrl.mlp((4,)))
     observation = np.array([0.1, -0.2, 0.3], np.float32)
     monkeypatch.chdir(tmp_path)
-    assert len(blocks) == len(FORMATS)
-    for to, block in zip(FORMATS, blocks, strict=True):
+    of_python = [to for to in FORMATS if to != "c"]  # whose tests are in test_c_export.py
+    for to, block in zip(of_python, blocks, strict=True):
         folder = esrl.export(found, to=to, out="policy")
         monkeypatch.syspath_prepend(tmp_path / folder)
         names = {"observation": observation}

@@ -122,14 +122,17 @@ def test_mlflow_and_trackio_are_called_as_they_document(monkeypatch):
         assert [name for name, _, _ in called] == calls
 
 
-def test_what_a_tracker_prints_keeps_standard_output_free(capsys):
+def test_what_a_package_prints_keeps_standard_output_free(capsys, monkeypatch):
     class Printing(Recorder):
         def start(self, name, recipe, folder):
             print("a greeting")
 
-    esrl.train(agent(), generations=1, num_evals=0, track=Printing())
+    monkeypatch.setitem(trackers.TRACKERS, "trackio", Printing)
+    esrl.train(agent(), generations=1, num_evals=0, track="trackio")
     said = capsys.readouterr()
     assert not said.out and "a greeting" in said.err
+    esrl.train(agent(), generations=1, num_evals=0, track=Printing())  # the user's own, who wants to see it
+    assert capsys.readouterr().out == "a greeting\n"
 
 
 READ = {  # what a package has stored of a run, as {step: value of eval/return_mean or None}
