@@ -19,10 +19,9 @@ from esrl.core.types import EsrlError, reason_of
 from esrl.envs.base import name_of, recipe_name_of
 from esrl.envs.references import is_file, load_attribute
 from esrl.envs.registry import check_again, make
-from esrl.policies.networks import cnn, gru, mlp
+from esrl.policies.networks import NETWORKS, network_of
 from esrl.policies.user_network import Network
 
-NETWORKS: dict[str, Any] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _BIGGEST = 16 << 20  # bytes of an agent without its parameters: more than that is a mistake
 
 
@@ -94,7 +93,7 @@ def agent_of(job: Job) -> Agent:
     if isinstance(constructor, str):
         constructor = load_attribute(constructor)
     if isinstance(given["policy"], dict):
-        given["policy"] = _network_of(given["policy"])
+        given["policy"] = network_of(given["policy"].pop("network"), given["policy"])
     return constructor(env=make(name) if name else env, **given)
 
 
@@ -104,14 +103,6 @@ def _by_name(network: Any) -> Any:
     if spec is None or network.start is not None or spec["network"] not in NETWORKS:
         return network
     return spec
-
-
-def _network_of(spec: dict[str, Any]) -> Any:
-    given: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in spec.items()}
-    kind = str(given.pop("network"))
-    if kind == "gru":
-        (given["hidden"],) = given["hidden"]
-    return NETWORKS[kind](**given)
 
 
 def _files(name: str) -> dict[str, bytes]:

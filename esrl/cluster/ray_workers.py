@@ -153,7 +153,7 @@ class RayWorkers:
 
 def _of_creation(error: BaseException) -> bool:
     """Whether an actor has ended since it could not be made: no other one could be, then."""
-    return "error in its creation task" in str(error) or "creation task" in str(error)
+    return "creation task" in str(error)
 
 
 def _sentence(error: BaseException) -> str:

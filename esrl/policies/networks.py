@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -265,3 +266,22 @@ def cnn(
         "output_scale": output_scale,
     }
     return Network(bind, spec)
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
+
+
+def network_of(kind: str, given: dict[str, Any]) -> Network:
+    """The ready-made network of a name, from plain data as a file or a message has them: widths as lists.
+
+    Raises:
+      EsrlError: several widths for a gru, or a value that the network refuses.
+    """
+    given = dict(given)
+    for name in {"hidden", "channels"} & given.keys():  # lists; a list of one may be written as a number
+        given[name] = tuple(given[name]) if isinstance(given[name], (list, tuple)) else (given[name],)
+    if kind == "gru" and "hidden" in given:
+        if len(given["hidden"]) != 1:
+            raise EsrlError(f"a gru has one width, but hidden is {list(given['hidden'])}")
+        (given["hidden"],) = given["hidden"]
+    return NETWORKS[kind](**given)

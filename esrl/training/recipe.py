@@ -42,7 +42,7 @@ from esrl.core.types import EsrlError, nearest
 from esrl.envs.faults import LIMIT
 from esrl.envs.objectives import Objective
 from esrl.envs.registry import load_attribute, make
-from esrl.policies.networks import cnn, gru, mlp
+from esrl.policies.networks import NETWORKS, network_of
 from esrl.policies.user_network import Network, network
 from esrl.training.budget import Budget
 from esrl.training.loop import MAX_FAILED, Run, iterate
@@ -60,7 +60,6 @@ AGENTS: dict[str, Constructor] = {
     "es": es,
     "random": random,
 }
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "gru": gru, "cnn": cnn}
 _POLICY_DEFAULTS = (
     {"ppo": {"output_scale": 0.01}}
     | dict.fromkeys(ES, ES_NETWORK.spec or {})
@@ -263,13 +262,7 @@ def network_from(spec: dict[str, Any]) -> Any:
     for name in given:
         if name not in takes:
             raise EsrlError(f"unknown key {name!r} in [policy] for network {kind}{nearest(name, takes)}")
-    for name in {"hidden", "channels"} & given.keys():  # lists; a list of one may be written as a number
-        given[name] = tuple(given[name]) if isinstance(given[name], (list, tuple)) else (given[name],)
-    if kind == "gru" and "hidden" in given:
-        if len(given["hidden"]) != 1:
-            raise EsrlError(f"a gru has one width, but hidden is {list(given['hidden'])}")
-        (given["hidden"],) = given["hidden"]
-    return NETWORKS[kind](**given)
+    return network_of(kind, given)
 
 
 def _network_in_file(name: str) -> Network:

@@ -52,9 +52,9 @@ def draw(rows: pd.DataFrame) -> None:
     """Bytes against population and against the number of parameters, a line for each exchange."""
     begin()
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
-    fixed = {"population": ("width", "width"), "num_params": ("population", "population")}
+    fixed = {"population": "width", "num_params": "population"}
     labels = {"population": "members of a generation", "num_params": "parameters"}
-    for axes, (x, (other, _)) in zip(panels, fixed.items(), strict=True):
+    for axes, (x, other) in zip(panels, fixed.items(), strict=True):
         part = rows[rows[other] == MIDDLE[other]]
         for exchange, name in NAMES.items():
             line = part[part["exchange"] == exchange].sort_values(x)

@@ -21,6 +21,7 @@ from esrl import EsrlError
 from esrl.training.export import to_c
 from esrl.training.export.c_code import Code
 from esrl.training.export.deployed import deployed
+from experiments.integers.chip import CHILD
 
 CC = shutil.which("cc")
 FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=undefined,address", "-fno-sanitize-recover"]
@@ -70,22 +71,6 @@ def test_the_self_test_passes_under_sanitizers(case, tmp_path):
     assert subprocess.run([compiled(folder, "self_test.c")], check=False).returncode == 1
 
 
-CHILD = """
-import ctypes, json, sys
-import gymnasium, numpy as np
-policy = ctypes.CDLL(sys.argv[1])
-env, played = gymnasium.make("CartPole-v1"), []
-for seed in range(int(sys.argv[2])):
-    policy.begin()
-    observation, ended, actions = env.reset(seed=seed)[0], False, []
-    while not ended:
-        given = np.ascontiguousarray(observation, np.float32)
-        actions.append(policy.act(given.ctypes.data_as(ctypes.POINTER(ctypes.c_float))))
-        observation, _, terminated, truncated, _ = env.step(actions[-1])
-        ended = terminated or truncated
-    played.append(actions)
-print(json.dumps(played))
-"""
 LIBRARY = """
 #include "policy.h"
 static esrl_carry carry;
