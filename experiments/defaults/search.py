@@ -6,10 +6,10 @@
 
 A configuration is trained on each environment of `worlds.SEEN`, once, and scored twice: by its held-out return after
 the world's environment steps, and by the last evaluation within `--seconds` of training on one core (compiling and
-evaluating not counted). Its score is the interquartile mean over environments and both budgets. The first
-configurations are random, later ones come from Optuna's TPE (Bergstra et al., 2011); one that does worse on the first
-environments than the median of those before is given up. Rows are one for each configuration and environment, in
-results/<agent>.csv.
+evaluating not counted; of a process that is bound to one core, without what others had of it). Its score is the
+interquartile mean over environments and both budgets. The first configurations are random, later ones come from
+Optuna's TPE (Bergstra et al., 2011); one that does worse on the first environments than the median of those before is
+given up. Rows are one for each configuration and environment, in results/<agent>.csv.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from esrl.training.suite_defaults import suite_defaults
 from experiments import script
 from experiments.defaults import worlds
 from experiments.lab import pool
+from experiments.lab.budget import CoreClock, one_core
 from experiments.lab.stats import interquartile_mean
 from experiments.lab.store import Row, Store, digest, results
 
@@ -105,6 +106,8 @@ def measure(env: str, agent: str, config: dict[str, Any], seed: int, seconds: fl
     run = esrl.iterate(
         wanted.build(), env_steps=world.env_steps, seed=seed, num_evals=evaluations, eval_episodes=64, early_evals=2
     )
+    if one_core():
+        run.clock = CoreClock()
     last: dict[str, Any] = {}
     begun, training, within = time.perf_counter(), 0.0, float("nan")
     for _, _, last in run:
