@@ -64,8 +64,9 @@ class LaneBlocks:
         instances = None if on_device(agent.env) else agent.env.instances
         if instances is not None:
             raise EsrlError(
-                f"{name_of(agent.env)} has at most {instances} instances, and {agent.name} on workers needs one for each"
-                " of num_envs, in processes that do not share them; leave out ray_address and block_envs, or instances"
+                f"{name_of(agent.env)} has at most {instances} instances, and {agent.name} on workers needs one for"
+                " each of num_envs, in processes that do not share them; leave out ray_address and block_envs, or"
+                " instances"
             )
 
     # ---- what travels
