@@ -73,7 +73,8 @@ class LaneBlocks:
 
     def playable(self, state: PPOState) -> PPOState:
         """What playing needs of a state beside the lanes."""
-        blank = dict.fromkeys(("opt_state", "reward_moments", "discounted", "lanes", "env_steps", "recent", "memory"))
+        others = ("opt_state", "reward_moments", "discounted", "lanes", "env_steps", "recent", "memory")
+        blank: dict[str, Any] = dict.fromkeys(others)
         return state._replace(**blank)
 
     def part(self, state: PPOState, first: int, end: int) -> Lanes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from esrl.algorithms.agent import Agent
 from esrl.cluster.blocks import Blocks, blocks_of, kind_of, on_one_device
@@ -132,4 +132,5 @@ def opened(agent: Agent, cluster: Cluster) -> tuple[Agent, Fleet, Cluster]:
     played = dataclasses.replace(
         alone, rollout=fleet.rollout, step=lambda state: alone.update(state, fleet.rollout(state))
     )
-    return played, fleet, cluster._replace(**{blocks.option: size})
+    chosen: dict[str, Any] = {blocks.option: size}
+    return played, fleet, cluster._replace(**chosen)

@@ -164,7 +164,7 @@ class RunFolder:
                 replace_bytes(self.recipe, tomli_w.dumps(new).encode())
             notice(f"{self.path} goes on with {', '.join(changed)}")
 
-    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+    def sizes(self, names: Iterable[str]) -> dict[str, Any]:
         """The sizes among these that the run's recipe has: of the blocks that it is played in."""
         found = read_table(self.recipe)
         return {name: found[name] for name in names if isinstance(found.get(name), int)}
