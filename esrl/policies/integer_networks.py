@@ -1,7 +1,8 @@
 """Networks of int8 weights and activations: a multi-layer perceptron, and a minimal gated unit.
 
     sum = [x, 1] W                int8 times int8, summed in int32; the last row of W is the bias
-    y   = clip(sum >> k, -127, 127)    k = bits(x) + 4 - bits(y) + log2(sqrt(inputs)), a shift in place of a division
+    y   = clip(sum >> k, -127, 127)    k = bits(x) + 4 - bits(y) + log2(sqrt(inputs)), a shift in place of a division;
+                                       the entries of a one-hot code count as one input
 
 Saturation at 1 (7 fraction bits) is the nonlinearity, and there is no other: hard tanh. The recurrent cell is the
 minimal gated unit (Zhou et al., arXiv 1603.09420) with a hard sigmoid, as in EGGROLL's integer language model (arXiv
@@ -16,6 +17,8 @@ saturation at 1 rather than at 8, an int16 carry, outputs of 8 fraction bits.
 """
 
 from __future__ import annotations
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +37,7 @@ from esrl.core.integers import (
     shifted,
 )
 from esrl.core.types import Array, EsrlError, Key, PyTree
-from esrl.policies.spaces import MASK, categorical, one_hot_of
+from esrl.policies.spaces import MASK, categorical, one_hot_of, subspaces
 from esrl.policies.user_network import Bound
 
 ACTIVATIONS = ("saturate", "relu")
@@ -69,7 +72,7 @@ def mlp(
     one_hot: bool,
 ) -> Bound:
     """A multi-layer perceptron as a pure function; arguments as those of `esrl.mlp`."""
-    inputs = _inputs(space, observation, one_hot)
+    inputs, active = _inputs(space, observation, one_hot), active_inputs(space, one_hot)
     widths = (inputs, *hidden, size)
 
     def init(key: Key) -> PyTree:
@@ -85,13 +88,13 @@ def mlp(
 
     def apply(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
         x = seen = features(space, observation, one_hot)
-        bits = SEEN_BITS
-        for i in range(len(hidden)):
-            x = _activated(_dense(x, params[f"Dense_{i}"]["kernel"], bits, HIDDEN_BITS, bias), activation)
-            bits = HIDDEN_BITS
-        out = _dense(x, params[f"Dense_{len(hidden)}"]["kernel"], bits, OUTPUT_BITS, bias)
+        bits, among = SEEN_BITS, active
+        for i, width in enumerate(hidden):
+            x = _activated(_dense(x, params[f"Dense_{i}"]["kernel"], bits, HIDDEN_BITS, bias, among), activation)
+            bits, among = HIDDEN_BITS, width
+        out = _dense(x, params[f"Dense_{len(hidden)}"]["kernel"], bits, OUTPUT_BITS, bias, among)
         if skip:
-            out = out + _dense(seen, params["Skip"]["kernel"], SEEN_BITS, OUTPUT_BITS, False)
+            out = out + _dense(seen, params["Skip"]["kernel"], SEEN_BITS, OUTPUT_BITS, False, active)
         return saturated(out, "int16"), carry
 
     return Bound(init, apply)
@@ -107,7 +110,7 @@ def gru(
     one_hot: bool,
 ) -> Bound:
     """A layer, a minimal gated unit, an output, as a pure function; arguments as those of `esrl.gru`."""
-    inputs = _inputs(space, observation, one_hot)
+    inputs, active = _inputs(space, observation, one_hot), active_inputs(space, one_hot)
     shapes = {
         "Dense_0": (inputs + 1, hidden, 1.0),
         "Forget": (2 * hidden + 1, hidden, 1.0),
@@ -123,17 +126,18 @@ def gru(
 
     def apply(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
         kernel = lambda name: params[name]["kernel"]  # noqa: E731
-        x = _dense(features(space, observation, one_hot), kernel("Dense_0"), SEEN_BITS, HIDDEN_BITS, True)
+        x = _dense(features(space, observation, one_hot), kernel("Dense_0"), SEEN_BITS, HIDDEN_BITS, True, active)
         wide, more = carry.astype(jnp.int32), _CARRY_BITS - HIDDEN_BITS
         x, h = _activated(x, activation), saturated(shifted(wide, more))
-        open_ = _dense(jnp.concatenate([x, h]), kernel("Forget"), HIDDEN_BITS, HIDDEN_BITS, True)
+        open_ = _dense(jnp.concatenate([x, h]), kernel("Forget"), HIDDEN_BITS, HIDDEN_BITS, True, 2 * hidden)
         f = jnp.clip(128 + shifted(open_, 1), 0, 256)
         kept = saturated(shifted(f * h.astype(jnp.int32), 8))
-        c = saturated(_dense(jnp.concatenate([x, kept]), kernel("Candidate"), HIDDEN_BITS, HIDDEN_BITS, True))
+        seen = jnp.concatenate([x, kept])
+        c = saturated(_dense(seen, kernel("Candidate"), HIDDEN_BITS, HIDDEN_BITS, True, 2 * hidden))
         far = (c.astype(jnp.int32) << more) - wide  # below 2^16, so f far is below 2^24
         wide = wide + shifted(f * far, 8)
         h = saturated(shifted(wide, more))
-        out = _dense(h, kernel("Dense_1"), HIDDEN_BITS, OUTPUT_BITS, True)
+        out = _dense(h, kernel("Dense_1"), HIDDEN_BITS, OUTPUT_BITS, True, hidden)
         return saturated(out, "int16"), saturated(wide, "int16")
 
     return Bound(init, apply, jnp.zeros(hidden, jnp.int16))
@@ -151,15 +155,39 @@ def _features(space: spaces.Space, observation: PyTree, one_hot: bool, mask: boo
     if isinstance(space, spaces.Tuple):
         parts = zip(space.spaces, observation, strict=True)
         return [x for sub, part in parts for x in _features(sub, part, one_hot, mask)]
-    coded = isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) or (
-        one_hot and not mask and isinstance(space, spaces.Box) and categorical(space)
-    )
-    if coded:
+    if _coded(space, one_hot and not mask):
         return [one_hot_of(space, observation).astype(jnp.int8) << SEEN_BITS]
     x = jnp.ravel(observation)
     if isinstance(space, spaces.Box) and (not mask or jnp.issubdtype(space.dtype, jnp.floating)):
         return [x]  # was quantized
     return [saturated(x.astype(jnp.int32) << SEEN_BITS)]  # bits, and masks of whole numbers: 0 or 1
+
+
+def active_inputs(space: spaces.Space, one_hot: bool = False) -> int:
+    """How many of the `features` of a space are not 0 at once, where one-hot ones count as one; at least 1.
+
+    A layer's sum is over the root of this number, and not over that of its inputs: a byte is one input of 256.
+
+    Example:
+      >>> active_inputs(spaces.Discrete(256)), active_inputs(spaces.Box(-1.0, 1.0, (3, 2)))
+      (1, 6)
+    """
+    return max(_active(space, one_hot, False), 1)
+
+
+def _active(space: spaces.Space, one_hot: bool, mask: bool) -> int:
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return sum(_active(sub, one_hot, mask or name == MASK) for name, sub in subspaces(space).items())
+    if _coded(space, one_hot and not mask):
+        return space.nvec.size if isinstance(space, spaces.MultiDiscrete) else math.prod(space.shape or ())
+    return math.prod(space.shape or ())
+
+
+def _coded(space: spaces.Space, one_hot: bool) -> bool:
+    """Whether a part of an observation becomes one-hot."""
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        return True
+    return one_hot and isinstance(space, spaces.Box) and categorical(space)
 
 
 def _inputs(space: spaces.Space, observation: PyTree, one_hot: bool) -> int:
@@ -173,13 +201,12 @@ def _start(key: Key, rows: int, columns: int, scale: float) -> Array:
     return saturated(shifted(numbers * factor, 8))
 
 
-def _dense(x: Array, kernel: Array, bits: int, out_bits: int, bias: bool) -> Array:
-    """`[x, 1] W / sqrt(inputs)` of an int8 vector of `bits` fraction bits, an int32 one of `out_bits`."""
-    inputs = x.shape[0]
+def _dense(x: Array, kernel: Array, bits: int, out_bits: int, bias: bool, active: int) -> Array:
+    """`[x, 1] W / sqrt(active)` of an int8 vector of `bits` fraction bits, an int32 one of `out_bits`."""
     if bias:
         x = jnp.concatenate([x, jnp.full(1, min(1 << bits, MOST), jnp.int8)])
     total = jax.lax.dot_general(x, kernel, (((0,), (0,)), ((), ())), preferred_element_type=jnp.int32)
-    return shifted(total, bits + WEIGHT_BITS - out_bits + log2_root(inputs))
+    return shifted(total, bits + WEIGHT_BITS - out_bits + log2_root(active))
 
 
 def _activated(x: Array, activation: str) -> Array:
