@@ -218,6 +218,7 @@ def _configure(env: Any, policy: Policy, options: SimpleNamespace) -> IntegerES:
         if isinstance(env, Objective)
         else forward.population(policy.apply, leaves),
         score=integer_es.signs if options.shaping == "sign" else integer_es.z_scores(options.group_pairs),
+        most=1 if options.shaping == "sign" else SCORE_MOST,
         thresholds=thresholds,
         first=first,
         averaging=options.averaging_shift,

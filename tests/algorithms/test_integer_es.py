@@ -110,6 +110,9 @@ def test_sums_over_pairs_are_the_explicit_ones():
     a_, b_ = (np.asarray(x, np.int64) for x in eps[0])
     np.testing.assert_array_equal(w, np.einsum("p,prm,prn->mn", f, a_, b_))
     np.testing.assert_array_equal(b, f @ np.asarray(eps[1].e, np.int64))
+    signs = jnp.asarray(np.sign(f), jnp.int32)  # which int8 products sum
+    for whole, narrow in zip(*(integer_noise.weighted_sum(signs, eps, leaves, most) for most in (63, 1)), strict=True):
+        np.testing.assert_array_equal(whole, narrow)
 
 
 def test_noise_differs_between_pairs_and_generations_and_is_centered():
