@@ -31,7 +31,7 @@ def plan(leaves: Sequence[Leaf], rank: int, shift: int) -> tuple[Leaf, ...]:
 
     def one(leaf: Leaf) -> Leaf:
         m, n = leaf.matrix_shape
-        if leaf.row_axes is None or "conv" in leaf.reason:  # convolutions of integers have no low-rank rule
+        if leaf.row_axes is None:
             return leaf._replace(rank=0, shift=shift, row_axes=None)
         if rank * (m + n) >= m * n:
             reason = f"{leaf.reason}; {m}x{n} is no larger than its rank-{rank} factors"
@@ -41,6 +41,7 @@ def plan(leaves: Sequence[Leaf], rank: int, shift: int) -> tuple[Leaf, ...]:
     planned = tuple(map(one, leaves))
     for leaf in planned:
         rows = max(leaf.matrix_shape) if leaf.row_axes is not None else 0  # a network may use W and W^T
+        rows += "conv" in leaf.reason  # a bias, which is a row of other matrices, stands beside a kernel
         if largest_sum(rows, leaf.rank, shift) > LARGEST:
             raise EsrlError(
                 f"{leaf.path} has {rows:,} inputs, and a sum of {rows:,} int8 products and of noise of rank {leaf.rank}"

@@ -1,12 +1,13 @@
-"""Networks of int8 weights and activations: a multi-layer perceptron, and a minimal gated unit.
+"""Networks of int8 weights and activations: a multi-layer perceptron, a convolutional one, and a minimal gated unit.
 
     sum = [x, 1] W                int8 times int8, summed in int32; the last row of W is the bias
     y   = clip(sum >> k, -127, 127)    k = bits(x) + 4 - bits(y) + log2(sqrt(inputs)), a shift in place of a division;
                                        the entries of a one-hot code count as one input
 
-Saturation at 1 (7 fraction bits) is the nonlinearity, and there is no other: hard tanh. The recurrent cell is the
-minimal gated unit (Zhou et al., arXiv 1603.09420) with a hard sigmoid, as in EGGROLL's integer language model (arXiv
-2511.16652), with shifts for its divisions:
+A convolution is such a sum over the window of each place, and its bias a parameter of its own. Saturation at 1 (7
+fraction bits) is the nonlinearity, and there is no other: hard tanh. The recurrent cell is the minimal gated unit
+(Zhou et al., arXiv 1603.09420) with a hard sigmoid, as in EGGROLL's integer language model (arXiv 2511.16652), with
+shifts for its divisions:
 
     f  = clip(1/2 + [x, h, 1] W_f / 4, 0, 1)       256 is 1
     c  = clip([x, f h, 1] W_c, -1, 1)
@@ -95,6 +96,65 @@ def mlp(
         out = _dense(x, params[f"Dense_{len(hidden)}"]["kernel"], bits, OUTPUT_BITS, bias, among)
         if skip:
             out = out + _dense(seen, params["Skip"]["kernel"], SEEN_BITS, OUTPUT_BITS, False, active)
+        return saturated(out, "int16"), carry
+
+    return Bound(init, apply)
+
+
+def cnn(
+    space: spaces.Space,
+    observation: PyTree,
+    size: int,
+    channels: tuple[int, ...],
+    hidden: tuple[int, ...],
+    activation: str,
+    output_scale: float,
+) -> Bound:
+    """Convolutions, then dense layers, as a pure function; arguments as those of `esrl.cnn`.
+
+    What is no picture joins the dense layers as it is, so that one standard deviation counts a quarter there.
+    """
+
+    def parts(observation: PyTree) -> tuple[list[tuple[Array, int]], Array]:
+        pictures, rest = _pictures_and_rest(space, observation)
+        return pictures, jnp.concatenate(rest or [jnp.zeros(0, jnp.int8)])
+
+    pictures, rest = jax.eval_shape(lambda x: ([picture for picture, _ in parts(x)[0]], parts(x)[1]), observation)
+    shapes: dict[str, tuple[int, ...]] = {}
+    seen_by_dense = rest.size
+    for picture in pictures:
+        high, wide, depth = picture.shape
+        for width in channels:
+            shapes[f"Conv_{len(shapes)}"] = (3, 3, depth, width)
+            stride = _stride(high, wide)
+            high, wide, depth = -(-high // stride), -(-wide // stride), width
+        seen_by_dense += high * wide * depth
+    widths = [seen_by_dense, *hidden, size]
+    convolutions = len(shapes)
+    shapes |= {f"Dense_{i}": (widths[i] + 1, widths[i + 1]) for i in range(len(widths) - 1)}
+
+    def init(key: Key) -> PyTree:
+        made = {}
+        for i, (name, shape) in enumerate(shapes.items()):
+            scale = output_scale if i == len(shapes) - 1 else 1.0
+            kernel = _start(jax.random.fold_in(key, i), math.prod(shape[:-1]), shape[-1], scale).reshape(shape)
+            made[name] = {"kernel": kernel, **({"bias": jnp.zeros(shape[-1], jnp.int8)} if i < convolutions else {})}
+        return made
+
+    def apply(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
+        pictures, rest = parts(observation)
+        number, seen = 0, []
+        for x, bits in pictures:
+            for _ in channels:
+                x = _activated(_convolution(x, params[f"Conv_{number}"], bits), activation)
+                number, bits = number + 1, HIDDEN_BITS
+            seen.append(x.ravel())
+        x = jnp.concatenate([*seen, rest])
+        for i in range(len(hidden)):
+            layer = params[f"Dense_{i}"]["kernel"]
+            x = _activated(_dense(x, layer, HIDDEN_BITS, HIDDEN_BITS, True, widths[i]), activation)
+        last = len(hidden)
+        out = _dense(x, params[f"Dense_{last}"]["kernel"], HIDDEN_BITS, OUTPUT_BITS, True, widths[last])
         return saturated(out, "int16"), carry
 
     return Bound(init, apply)
@@ -192,6 +252,49 @@ def _coded(space: spaces.Space, one_hot: bool) -> bool:
 
 def _inputs(space: spaces.Space, observation: PyTree, one_hot: bool) -> int:
     return int(jax.eval_shape(lambda x: features(space, x, one_hot), observation).shape[0])
+
+
+def _pictures_and_rest(space: spaces.Space, observation: PyTree) -> tuple[list[tuple[Array, int]], list[Array]]:
+    """The pictures of an observation, int8 [H, W, C] with their fraction bits, and the rest as int8 vectors.
+
+    A picture of bytes has 7 fraction bits, one of other numbers 5. As `spaces.pictures_and_rest`.
+    """
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        found = [_pictures_and_rest(sub, observation[key]) for key, sub in subspaces(space).items()]
+        return [p for pictures, _ in found for p in pictures], [x for _, rest in found for x in rest]
+    if not isinstance(space, spaces.Box):
+        return [], _features(space, observation, False, False)
+    if np.issubdtype(space.dtype, np.floating):
+        x, bits = observation, SEEN_BITS  # was quantized
+    elif space.dtype == np.uint8 and len(space.shape) == 3:
+        x, bits = (observation.astype(jnp.int32) >> 1).astype(jnp.int8), HIDDEN_BITS  # 255 is almost 1
+    else:
+        near = jnp.maximum(jnp.minimum(observation, 4).astype(jnp.int32), -4)  # unsigned ones have no -4
+        x, bits = saturated(near << SEEN_BITS), SEEN_BITS
+    if len(space.shape) != 3:
+        return [], [jnp.ravel(x)]
+    channels_first = space.shape[0] < min(space.shape[1:])
+    return [(jnp.moveaxis(x, 0, -1) if channels_first else x, bits)], []
+
+
+def _stride(high: int, wide: int) -> int:
+    """Of a convolution: sides above 16 pixels are halved, as in `esrl.cnn` on floats."""
+    return 2 if max(high, wide) > 16 else 1
+
+
+def _convolution(x: Array, layer: dict[str, Array], bits: int) -> Array:
+    """A 3x3 convolution of int8 [H, W, C] of `bits` fraction bits, int32 of HIDDEN_BITS."""
+    stride = _stride(*x.shape[:2])
+    total = jax.lax.conv_general_dilated(
+        x[None],
+        layer["kernel"],
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=jnp.int32,
+    )[0]
+    total = total + layer["bias"].astype(jnp.int32) * min(1 << bits, MOST)
+    return shifted(total, bits + WEIGHT_BITS - HIDDEN_BITS + log2_root(9 * x.shape[2]))
 
 
 def _start(key: Key, rows: int, columns: int, scale: float) -> Array:
