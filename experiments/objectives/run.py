@@ -2,7 +2,7 @@
 
     python -m experiments.objectives.run                      # all of it, where it was broken off
     python -m experiments.objectives.run --tasks accuracy --seeds 1
-    python -m experiments.objectives.run --tasks integer_bits --generations 10000   # hours; see below
+    python -m experiments.objectives.run --tasks integer_bits --generations 25000   # hours; see below
     python -m experiments.objectives.run --table
 
 A row is a held-out score: `task`, `method`, `seed`, `step` (a generation, or a step of the optimizer), `evaluations`
@@ -56,7 +56,7 @@ EVOLUTION: dict[str, tuple[int, dict[str, Any]]] = {  # generations, and the opt
     "bits": (2000, LANGUAGE),
     "wide_bits": (2000, LANGUAGE),
 }
-INTEGERS = {"noise_table": 1 << 22, "quantile": 0.2, "quantile_decay": 0.005}
+INTEGERS = {"noise_table": 1 << 22, "quantile": 0.2, "quantile_decay": 0.002}
 GRADIENT: dict[str, tuple[int, dict[str, optax.GradientTransformation]]] = {  # steps
     "likelihood": (1000, {"adam": optax.adam(3e-3), "sgd": optax.sgd(0.1, 0.9)}),
     "accuracy": (100, {"sgd": optax.sgd(0.1, 0.9)}),  # of the same count, whose derivative is zero
@@ -72,8 +72,8 @@ class Arguments:
     tasks: tuple[str, ...] = tuple(TASKS)
     seeds: int = 3
     table: bool = False  # print what was measured, and measure nothing
-    population: int = 4096  # of integer_bits
-    generations: int = 10_000  # of integer_bits
+    population: int = 2048  # of integer_bits
+    generations: int = 25_000  # of integer_bits
     minutes: float | None = None  # after which integer_bits stops, to go on another time
     runs: Path = Path("runs/objectives")  # where integer_bits keeps its checkpoints
 
