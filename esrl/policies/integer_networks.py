@@ -293,7 +293,7 @@ def _convolution(x: Array, layer: dict[str, Array], bits: int) -> Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         preferred_element_type=jnp.int32,
     )[0]
-    total = total + layer["bias"].astype(jnp.int32) * min(1 << bits, MOST)
+    total = total + layer["bias"].astype(jnp.int32)[None, None] * min(1 << bits, MOST)
     return shifted(total, bits + WEIGHT_BITS - HIDDEN_BITS + log2_root(9 * x.shape[2]))
 
 
