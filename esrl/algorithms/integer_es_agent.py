@@ -65,8 +65,8 @@ def eggroll_int8(
     Args:
       env: an environment, or whatever `esrl.make` takes; or an objective (`esrl.objective`), whose `apply` takes floats
         with 1 for one standard deviation, and gives floats: it is there that integers meet them.
-      policy: a network of integers: `esrl.mlp(..., dtype="int8")`, `esrl.gru(..., dtype="int8")`, or `esrl.network` of
-        a function of int8 arrays. None is `esrl.mlp((32, 32), output_scale=0.25, skip=True, dtype="int8")`, or what an
+      policy: a network of integers: `esrl.mlp`, `esrl.gru` or `esrl.cnn` with `dtype="int8"`, or `esrl.network` of a
+        function of int8 arrays. None is `esrl.mlp((32, 32), output_scale=0.25, skip=True, dtype="int8")`, or what an
         objective brings along.
       rank: rank R of each matrix's perturbation.
       population: members of a generation, 2P in antithetic pairs.
