@@ -83,10 +83,14 @@ def three_layers(params, observation):
     return (params["scale"] * jnp.tanh(x @ params["second"]) @ params["third"])[0, :2]
 
 
-@pytest.mark.parametrize("name", ["first", "second"])
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"feedback": False, "pairs": 2}, {"noise_space": "weights", "window": 4}, {"gradient": "backprop"}],
+    ("name", "options"),
+    [
+        ("first", {}),
+        ("second", {"feedback": False, "pairs": 2}),
+        ("second", {"noise_space": "weights", "window": 4}),
+        ("first", {"gradient": "backprop"}),
+    ],
     ids=["aligned", "measured", "weights", "backprop"],
 )
 def test_an_actor_critics_rest_is_trained_as_if_they_were_constants(name, options):
