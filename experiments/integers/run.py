@@ -4,11 +4,11 @@
     python -m experiments.integers.run --only gymnax/CartPole-v1 --seeds 0 1
     python -m experiments.integers.run --table
 
-For each environment and seed three policies of one size (two hidden layers of 32, a linear skip), at as many
-environment steps each (the double pendulum without that skip): `eggroll_int8`; `eggroll` on floats (tanh); and that float policy quantized after training:
-weights, observations and activations rounded to int8 by powers of two, sums exact. Scores are held-out, of 128
-episodes. Each row is written to experiments/integers/results/learning.csv when it is done, and a script that was killed
-goes on there. `--table` prints the table and runs nothing.
+For each environment and seed three policies of one size (two hidden layers of 32; a linear skip, but on the double
+pendulum), at as many environment steps each: `eggroll_int8`; `eggroll` on floats (tanh); and that float policy
+quantized after training: weights, observations and activations rounded to int8 by powers of two, sums exact. Scores are
+held-out, of 128 episodes. Each row is written to experiments/integers/results/learning.csv when it is done, and a
+script that was killed goes on there. `--table` prints the table and runs nothing.
 
 Bytes are those of the exported C, compiled by `cc -Os`: code and constants of the functions that act (`size`, text).
 """
