@@ -530,8 +530,8 @@ def iterate(
         which each of them repeats the update.
       block_pairs: pairs that are played and summed together; it decides the order of sums. None is half of a worker's
         share, and without ray_address the whole population.
-      block_envs: as block_pairs, for ppo and eggroll_ac: environments that are stepped and summed together. None is half
-        of a worker's share (all of it, where Python steps them), and without ray_address all of num_envs.
+      block_envs: as block_pairs, for ppo and eggroll_ac: environments that are stepped and summed together. None is
+        half of a worker's share (all of it, where Python steps them), and without ray_address all of num_envs.
       block_timeout: seconds that a block may take before its worker is replaced; None follows what blocks have taken.
       close_at: part of the pairs with which a generation is closed; those that are missing get weight 0. Evolution
         strategies only, as is "scalars".
