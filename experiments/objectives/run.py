@@ -56,7 +56,7 @@ EVOLUTION: dict[str, tuple[int, dict[str, Any]]] = {  # generations, and the opt
     "bits": (2000, LANGUAGE),
     "wide_bits": (2000, LANGUAGE),
 }
-INTEGERS = {"noise_table": 1 << 22, "quantile": 0.2, "quantile_decay": 0.002}
+INTEGERS: dict[str, Any] = {"noise_table": 1 << 22, "quantile": 0.2, "quantile_decay": 0.002}
 GRADIENT: dict[str, tuple[int, dict[str, optax.GradientTransformation]]] = {  # steps
     "likelihood": (1000, {"adam": optax.adam(3e-3), "sgd": optax.sgd(0.1, 0.9)}),
     "accuracy": (100, {"sgd": optax.sgd(0.1, 0.9)}),  # of the same count, whose derivative is zero

@@ -268,7 +268,9 @@ def test_integers_are_scored_too_and_devices_and_chunks_change_nothing(shared):
         ends.append(trained(agent, 2))
     same(ends[0].params, ends[1].params)
     begun = agent.init(seed_key(0))
-    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (begun.params, ends[0].params)), strict=True))
+    both = zip(*map(jax.tree.leaves, (begun.params, ends[0].params)), strict=True)
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in both)
+    begun = jax.device_get(begun)
     assert int(ends[0].env_steps) == 2 * 16 and ends[0].moments is None
     # By hand: the network's outputs over 256 are what the score is of.
     fitness, keys = [], jax.random.split(seed_key(5), 4)
