@@ -40,6 +40,7 @@ NOISES = {"aligned": ("pairs", "feedback", "residual", "feedback_decay"), "weigh
 REGRESSIONS = ("ridge", "policy_ridge")  # critics
 CRITICS = ("separate", *REGRESSIONS)
 NETWORK = mlp((64, 64), output_scale=0.01, skip=True)  # the policy unless given
+BASE_RATE = 3e-4  # the learning rate unless given
 
 
 class Memory(NamedTuple):
@@ -136,7 +137,7 @@ def eggroll_ac(
       (128, True)
     """
     given = dict(locals())  # every argument by its name
-    options, start = SimpleNamespace(**given, precision="float32"), start_values(given)
+    options, start = SimpleNamespace(**given, precision="float32"), start_values(given, BASE_RATE)
     if isinstance(critic, str) and critic == "shared":
         raise EsrlError(
             f'critic is "shared", which would train the policy by backpropagation; use one of {", ".join(CRITICS)}'

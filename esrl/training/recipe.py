@@ -33,6 +33,7 @@ from esrl.algorithms.es_agents import NETWORK as ES_NETWORK
 from esrl.algorithms.es_agents import OF_OBJECTIVE, eggroll, es, open_es
 from esrl.algorithms.integer_es_agent import NETWORK as INTEGER_NETWORK
 from esrl.algorithms.integer_es_agent import eggroll_int8
+from esrl.algorithms.ppo_agent import NETWORK as PPO_NETWORK
 from esrl.algorithms.ppo_agent import ppo
 from esrl.algorithms.random_agent import random
 from esrl.core.brief import options_text
@@ -61,7 +62,7 @@ AGENTS: dict[str, Constructor] = {
     "random": random,
 }
 _POLICY_DEFAULTS = (
-    {"ppo": {"output_scale": 0.01}}
+    {"ppo": PPO_NETWORK.spec or {}}
     | dict.fromkeys(ES, ES_NETWORK.spec or {})
     | {"eggroll_ac": AC_NETWORK.spec or {}, "eggroll_int8": INTEGER_NETWORK.spec or {}}
 )

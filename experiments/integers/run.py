@@ -55,7 +55,9 @@ INTEGER: dict[str, dict[str, Any]] = {
     "gymnasium/LunarLander-v3": {"population": 64},
     "brax/hopper": {"population": 64},
 }
-START = {"brax/inverted_double_pendulum": {"output_scale": 1.0, "skip": False}}  # of both networks
+START: dict[str, dict[str, Any]] = {  # of both networks
+    "brax/inverted_double_pendulum": {"output_scale": 1.0, "skip": False}
+}
 LIBRARY = '#include "policy.h"\nvoid act({}) {{ esrl_act({}); }}\n'
 
 

@@ -56,7 +56,7 @@ EVOLUTION: dict[str, tuple[int, dict[str, Any]]] = {  # generations, and the opt
     "bits": (2000, LANGUAGE),
     "wide_bits": (2000, LANGUAGE),
 }
-INTEGERS = {"noise_table": 1 << 22, "quantile": 0.2, "quantile_decay": 0.002}
+INTEGERS: dict[str, Any] = {"noise_table": 1 << 22, "quantile": 0.2}
 GRADIENT: dict[str, tuple[int, dict[str, optax.GradientTransformation]]] = {  # steps
     "likelihood": (1000, {"adam": optax.adam(3e-3), "sgd": optax.sgd(0.1, 0.9)}),
     "accuracy": (100, {"sgd": optax.sgd(0.1, 0.9)}),  # of the same count, whose derivative is zero
@@ -74,6 +74,8 @@ class Arguments:
     table: bool = False  # print what was measured, and measure nothing
     population: int = 2048  # of integer_bits
     generations: int = 25_000  # of integer_bits
+    momentum_shift: int = 0  # of integer_bits, as in esrl.eggroll_int8
+    quantile_decay: float = 0.002  # likewise
     minutes: float | None = None  # after which integer_bits stops, to go on another time
     runs: Path = Path("runs/objectives")  # where integer_bits keeps its checkpoints
 
@@ -146,7 +148,13 @@ def descend(name: str, task: str, seed: int) -> list[dict[str, Any]]:
 def evolve_integers(given: Arguments, seed: int) -> list[dict[str, Any]]:
     """The held-out scores of the language model of integers so far: begins its run, or goes on with it."""
     folder = given.runs / f"{INTEGER}-{seed}"
-    agent = esrl.eggroll_int8(language.integer_bits, population=given.population, **INTEGERS)
+    agent = esrl.eggroll_int8(
+        language.integer_bits,
+        population=given.population,
+        momentum_shift=given.momentum_shift,
+        quantile_decay=given.quantile_decay,
+        **INTEGERS,
+    )
     esrl.train(
         agent,
         generations=given.generations,

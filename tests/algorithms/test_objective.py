@@ -268,19 +268,21 @@ def test_integers_are_scored_too_and_devices_and_chunks_change_nothing(shared):
         ends.append(trained(agent, 2))
     same(ends[0].params, ends[1].params)
     begun = agent.init(seed_key(0))
-    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (begun.params, ends[0].params)), strict=True))
+    both = zip(*map(jax.tree.leaves, (begun.params, ends[0].params)), strict=True)
+    assert any(np.any(np.asarray(a) != np.asarray(b)) for a, b in both)
+    start = jax.tree.map(jnp.asarray, jax.device_get(begun.params))  # on one device
     assert int(ends[0].env_steps) == 2 * 16 and ends[0].moments is None
     # By hand: the network's outputs over 256 are what the score is of.
     fitness, keys = [], jax.random.split(seed_key(5), 4)
     for key in keys:
 
         def one(x, carry):
-            (output, _), carry = agent.policy.apply(begun.params, x, carry)
+            (output, _), carry = agent.policy.apply(start, x, carry)
             return output.astype(jnp.float32) / 256, carry
 
         fitness.append(next_byte(Apply("by hand", one, jnp.int32(0), agent.policy.carry), key))
     scored = scoring.scored(agent.policy, objective)
-    found = [scored.apply(begun.params, key, ())[0][0] for key in keys]
+    found = [scored.apply(start, key, ())[0][0] for key in keys]
     np.testing.assert_allclose(found, fitness, rtol=1e-6)
 
 
