@@ -18,7 +18,7 @@ from esrl.algorithms.agent import Agent, Metrics
 from esrl.algorithms.node_perturbation import Feedback, NodePerturbation
 from esrl.algorithms.optimizers import Schedule
 from esrl.algorithms.options import agent_constructor, changed_options
-from esrl.algorithms.ppo import PPO, Experience, PPOState, Sample, backpropagated, rollout
+from esrl.algorithms.ppo import PPO, Experience, PPOState, Sample, backpropagated
 from esrl.algorithms.ppo_agent import assembled, configured, frozen_of, named, ppo, start_values
 from esrl.algorithms.weight_windows import WeightWindows
 from esrl.core.options import Names
@@ -170,8 +170,8 @@ def eggroll_ac(
     if windows is None:
         config = configured(env, options, nets, _gradient(aligned_noise), fit)
     else:
-        estimate = partial(_estimate, windows)
-        config = configured(env, options, nets, _of_windows, fit, estimate, together=2)
+        estimate, play = partial(_estimate, windows), partial(weight_windows.play, windows)
+        config = configured(env, options, nets, _of_windows, fit, estimate, play, together=2)
 
     def memory(params: PyTree) -> Memory | WindowsMemory:
         sums = regression.zeros(params) if regression else None
@@ -187,8 +187,7 @@ def eggroll_ac(
             return weight_windows.trained(windows, own)
         return aligned_noise.trained(own) if aligned_noise else "gradient"
 
-    play = partial(weight_windows.rollout, windows) if windows else rollout
-    return assembled("eggroll_ac", "actor_critic", eggroll_ac, given, start, env, config, memory, trained, play)
+    return assembled("eggroll_ac", "actor_critic", eggroll_ac, given, start, env, config, memory, trained)
 
 
 def _check_together(given: dict[str, Any]) -> None:

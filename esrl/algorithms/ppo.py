@@ -134,7 +134,9 @@ class PPO:
       fit: `fit(params, memory, state, samples) -> (params, memory)`, what is fitted to an iteration after its gradient
         steps; None for nothing.
       frozen: places of the parameters that stay, in `jax.tree.leaves` order; the optimizer leaves them out.
-      lanes: L. steps: T. epochs, minibatches: of an iteration.
+      play: `play(ppo, state, lanes) -> ((lanes, trajectory, last_value), (sums, stats))`, an iteration of some of the
+        lanes: `play` below, or that of `esrl.algorithms.weight_windows`.
+      lanes: L. together: lanes that are played by one. steps: T. epochs, minibatches: of an iteration.
       reward_scale, clip_value, normalize_advantages: as in `esrl.ppo`.
       mesh: the devices.
     """
@@ -147,7 +149,9 @@ class PPO:
     estimate: Callable[..., PyTree] | None
     fit: Callable[..., tuple[PyTree, PyTree]] | None
     frozen: frozenset[int]
+    play: Callable[..., tuple[PyTree, PyTree]]
     lanes: int
+    together: int
     steps: int
     epochs: int
     minibatches: int
@@ -179,18 +183,22 @@ class PPO:
 
 def rollout(ppo: PPO, state: PPOState) -> Experience:
     """Steps every environment `num_steps` times with the policy as it is."""
-    key = jax.random.fold_in(state.key, state.generation + 1)  # number 0 of the run key started the parameters
-
-    def play(args: tuple[PyTree, Key], lanes: Lanes) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        context, key = args
-        after, trajectory, last_value, stats = ppo.runner.unroll(
-            ppo.act, ppo.value, context, lanes, key, ppo.nets.carry, ppo.steps
-        )
-        return (after, trajectory, last_value), (observed(context[1], trajectory), stats)
-
-    args = ((state.params, state.moments), key)
-    rows, totals = sharding.map_devices(play, args, state.lanes, ppo.mesh)
+    rows, totals = sharding.map_devices(partial(ppo.play, ppo), state, state.lanes, ppo.mesh)
     return Experience(*rows, *totals)
+
+
+def play(ppo: PPO, state: PPOState, lanes: Lanes) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Steps some of the lanes, all at once: the fields of an `Experience` of them, rows and totals.
+
+    Of a state it takes the parameters, the moments, the key and the generation alone. What a lane plays depends on
+    these and on where it is, and on no other lane.
+    """
+    key = jax.random.fold_in(state.key, state.generation + 1)  # number 0 of the run key started the parameters
+    context = (state.params, state.moments)
+    after, trajectory, last_value, stats = ppo.runner.unroll(
+        ppo.act, ppo.value, context, lanes, key, ppo.nets.carry, ppo.steps
+    )
+    return (after, trajectory, last_value), (observed(state.moments, trajectory), stats)
 
 
 def observed(moments: Moments | None, trajectory: Trajectory) -> AnySums | None:

@@ -16,7 +16,7 @@ from esrl.algorithms.agent import Agent, Kind, Metrics, Plan, mesh_for, stepping
 from esrl.algorithms.frozen import frozen_places, leaving
 from esrl.algorithms.optimizers import Schedule, base_rate, make_optimizer, scheduled
 from esrl.algorithms.options import agent_constructor, changed_options
-from esrl.algorithms.ppo import PPO, Experience, PPOState, backpropagated, rollout, update
+from esrl.algorithms.ppo import PPO, PPOState, backpropagated, play, rollout, update
 from esrl.core import sharding
 from esrl.core.jaxprs import path_name
 from esrl.core.options import Names
@@ -144,7 +144,6 @@ def assembled(
     config: PPO,
     memory: Callable[[PyTree], PyTree] = lambda params: (),
     trained: Callable[[str], str] = lambda path: "gradient",
-    play: Callable[[PPO, PPOState], Experience] = rollout,
 ) -> Agent:
     """The agent of a configuration.
 
@@ -153,7 +152,6 @@ def assembled(
       start: values of the state's hyperparameters, by their names, among others.
       memory: from parameters to what the state remembers at the start.
       trained: from a parameter's path to how it is trained.
-      play: an iteration's rollout.
     """
     nets, number = config.nets, config.lanes
     normalized = given["normalize_observations"] and any(jax.tree.leaves(nets.policy.normalizable))
@@ -195,7 +193,7 @@ def assembled(
         plan=_plan(config, trained),
         hyperparams=HYPERPARAMS,
         options=changed_options(constructor, given),
-        **stepping(env, init, partial(play, config), partial(update, config), config.mesh),
+        **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
     )
 
 
@@ -206,12 +204,13 @@ def configured(
     gradient: Callable[..., tuple[PyTree, Metrics, PyTree]] = backpropagated,
     fit: Callable[..., tuple[PyTree, PyTree]] | None = None,
     estimate: Callable[..., PyTree] | None = None,
+    play: Callable[..., tuple[PyTree, PyTree]] = play,
     together: int = 1,
 ) -> PPO:
     """The configuration of a run, from its options, environment and networks.
 
     Args:
-      gradient, fit, estimate: as in `PPO`.
+      gradient, fit, estimate, play: as in `PPO`.
       together: lanes that stay on one device.
 
     Raises:
@@ -251,7 +250,9 @@ def configured(
         estimate=estimate,
         fit=fit,
         frozen=frozen,
+        play=play,
         lanes=options.num_envs,
+        together=together,
         steps=options.num_steps,
         epochs=options.num_epochs,
         minibatches=options.num_minibatches,

@@ -87,37 +87,32 @@ class WeightWindows:
         return jax.vmap(one)(observations, carries)
 
 
-def rollout(windows: WeightWindows, ppo: PPO, state: PPOState) -> Experience:
-    """Plays an iteration window by window, every lane with its own parameters."""
+def play(windows: WeightWindows, ppo: PPO, state: PPOState, lanes: Lanes) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Plays an iteration window by window, every lane with its own parameters. As `ppo.play`, which see."""
+    pairs = lanes.ids[::2] // 2  # lanes lie by pairs
+    key = jax.random.fold_in(state.key, state.generation + 1)
 
-    def play(state: PPOState, rows: tuple[Lanes, Array]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        lanes, pairs = rows
-        key = jax.random.fold_in(state.key, state.generation + 1)
+    def one(lanes: Lanes, window: Array) -> tuple[Lanes, tuple[Trajectory, Array, EpisodeStats]]:
+        context = (state.params, state.moments, windows.noise_of(state, window, pairs))
+        own = jax.random.fold_in(key, window)
+        after, trajectory, last, stats = ppo.runner.unroll(
+            windows.act, windows.value, context, lanes, own, ppo.nets.carry, windows.window
+        )
+        return after, (trajectory, last, stats)
 
-        def one(lanes: Lanes, window: Array) -> tuple[Lanes, tuple[Trajectory, Array, EpisodeStats]]:
-            context = (state.params, state.moments, windows.noise_of(state, window, pairs[::2]))  # lanes lie by pairs
-            own = jax.random.fold_in(key, window)
-            after, trajectory, last, stats = ppo.runner.unroll(
-                windows.act, windows.value, context, lanes, own, ppo.nets.carry, windows.window
-            )
-            return after, (trajectory, last, stats)
-
-        numbers = jnp.arange(ppo.steps // windows.window)
-        if windows.scan:
-            after, found = jax.lax.scan(one, lanes, numbers)
-        else:
-            after, each = lanes, []
-            for number in numbers:
-                after, now = one(after, number)
-                each.append(now)
-            found = jax.tree.map(lambda *x: jnp.stack(x), *each)
-        trajectory, last, stats = found
-        trajectory = jax.tree.map(_joined, trajectory)
-        totals = observed(state.moments, trajectory), jax.tree.map(lambda x: jnp.sum(x, axis=0), stats)
-        return (after, trajectory, last[-1]), totals
-
-    rows, totals = sharding.map_devices(play, state, (state.lanes, sharding.iota(ppo.lanes) // 2), ppo.mesh)
-    return Experience(*rows, *totals)
+    numbers = jnp.arange(ppo.steps // windows.window)
+    if windows.scan:
+        after, found = jax.lax.scan(one, lanes, numbers)
+    else:
+        after, each = lanes, []
+        for number in numbers:
+            after, now = one(after, number)
+            each.append(now)
+        found = jax.tree.map(lambda *x: jnp.stack(x), *each)
+    trajectory, last, stats = found
+    trajectory = jax.tree.map(_joined, trajectory)
+    totals = observed(state.moments, trajectory), jax.tree.map(lambda x: jnp.sum(x, axis=0), stats)
+    return (after, trajectory, last[-1]), totals
 
 
 def _joined(x: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import Any
 
 from esrl.cli.arguments import Groups, about, dashed, texts, values
 from esrl.cli.output import HELP
-from esrl.cluster.opening import Cluster
+from esrl.cluster.opening import BLOCK_SIZES, Cluster
 from esrl.core import processes
 from esrl.core.errors import EsrlError, notice
 from esrl.core.joining import join
@@ -36,7 +36,7 @@ del RUN["workers"]  # a flag of the environment's, unless Ray is to play
 _BUDGET = 1e6  # environment steps when no budget is given
 _JOINING = ("distributed", "coordinator", "processes", "process_id")  # how processes find each other
 _PLAYERS = ("ray_address", "workers", "broadcast", "block_timeout")  # who plays, which changes no number
-_WITHOUT_RAY = {k: v for k, v in Cluster._field_defaults.items() if k not in ("ray_address", "block_pairs")}
+_WITHOUT_RAY = {k: v for k, v in Cluster._field_defaults.items() if k not in ("ray_address", *BLOCK_SIZES)}
 _RESUMABLE = (  # what a run that goes on may still be told
     *(*_JOINING, *_PLAYERS),
     *("resume", "trust", "json", "dry_run", *Budget._fields),

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from esrl.algorithms.agent import Agent
-from esrl.algorithms.es import ES, ESState, Experience
 from esrl.cluster import messages
+from esrl.cluster.blocks import Blocks
+from esrl.cluster.homes import StayingScheduler
 from esrl.cluster.player import Orders, Played
-from esrl.cluster.playing import bounds_of, lost_rows, put_together
+from esrl.cluster.playing import bounds_of
 from esrl.cluster.schedule import Close, Command, GiveUp, Play, Replace, Scheduler
 from esrl.core.types import EsrlError, notice
 from esrl.envs.base import name_of
@@ -81,11 +81,11 @@ class Workers(Protocol):
 
 
 class Fleet:
-    """Plays the generations of an evolution strategy by workers.
+    """Plays the generations of an agent by workers.
 
     Args:
-      agent: on one device (`playing.on_one_device`). workers: who plays.
-      block: pairs that are played together.
+      blocks: of the agent. workers: who plays. block: how many pairs or environments are played together.
+      number: workers that there are to be, where blocks stay with them.
       broadcast, close_at, limit: as `esrl.iterate` has them (`limit` is its `block_timeout`).
 
     Attributes:
@@ -95,21 +95,27 @@ class Fleet:
 
     def __init__(
         self,
-        agent: Agent,
+        blocks: Blocks,
         workers: Workers,
         block: int,
         *,
+        number: int = 1,
         broadcast: str = "parameters",
         close_at: float = 1.0,
         limit: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.agent, self.metrics = agent, {}  # type: tuple[Agent, dict[str, float]]
+        self.metrics: dict[str, float] = {}
         self.seconds, self.tolerant = 300.0, True
-        self._es: ES = agent.config
-        self._bounds = bounds_of(self._es.pairs, block)
+        self._blocks = blocks
+        self._bounds = bounds_of(blocks.size, block)
         self._workers, self._clock = workers, clock
-        self._schedule = Scheduler(np.diff(self._bounds).tolist(), close_at=close_at, limit=limit)
+        sizes = np.diff(self._bounds).tolist()
+        self._schedule = (
+            StayingScheduler(sizes, workers=number, limit=limit)
+            if blocks.stay
+            else Scheduler(sizes, close_at=close_at, limit=limit)
+        )
         self._scalars = broadcast == "scalars"
         self._last: tuple[int, bytes] | None = None  # the generation that the last scalars lead to, and these
         self._at: dict[int, int] = {}  # the generation that each worker knows the state of
@@ -117,7 +123,7 @@ class Fleet:
         self._node: dict[int, str] = {}
         self._since_one = clock()  # when there last was a worker
 
-    def rollout(self, state: ESState) -> Experience:
+    def rollout(self, state: Any) -> Any:
         """Plays one generation. It is the same, bit for bit, whoever plays; but for what `close_at` leaves out.
 
         Raises:
@@ -138,9 +144,9 @@ class Fleet:
                 commands += now.hear(event)
             commands += self._schedule.tick(self._clock())
             self._check_there_is_one()
-        experience = put_together(self._es, state.moments, self._bounds, now.rows)
+        experience = self._blocks.put_together(state, self._bounds, now.rows)
         if self._scalars:
-            self._last = now.number + 1, messages.pack(messages.scalars_of(self._es, experience))
+            self._last = now.number + 1, messages.pack(messages.scalars_of(self._blocks.agent.config, experience))
         self.metrics = now.metrics()
         return experience
 
@@ -163,10 +169,10 @@ class Fleet:
 class _Generation:
     """One generation of a fleet while it is played."""
 
-    def __init__(self, fleet: Fleet, state: ESState) -> None:
+    def __init__(self, fleet: Fleet, state: Any) -> None:
         self.fleet, self.state = fleet, state
         self.number = int(state.generation)
-        self.rows: dict[int, messages.Rows] = {}
+        self.rows: dict[int, Any] = {}
         self.over = False
         self.sent = self.received = self.resent = 0
         self._handles: dict[str, tuple[Any, int]] = {}  # of each kind of message: published, and its bytes
@@ -202,13 +208,14 @@ class _Generation:
 
     def metrics(self) -> dict[str, float]:
         """What an observer wants to know of who played."""
-        schedule, es = self.fleet._schedule, self.fleet._es
+        schedule, blocks = self.fleet._schedule, self.fleet._blocks
         present = sum(end - first for i, (first, end) in enumerate(pairwise(self.fleet._bounds)) if i in self.rows)
+        missing = {} if blocks.whole else {"pairs_missing": blocks.size - present}
         return {
             "workers": schedule.workers,
             "workers_lost": schedule.ended,
             "blocks_again": schedule.again,
-            "pairs_missing": es.pairs - present,
+            **missing,
             "bytes_sent": self.sent,
             "bytes_received": self.received,
         }
@@ -225,8 +232,9 @@ class _Generation:
             if (kind, node := fleet._node.get(worker, "")) not in self._told:
                 self._told.add((kind, node))
                 self.sent += size
-        self.sent += _HEAD
-        orders = Orders(self.number, first, end, kind, fleet.seconds, fleet.tolerant)
+        part = messages.pack(fleet._blocks.part(self.state, first, end))
+        self.sent += _HEAD + len(part)
+        orders = Orders(self.number, first, end, kind, fleet.seconds, fleet.tolerant, part)
         fleet._workers.send(worker, orders, handle)
 
     def _news(self, worker: int) -> str:
@@ -240,7 +248,7 @@ class _Generation:
 
     def _published(self, kind: str) -> tuple[Any, int]:
         if kind not in self._handles:
-            whole = self.state if self.fleet._scalars else messages.playable(self.state)
+            whole = self.state if self.fleet._scalars else self.fleet._blocks.playable(self.state)
             message = self.fleet._last[1] if kind == "scalars" and self.fleet._last else messages.pack(whole)
             self._handles[kind] = self.fleet._workers.publish(message), len(message)
         return self._handles[kind]
@@ -260,8 +268,9 @@ class _Generation:
             fleet._strange[worker] = fleet._strange.get(worker, 0) + 1
             return fleet._schedule.refused(worker, now)
         elif ours and block not in self.rows and not self.over:
-            like = messages.rows_like(fleet._es, self.state.moments, orders.end - orders.first)
-            self.rows[block] = messages.unpack(played.rows, like)
+            self.rows[block] = messages.unpack(
+                played.rows, fleet._blocks.rows_like(self.state, orders.end - orders.first)
+            )
             if (faults := self._faults()) is not None:
                 faults.elsewhere(played.told, played.failed, played.begun)
         generation = fleet._schedule.generation if ours else -1
@@ -270,19 +279,19 @@ class _Generation:
 
     def _give_up(self, block: int) -> None:
         first, end = self.fleet._bounds[block : block + 2]
-        es, faults = self.fleet._es, self._faults()
+        blocks, faults = self.fleet._blocks, self._faults()
         text = (
-            f"{name_of(self.fleet.agent.env)}: every worker that played the pairs {first} to {end - 1} has ended; one"
-            " that plays them in the driver's process may show why (leave out ray_address)"
+            f"{name_of(blocks.agent.env)}: every worker that played the {blocks.unit} {first} to {end - 1} has ended;"
+            " one that plays them in the driver's process may show why (leave out ray_address)"
         )
         if faults is None:
             raise EsrlError(text)
-        self.rows[block] = lost_rows(es, self.state.moments, end - first)
-        lanes = (end - first) * len(es.signs) * es.episodes
+        self.rows[block] = blocks.lost(self.state, first, end)
+        lanes = blocks.episodes(end - first)
         faults.elsewhere(text, lanes, lanes)
 
     def _faults(self) -> Faults | None:
-        return getattr(self.fleet.agent.env, "faults", None)
+        return getattr(self.fleet._blocks.agent.env, "faults", None)
 
     def _forget(self, worker: int) -> None:
         for known in (self.fleet._at, self.fleet._strange, self.fleet._node):

@@ -7,21 +7,20 @@ from typing import Any
 
 import jax
 
-from esrl.algorithms.agent import Agent
 from esrl.cluster import messages
+from esrl.cluster.blocks import Blocks
 from esrl.cluster.fleet import Event, Finished, Joined
 from esrl.cluster.player import Orders, Played
-from esrl.cluster.playing import player
 from esrl.core.types import seed_key
 
 
 class InProcess:
-    """Plays the blocks one after the other, here. See `fleet.Workers`. The agent is on one device."""
+    """Plays the blocks one after the other, here. See `fleet.Workers`."""
 
-    def __init__(self, agent: Agent) -> None:
-        init = agent.init.function  # type: ignore[attr-defined]
-        self._like = messages.playable(jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0))))
-        self._play = player(agent)
+    def __init__(self, blocks: Blocks) -> None:
+        init = blocks.agent.init.function  # type: ignore[attr-defined]
+        self._shapes = jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))
+        self._blocks, self._play = blocks, blocks.player()
         self._state: Any = None
         self._events: list[Event] = [Joined(0, "")]
 
@@ -31,9 +30,10 @@ class InProcess:
     def send(self, worker: int, orders: Orders, message: Any) -> None:
         begun = time.monotonic()
         if message is not None:
-            self._state = messages.unpack(message, self._like)
+            self._state = messages.unpack(message, self._blocks.playable(self._shapes))
+        part = messages.unpack(orders.part, self._blocks.part_like(self._shapes, orders.end - orders.first))
         # The environment is the driver's own: it counts its faults there, and raises here.
-        rows = messages.pack(self._play(self._state, orders.first, orders.end))
+        rows = messages.pack(self._play(self._state, part, orders.first, orders.end))
         self._events.append(Finished(worker, orders, Played(rows, "", "", 0, 0, b"", time.monotonic() - begun)))
 
     def replace(self, worker: int) -> None:

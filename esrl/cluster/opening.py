@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from esrl.algorithms.agent import Agent
-from esrl.algorithms.es import ES
+from esrl.cluster.blocks import Blocks, blocks_of, kind_of, on_one_device
 from esrl.cluster.fleet import Fleet
 from esrl.cluster.in_process import InProcess
 from esrl.cluster.jobs import job_of
 from esrl.cluster.messages import BROADCASTS
-from esrl.cluster.playing import bounds_of, on_one_device
+from esrl.cluster.playing import bounds_of
 from esrl.cluster.ray_session import Session
 from esrl.cluster.ray_workers import RayWorkers
 from esrl.core.types import EsrlError
 
+# Options that say how much is played together, and whose they are.
+BLOCK_SIZES = {
+    "block_pairs": "evolution strategies",
+    "block_envs": "agents whose environments live on (ppo, eggroll_ac)",
+}
 _BLOCKS = 2  # of a worker, in a generation: fewer would leave it idle while the longest is played
 
 
@@ -28,11 +33,12 @@ class Cluster(NamedTuple):
     block_pairs: int | None = None
     block_timeout: float | None = None
     close_at: float = 1.0
+    block_envs: int | None = None
 
     @property
     def asked(self) -> bool:
         """Whether generations are played in blocks."""
-        return self.ray_address is not None or self.block_pairs is not None
+        return self.ray_address is not None or any(getattr(self, name) is not None for name in BLOCK_SIZES)
 
     def check(self, agent: Agent) -> None:
         """Raises an `EsrlError` for what does not fit, before anything is started."""
@@ -49,56 +55,76 @@ class Cluster(NamedTuple):
                     raise EsrlError(f'{name} is of Ray\'s workers; give ray_address as well ("local" is this machine)')
         if not self.asked:
             return
-        if agent.kind != "evolution":
+        kind = kind_of(agent)
+        for name, fits in BLOCK_SIZES.items():
+            if name != kind.option and getattr(self, name) is not None:
+                raise EsrlError(
+                    f"{name} is of {fits}, and {agent.name} is played in blocks of {kind.unit}: {kind.option}"
+                )
+        kind.check(agent)
+        blocks = kind(agent)
+        if blocks.whole:
+            for name in ("broadcast", "close_at"):
+                if getattr(self, name) != Cluster._field_defaults[name]:
+                    raise EsrlError(
+                        f"{name} is {getattr(self, name)}, but the update of {agent.name} needs every step of all"
+                        f" {blocks.unit}; leave {name} out"
+                    )
+        block = self.block(kind.option)
+        if block is not None and (block > blocks.size or block % blocks.together):
+            fits = f" in steps of {blocks.together}" if blocks.together > 1 else ""
             raise EsrlError(
-                f"workers play whole episodes, as evolution strategies do, and {agent.name} steps lanes that live on;"
-                " leave out ray_address and block_pairs, or take eggroll or open_es"
+                f"{kind.option} is {block}, but a generation has {blocks.size} {blocks.unit}; give at most that{fits}"
             )
-        if not isinstance(agent.config, ES):
+        number = len(bounds_of(blocks.size, block or blocks.together)) - 1
+        if self.workers is not None and self.workers > number:
             raise EsrlError(
-                f"workers play eggroll, open_es and es, and {agent.name} is none of them; leave out ray_address and"
-                " block_pairs"
+                f"{self.workers} workers are too many for {number} blocks of {blocks.unit} (a generation has"
+                f" {blocks.size}, {kind.option} {block or blocks.together}); give at most {number}, or a larger"
+                f" {'num_envs' if blocks.whole else 'population'}"
             )
-        pairs = agent.config.pairs
-        if self.block_pairs is not None and self.block_pairs > pairs:
-            raise EsrlError(f"block_pairs is {self.block_pairs}, but a generation has {pairs} pairs; give at most that")
-        blocks = len(bounds_of(pairs, self.block_pairs or 1)) - 1
-        if self.workers is not None and self.workers > blocks:
-            raise EsrlError(
-                f"{self.workers} workers are too many for {blocks} blocks of pairs (population"
-                f" {pairs * len(agent.config.signs)}, block_pairs {self.block_pairs or 1}); give at most {blocks}, or a"
-                " larger population"
-            )
+
+    def block(self, option: str) -> int | None:
+        """The size of blocks, by the option that says it."""
+        found: int | None = getattr(self, option)
+        return found
+
+
+def _block_size(blocks: Blocks, workers: int) -> int:
+    """So many blocks for each worker that it is not idle for long; where they stay with it, one."""
+    parts = workers * (1 if blocks.stay else _BLOCKS)
+    return -(-blocks.size // (parts * blocks.together)) * blocks.together
 
 
 def opened(agent: Agent, cluster: Cluster) -> tuple[Agent, Fleet, Cluster]:
     """The agent that plays so, its fleet, and the options with the size of blocks that was chosen.
 
     Raises:
-      EsrlError: an agent that is no evolution strategy, too few pairs for the workers, Ray is missing or does not
-        answer, or the agent cannot be sent.
+      EsrlError: an agent that cannot be played in blocks, too few pairs or environments for the workers, Ray is missing
+        or does not answer, or the agent cannot be sent.
     """
     cluster.check(agent)
-    alone = on_one_device(agent)
-    pairs = alone.config.pairs
+    blocks = blocks_of(on_one_device(agent))
+    alone, size = blocks.agent, cluster.block(blocks.option)
     if cluster.ray_address is None:
-        block = cluster.block_pairs or pairs
-        fleet = Fleet(alone, InProcess(alone), block)
+        size = size or blocks.size
+        fleet = Fleet(blocks, InProcess(blocks), size)
     else:
         job = job_of(agent)
         session = Session(cluster.ray_address, cluster.workers)
         try:
-            number = cluster.workers or min(max(session.cores, 1), pairs)
-            block = cluster.block_pairs or -(-pairs // (_BLOCKS * number))
-            most = len(bounds_of(pairs, block)) - 1
+            number = cluster.workers or min(max(session.cores, 1), blocks.size // blocks.together)
+            size = size or _block_size(blocks, number)
+            most = len(bounds_of(blocks.size, size)) - 1
             workers = RayWorkers(session, job, cluster.broadcast, cluster.workers, most)
         except BaseException:
             session.close()
             raise
         fleet = Fleet(
-            alone,
+            blocks,
             workers,
-            block,
+            size,
+            number=number,
             broadcast=cluster.broadcast,
             close_at=cluster.close_at,
             limit=cluster.block_timeout,
@@ -106,4 +132,5 @@ def opened(agent: Agent, cluster: Cluster) -> tuple[Agent, Fleet, Cluster]:
     played = dataclasses.replace(
         alone, rollout=fleet.rollout, step=lambda state: alone.update(state, fleet.rollout(state))
     )
-    return played, fleet, cluster._replace(block_pairs=block)
+    chosen: dict[str, Any] = {blocks.option: size}
+    return played, fleet, cluster._replace(**chosen)

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from esrl.algorithms.es import ESState
 from esrl.cluster import messages
+from esrl.cluster.blocks import blocks_of, on_one_device
 from esrl.cluster.jobs import Job, agent_of
-from esrl.cluster.playing import on_one_device, player
 from esrl.core.processes import versions
 from esrl.core.runtime import take_one_core
-from esrl.core.types import EsrlError, reason_of, seed_key
+from esrl.core.types import EsrlError, PyTree, reason_of, seed_key
 from esrl.envs.base import on_device
 
 
@@ -25,9 +24,10 @@ class Orders(NamedTuple):
     """What a worker is to play.
 
     Attributes:
-      generation: uint32 of the state. first, end: of the pairs.
+      generation: uint32 of the state. first, end: of the pairs or lanes.
       kind: of the message that comes along: "state" or "scalars", or "" where the worker knows already.
       seconds: that a call of the environment may take. tolerant: whether a fault costs an episode alone.
+      part: packed, what the block needs beside the message.
     """
 
     generation: int
@@ -36,6 +36,7 @@ class Orders(NamedTuple):
     kind: str
     seconds: float
     tolerant: bool
+    part: bytes = b""
 
 
 class Played(NamedTuple):
@@ -91,9 +92,10 @@ class Player:
         """Makes the agent; returns a sentence where that is not possible, else ""."""
         try:
             self.agent = on_one_device(agent_of(job))
-            state = jax.eval_shape(self.agent.init.function, jax.eval_shape(lambda: seed_key(0)))
-            self.like = state if self.whole else messages.playable(state)
-            self.play_block = player(self.agent)
+            self.blocks = blocks_of(self.agent)
+            self.shapes = jax.eval_shape(self.agent.init.function, jax.eval_shape(lambda: seed_key(0)))
+            self.like = self.shapes if self.whole else self.blocks.playable(self.shapes)
+            self.play_block = self.blocks.player()
         except EsrlError as error:
             return str(error)
         except Exception as error:
@@ -113,7 +115,7 @@ class Player:
 
     def _hear(self, orders: Orders, message: bytes) -> None:
         if orders.kind == "state":
-            state: ESState = messages.unpack(message, self.like)
+            state = messages.unpack(message, self.like)
             self.state = jax.tree.map(jax.numpy.asarray, state)
         elif orders.kind == "scalars":
             es = self.agent.config
@@ -122,13 +124,15 @@ class Player:
         if self.state is None or int(self.state.generation) != orders.generation:
             raise EsrlError("a worker was asked for a generation that it has not heard of; this is an error of esrl")
 
-    def _play(self, orders: Orders) -> tuple[messages.Rows, str, int, int]:
+    def _play(self, orders: Orders) -> tuple[PyTree, str, int, int]:
         faults = None if on_device(self.agent.env) else self.agent.env.faults
+        part = messages.unpack(orders.part, self.blocks.part_like(self.shapes, orders.end - orders.first))
         if faults is None:
-            return self.play_block(self.state, orders.first, orders.end), "", 0, 0
+            return self.play_block(self.state, part, orders.first, orders.end), "", 0, 0
         with faults.tolerating(orders.seconds, 1.0 if orders.tolerant else 0.0):
-            rows = self.play_block(self.state, orders.first, orders.end)
-            return rows, faults.first.text if faults.first else "", faults.count, faults.begun
+            rows = self.play_block(self.state, part, orders.first, orders.end)
+            # Lanes that live on may begin no episode.
+            return rows, faults.first.text if faults.first else "", faults.count, max(faults.begun, faults.lanes)
 
 
 def agrees(mine: dict[str, str], theirs: dict[str, str]) -> str:

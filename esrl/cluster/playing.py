@@ -15,6 +15,7 @@ import numpy as np
 from esrl.algorithms import memory_plan
 from esrl.algorithms.agent import Agent, stepping
 from esrl.algorithms.es import ES, ESState, Experience, play, update
+from esrl.cluster import messages
 from esrl.cluster.messages import Rows, rows_like
 from esrl.core import sharding
 from esrl.core.types import EsrlError, PyTree
@@ -24,6 +25,60 @@ from esrl.envs.base import on_device
 def bounds_of(pairs: int, block: int) -> list[int]:
     """Where blocks of so many pairs begin and end: [0, block, 2 block, ..., pairs]; the last one may be smaller."""
     return [*range(0, pairs, block), pairs]
+
+
+class PairBlocks:
+    """Blocks of pairs, which the numbers of these say whole. See `blocks.Blocks`."""
+
+    option, unit, whole = "block_pairs", "pairs", False
+    together, stay = 1, False
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self._es: ES = agent.config
+        self.size = self._es.pairs
+
+    @staticmethod
+    def on_one_device(agent: Agent) -> Agent:
+        """The agent with one device."""
+        return on_one_device(agent)
+
+    @staticmethod
+    def check(agent: Agent) -> None:
+        """All of them can be played in blocks."""
+
+    def playable(self, state: ESState) -> ESState:
+        """What playing needs of a state."""
+        return messages.playable(state)
+
+    def part(self, state: ESState, first: int, end: int) -> tuple[()]:
+        """Nothing: the numbers of the pairs say it."""
+        return ()
+
+    def part_like(self, state: ESState, number: int) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def rows_like(self, state: ESState, number: int) -> Rows:
+        """The shapes of what so many pairs have played."""
+        return rows_like(self._es, state.moments, number)
+
+    def player(self) -> Callable[[ESState, PyTree, int, int], Rows]:
+        """`play(state, part, first, end) -> rows`, as `player`."""
+        play = player(self.agent)
+        return lambda state, part, first, end: play(state, first, end)
+
+    def lost(self, state: ESState, first: int, end: int) -> Rows:
+        """Rows of pairs that nobody could play."""
+        return lost_rows(self._es, state.moments, end - first)
+
+    def episodes(self, number: int) -> int:
+        """Episodes of so many pairs."""
+        return number * len(self._es.signs) * self._es.episodes
+
+    def put_together(self, state: ESState, bounds: list[int], rows: dict[int, Rows]) -> Experience:
+        """A generation from the rows of its blocks."""
+        return put_together(self._es, state.moments, bounds, rows)
 
 
 def on_one_device(agent: Agent) -> Agent:

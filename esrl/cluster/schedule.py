@@ -142,11 +142,8 @@ class Scheduler:
         """A worker has ended, or cannot be reached."""
         if worker not in self._idle and worker not in self._tasks:  # it was replaced before
             return []
-        self._idle.pop(worker, None)
-        self._sizes.pop(worker, None)
-        self._pace.pop(worker, None)
         task = self._taken(worker)
-        self.ended += 1
+        self._gone(worker, now)
         return self._lost(worker, task) + self._work(now)
 
     def finished(
@@ -188,9 +185,7 @@ class Scheduler:
         found: list[Command] = []
         for worker, task in self._overdue(now):
             self._taken(worker)
-            self._sizes.pop(worker, None)
-            self._pace.pop(worker, None)
-            self.ended += 1
+            self._gone(worker, now)
             found.append(Replace(worker, self._allowed(task)))
             found += self._lost(worker, task)
         return found + self._work(now)
@@ -258,6 +253,13 @@ class Scheduler:
         if task is not None:
             del self._by_kind[task.first][worker]
         return task
+
+    def _gone(self, worker: int, now: float) -> None:
+        """There is a worker less."""
+        self._idle.pop(worker, None)
+        self._sizes.pop(worker, None)
+        self._pace.pop(worker, None)
+        self.ended += 1
 
     def _settle(self, block: int) -> list[Command]:
         """A block is done; the generation may be over."""

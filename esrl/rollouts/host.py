@@ -142,9 +142,10 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
     """`start` and `unroll` of a `Runner`.
 
     Python's worlds are not part of a state: `Lanes.state` is a mark that says whether they are still where it left
-    them. When they are not (a resumed run, an older state), every lane begins a new episode.
+    them. When they are not (a resumed run, an older state), every lane begins a new episode. Lanes that are unrolled
+    in blocks (`esrl.cluster`) have a mark and worlds for each block.
     """
-    held: dict[str, Any] = {"mark": None, "worlds": None, "number": 0}
+    blocks: dict[int, dict[str, Any]] = {}  # by the number of their first lane
     compiled: dict[Any, Any] = {}
 
     def start(keys: Key, carry: PyTree) -> Lanes:
@@ -165,6 +166,7 @@ def unroller(env: HostEnv) -> tuple[StartLanes, Unroll]:
                 f" num_envs={env.instances}"
             )
         seeds = np.asarray(draw(key, lanes.ids, jnp.arange(length + 1)))
+        held = blocks.setdefault(int(lanes.ids[0]), {"mark": None, "worlds": None, "number": 0})
         if held["number"] != number or held["worlds"].failed:
             held.update(worlds=env.make_lanes((number,)), number=number, mark=None)
         worlds, all_lanes = held["worlds"], np.ones(number, bool)

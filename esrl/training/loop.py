@@ -16,7 +16,7 @@ import numpy as np
 
 from esrl.algorithms.agent import Agent, Metrics, agent_text
 from esrl.algorithms.es import quantiles
-from esrl.cluster.opening import Cluster, opened
+from esrl.cluster.opening import BLOCK_SIZES, Cluster, opened
 from esrl.core import processes
 from esrl.core.brief import options_text
 from esrl.core.compile_time import compile_seconds
@@ -93,8 +93,6 @@ class Run:
         self.ended_by = ""  # why it ended before its budget did
         self.on_env_error, self.max_failed, self.env_timeout = on_env_error, max_failed, env_timeout
         self.hyperparams = check_hyperparams(agent, hyperparams or {})
-        # An evolution strategy is timed in two parts. What is one program on the device stays one.
-        self._in_parts = agent.kind == "evolution" or not on_device(agent.env)
         self._key = seed_key(seed)
         self.clock = Clock()  # what measures seconds; another may take its place before the run begins
         self._started = False
@@ -106,6 +104,8 @@ class Run:
         self.stop: Stop | None = None  # hears the signals that end it, where somebody listens
         self._asked, self._over = 0, False  # a signal that a process has heard, and whether the minutes are over
         self._open_cluster(cluster, out, resume)
+        # An evolution strategy is timed in two parts. What is one program on the device stays one.
+        self._in_parts = agent.kind == "evolution" or self._fleet is not None or not on_device(agent.env)
         check_alike(self.recipe(), self.agent.plan)
         # One process has the folder; the others hear from it what is read there, and what goes wrong.
         self.folder = None if out is None else processes.at_first(lambda: self._folder(out, resume, keep))
@@ -132,12 +132,12 @@ class Run:
         if processes.several():
             if cluster.asked:
                 raise EsrlError(
-                    "ray_address and block_pairs are for one process; leave them out, or do not join others"
+                    "ray_address and the size of blocks are for one process; leave them out, or do not join others"
                 )
             return
-        if resume and out is not None and cluster.block_pairs is None:
-            before = RunFolder.existing(out).block_pairs()  # which is part of the order of sums
-            cluster = cluster._replace(block_pairs=before)
+        if resume and out is not None and not any(getattr(cluster, name) for name in BLOCK_SIZES):
+            before = RunFolder.existing(out).sizes(BLOCK_SIZES)  # which are part of the order of sums
+            cluster = cluster._replace(**before)
         if not cluster.asked:
             return
         if out is not None and not resume:
@@ -487,6 +487,7 @@ def iterate(
     workers: int | None = None,
     broadcast: str = "parameters",
     block_pairs: int | None = None,
+    block_envs: int | None = None,
     block_timeout: float | None = None,
     close_at: float = 1.0,
     hyperparams: dict[str, float] | None = None,
@@ -522,15 +523,18 @@ def iterate(
       max_failed: share of a generation's episodes that may fail so; above it the run stops.
       env_timeout: seconds that a reset or a step of a Gymnasium environment may take; one that takes longer has failed.
       ray_address: let workers of Ray play the generations: "local" starts Ray on this machine, "auto" or HOST:PORT is a
-        cluster that this machine is a node of (`esrl[ray]`; evolution strategies only). None plays them in this
-        process.
+        cluster that this machine is a node of (`esrl[ray]`; eggroll, open_es, es, ppo, eggroll_ac). None plays them in
+        this process.
       workers: workers of Ray, of one core each; None is as many as the cluster has cores, also of nodes that join.
       broadcast: what workers are told in each generation: the "parameters", or the last fitness alone ("scalars"), from
         which each of them repeats the update.
       block_pairs: pairs that are played and summed together; it decides the order of sums. None is half of a worker's
         share, and without ray_address the whole population.
+      block_envs: as block_pairs, for ppo and eggroll_ac: environments that are stepped and summed together. None is
+        half of a worker's share (all of it, where Python steps them), and without ray_address all of num_envs.
       block_timeout: seconds that a block may take before its worker is replaced; None follows what blocks have taken.
-      close_at: part of the pairs with which a generation is closed; those that are missing get weight 0.
+      close_at: part of the pairs with which a generation is closed; those that are missing get weight 0. Evolution
+        strategies only, as is "scalars".
       hyperparams: values of the state that differ from the agent's own (`agent.hyperparams` names them).
       resume: go on with the run in `out`; it ends as if it had never stopped, bit for bit on the same devices.
 
@@ -565,7 +569,7 @@ def iterate(
         env_timeout=env_timeout,
         hyperparams=hyperparams,
         resume=resume,
-        cluster=Cluster(ray_address, workers, broadcast, block_pairs, block_timeout, close_at),
+        cluster=Cluster(ray_address, workers, broadcast, block_pairs, block_timeout, close_at, block_envs),
     )
 
 
@@ -595,6 +599,7 @@ def train(
     workers: int | None = None,
     broadcast: str = "parameters",
     block_pairs: int | None = None,
+    block_envs: int | None = None,
     block_timeout: float | None = None,
     close_at: float = 1.0,
     hyperparams: dict[str, float] | None = None,
@@ -612,7 +617,7 @@ def train(
       env_steps, generations, seconds: the budgets, as in `esrl.iterate`; the first that is used up ends the run.
       seed, out, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep, films, stop_at_return,
         minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, broadcast, block_pairs,
-        block_timeout, close_at, hyperparams, resume: as in `esrl.iterate`.
+        block_envs, block_timeout, close_at, hyperparams, resume: as in `esrl.iterate`.
       progress: show a line of progress; None shows it where a person looks, on a terminal or in a notebook.
       on_generation: called as `on_generation(generation, state, metrics)` after each generation.
 

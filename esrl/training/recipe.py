@@ -97,7 +97,7 @@ class Recipe:
       policy, options: the tables [policy] and [options] of the file.
       env_steps, generations, seconds, seed, num_evals, early_evals, eval_episodes, eval_seed, checkpoint_every, keep,
         films, stop_at_return, minutes, track, on_env_error, max_failed, env_timeout, ray_address, workers, broadcast,
-        block_pairs, block_timeout, close_at: the arguments of `esrl.iterate`.
+        block_pairs, block_envs, block_timeout, close_at: the arguments of `esrl.iterate`.
     """
 
     env: str
@@ -123,6 +123,7 @@ class Recipe:
     workers: int | None = None
     broadcast: str = "parameters"
     block_pairs: int | None = None
+    block_envs: int | None = None
     block_timeout: float | None = None
     close_at: float = 1.0
     policy: dict[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from esrl.core.names import FORMER_DEFAULTS, todays
 from esrl.core.types import EsrlError
 from esrl.training.suite_defaults import ES
 
-FIXED = ("env", "agent", "seed", "block_pairs")  # what a run keeps, beside its tables
+FIXED = ("env", "agent", "seed", "block_pairs", "block_envs")  # what a run keeps, beside its tables
 TABLES = ("policy", "options")
 MADE = "made"  # a table of where the run comes from, which makes no difference
 

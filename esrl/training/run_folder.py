@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +164,10 @@ class RunFolder:
                 replace_bytes(self.recipe, tomli_w.dumps(new).encode())
             notice(f"{self.path} goes on with {', '.join(changed)}")
 
-    def block_pairs(self) -> int | None:
-        """The size of the blocks that the run is played in, by its recipe; None where it is not played in blocks."""
-        found = read_table(self.recipe).get("block_pairs")
-        return found if isinstance(found, int) else None
+    def sizes(self, names: Iterable[str]) -> dict[str, Any]:
+        """The sizes among these that the run's recipe has: of the blocks that it is played in."""
+        found = read_table(self.recipe)
+        return {name: found[name] for name in names if isinstance(found.get(name), int)}
 
     def last_row(self) -> Row:
         """The last row; empty where there is none. Reads the end of the file alone."""

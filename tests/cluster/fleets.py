@@ -6,20 +6,26 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from esrl.cluster.blocks import blocks_of, on_one_device
 from esrl.cluster.fleet import Event, Finished, Fleet, Joined, Left
+from esrl.cluster.in_process import InProcess
 from esrl.cluster.jobs import job_of
 from esrl.cluster.player import Orders, Player
-from esrl.cluster.playing import on_one_device
 
 HANG = None  # no answer comes, ever
 Fate = tuple[str, float] | None  # ("answer" or "die", after so many seconds)
 
 
 class Simulated:
-    """Workers whose fate is `fate(worker, n)` when they get their n-th orders. See `esrl.cluster.fleet.Workers`."""
+    """Workers whose fate is `fate(worker, n)` when they get their n-th orders. See `esrl.cluster.fleet.Workers`.
+
+    All of them are one process: worlds that Python steps are moved for nothing between them, which `moved` counts.
+    """
 
     def __init__(self, player: Player, number: int, fate: Callable[[int, int], Fate], joins: dict[float, int]) -> None:
         self.now = 0.0
+        self.moved = 0
+        self._played_by: dict[int, int] = {}
         self.replaced: list[int] = []
         self._original, self._fate = player, fate
         self._players: dict[int, Player] = {}
@@ -45,6 +51,8 @@ class Simulated:
 
     def send(self, worker: int, orders: Orders, message: Any) -> None:
         self._orders[worker] = self._orders.get(worker, 0) + 1
+        self.moved += self._played_by.get(orders.first, worker) != worker
+        self._played_by[orders.first] = worker
         fate = self._fate(worker, self._orders[worker])
         if fate is HANG:
             return
@@ -92,6 +100,10 @@ class Fleets:
         self._players["scalars"].agent = self._players["parameters"].agent
         self._players["scalars"].play_block = self._players["parameters"].play_block
 
+    def in_process(self, block: int = 1) -> Fleet:
+        """What plays the blocks one after the other."""
+        return Fleet(blocks_of(self.agent), InProcess(blocks_of(self.agent)), block)
+
     def fleet(
         self,
         number: int = 2,
@@ -104,5 +116,13 @@ class Fleets:
     ) -> tuple[Fleet, Simulated]:
         """A fleet and its workers."""
         workers = Simulated(self._players[broadcast], number, fate, joins or {})
-        made = Fleet(self.agent, workers, block, broadcast=broadcast, clock=lambda: workers.now, **options)
+        made = Fleet(
+            blocks_of(self.agent),
+            workers,
+            block,
+            number=max(number, 1),
+            broadcast=broadcast,
+            clock=lambda: workers.now,
+            **options,
+        )
         return made, workers

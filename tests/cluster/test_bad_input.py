@@ -77,10 +77,37 @@ def test_without_ray_the_extra_is_named(monkeypatch):
         Session("local", 1)
 
 
-def test_agents_whose_lanes_live_on_are_refused():
-    agent = esrl.ppo(HOST, esrl.mlp((4,)), num_envs=4, num_steps=8, num_minibatches=1)
-    with pytest.raises(EsrlError, match="whole episodes"):
-        esrl.iterate(agent, generations=1, ray_address="local")
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        (HOST, {"ray_address": "local", "broadcast": "scalars"}, "leave broadcast out"),
+        (HOST, {"ray_address": "local", "close_at": 0.5}, "leave close_at out"),
+        (HOST, {"block_pairs": 2}, "blocks of environments: block_envs"),
+        (HOST, {"block_envs": 5}, "4 environments; give at most that$"),
+        (HOST, {"ray_address": "local", "workers": 5}, "at most 4, or a larger num_envs"),
+        (f"{HOST}&instances=1", {"ray_address": "local"}, "at most 1 instances"),
+        (f"{HOST}&instances=9", {"block_envs": 2}, "or instances$"),
+    ],
+)
+def test_what_does_not_fit_agents_whose_environments_live_on_is_said(name, options, words):
+    agent = esrl.ppo(name, esrl.mlp((4,)), num_envs=4, num_steps=8, num_minibatches=1)
+    with pytest.raises(EsrlError, match=words) as caught:
+        esrl.iterate(agent, generations=1, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_of_lanes_stay_in_one_block():
+    sizes = {"num_envs": 4, "num_steps": 8, "num_minibatches": 1}
+    agent = esrl.eggroll_ac(HOST, esrl.mlp((4,)), noise_space="weights", window=4, **sizes)
+    with pytest.raises(EsrlError, match="in steps of 2"):
+        esrl.iterate(agent, generations=1, block_envs=3)
+
+
+def test_agents_that_no_worker_plays_are_refused(agent):
+    with pytest.raises(EsrlError, match="random is none of them"):
+        esrl.iterate(esrl.random(HOST), generations=1, ray_address="local")
+    with pytest.raises(EsrlError, match="block_envs is of agents"):
+        esrl.iterate(agent, generations=1, block_envs=2)
 
 
 def test_versions_that_differ_are_named():

@@ -9,8 +9,6 @@ import pytest
 
 import esrl
 from esrl.cluster import messages
-from esrl.cluster.fleet import Fleet
-from esrl.cluster.in_process import InProcess
 from esrl.core.types import EsrlError, seed_key
 from tests.cluster.fleets import HANG, Fleets, always
 
@@ -40,13 +38,13 @@ def fleets():
 def alone(fleets):
     """What one process trains, in blocks of one pair."""
     agent = fleets.agent
-    return trained(Fleet(agent, InProcess(agent), 1), agent)
+    return trained(fleets.in_process(), agent)
 
 
 def test_the_last_block_is_smaller_and_nothing_else_of_a_generation_depends_on_blocks(fleets):
     state = fleets.agent.init(seed_key(0))
-    whole = Fleet(fleets.agent, InProcess(fleets.agent), 6).rollout(state)
-    parts = Fleet(fleets.agent, InProcess(fleets.agent), 4).rollout(state)
+    whole = fleets.in_process(6).rollout(state)
+    parts = fleets.in_process(4).rollout(state)
     for name in ("fitness", "returns", "lengths", "nonfinite"):  # of steps, those of the block are counted
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
     for one, other in zip(jax.tree.leaves(whole.sums), jax.tree.leaves(parts.sums), strict=True):
@@ -174,7 +172,7 @@ def test_without_any_worker_the_run_ends_with_a_sentence(fleets):
 def test_jax_environments_play_in_workers(name):
     agent = esrl.open_es(name, esrl.mlp((4,)), population=10, antithetic=False)
     fleets = Fleets(agent)
-    alone = trained(Fleet(fleets.agent, InProcess(fleets.agent), 4), fleets.agent, 2)
+    alone = trained(fleets.in_process(4), fleets.agent, 2)
     for broadcast in messages.BROADCASTS:
         fleet, _ = fleets.fleet(2, killed_once, block=4, broadcast=broadcast)
         assert equal(trained(fleet, fleets.agent, 2), alone)

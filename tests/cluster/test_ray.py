@@ -125,9 +125,16 @@ def same(one, other):
 
 
 def players():
-    """Processes of actors that play, by Ray's name for them."""
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
-    return [int(line.split()[0]) for line in found if "ray::_Actor" in line]
+    """Processes of this one's Ray in which actors play, by Ray's name for them; another run's are left alone."""
+    found = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True).stdout.splitlines()
+    processes = {int(line.split()[0]): line.split(maxsplit=2)[1:] for line in found}
+
+    def ours(process):
+        while process in processes and process != os.getpid():
+            process = int(processes[process][0])
+        return process == os.getpid()
+
+    return [process for process, (_, *args) in processes.items() if "ray::_Actor" in "".join(args) and ours(process)]
 
 
 def kill_soon(number=1, after=0.15):
