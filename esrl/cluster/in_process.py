@@ -31,7 +31,7 @@ class InProcess:
     def send(self, worker: int, orders: Orders, message: Any) -> None:
         begun = time.monotonic()
         if message is not None:
-            self._state = messages.unpack(message, self._like)
+            self._state = messages.state_of(orders.kind, message, self._like, self._state)
         # The environment is the driver's own: it counts its faults there, and raises here.
         rows = messages.pack(self._play(self._state, orders.first, orders.end))
         self._events.append(Finished(worker, orders, Played(rows, "", "", 0, 0, b"", time.monotonic() - begun)))
