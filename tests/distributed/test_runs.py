@@ -16,18 +16,18 @@ MOST = 100_000  # generations that no run here has the time for
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What two processes have found. The clocks of process 1 are a day ahead of those of process 0."""
+    """What two processes have found. The clocks of process 0 go by a hundredth, those of process 1 by days."""
     path = tmp_path_factory.mktemp("runs")
     run = {"agent": "eggroll", "generations": MOST}
-    ahead = {"of_process": {"1": {"ahead": 86400.0}}}
+    clocks = {"tick": 0.01, "of_process": {"1": {"tick": 86400.0}}}
     tasks = {
-        "seconds": ["train", {**run, "seconds": 0.3, "num_evals": 2, **ahead}],
-        "minutes": ["train", {**run, "minutes": 0.15, "num_evals": 0, **ahead}],
+        "seconds": ["train", {**run, "seconds": 0.3, "num_evals": 2, **clocks}],
+        "minutes": ["train", {**run, "minutes": 0.01, "num_evals": 0, **clocks}],
         "tracked": ["train", {**run, "generations": 4, "num_evals": 2, "tracked": True}],
-        "begun": ["train", {**run, "seconds": 0.2, "num_evals": 2, "out": str(path / "run"), **ahead}],
+        "begun": ["train", {**run, "seconds": 0.2, "num_evals": 2, "out": str(path / "run"), **clocks}],
         "gone_on": [
             "train",
-            {**run, "seconds": 0.4, "num_evals": 2, "out": str(path / "run"), "resume": True, **ahead},
+            {**run, "seconds": 0.4, "num_evals": 2, "out": str(path / "run"), "resume": True, **clocks},
         ],
         # Every return is below that of staying at 0: the first evaluation is enough.
         "score": ["train", {**run, "stop_at_return": -1000.0, "num_evals": 1000}],

@@ -86,18 +86,19 @@ class Told:
 
 
 def train(
-    agent: str, options: Any = None, network: Any = None, ahead: float = 0.0, tracked: bool = False, **given: Any
+    agent: str, options: Any = None, network: Any = None, tick: float = 0.0, tracked: bool = False, **given: Any
 ) -> dict[str, Any]:
     """Parameters at the end of a run, its last row, and what it raised.
 
     Args:
-      ahead: seconds by which this process's clocks run ahead after each look. tracked: whether a tracker is told.
+      tick: seconds by which this process's clocks go on with each look, rather than with time.
+      tracked: whether a tracker is told.
     """
     told: dict[str, Any] = {"raised": ""}
     given |= {"track": Told()} if tracked else {}
     clocks = loop.time, budget.time
-    if ahead:
-        loop.time = budget.time = Ahead(ahead)  # type: ignore[assignment]
+    if tick:
+        loop.time = budget.time = Ticking(tick)  # type: ignore[assignment]
     try:
         result = esrl.train(made(agent, **options or {}), seed=3, eval_episodes=6, progress=False, **given)
     except (esrl.EsrlError, KeyboardInterrupt) as error:
@@ -109,21 +110,17 @@ def train(
     return told | _flat(result.state.params, "params")
 
 
-class Ahead:
-    """Clocks in the place of the module `time`, each look at which finds them so many seconds later still."""
+class Ticking:
+    """A clock in the place of the module `time`, which each look at it finds so many seconds later."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._looks = seconds, 0
 
-    def _ahead(self) -> float:
+    def monotonic(self) -> float:
         self._looks += 1
         return self._seconds * self._looks
 
-    def monotonic(self) -> float:
-        return time.monotonic() + self._ahead()
-
-    def perf_counter(self) -> float:
-        return time.perf_counter() + self._ahead()
+    perf_counter = monotonic
 
 
 def refused(agent: str, env: str | None = None, **options: Any) -> dict[str, Any]:
