@@ -11,7 +11,11 @@ A generation is `rollout`, then `update`:
 
 t is the test of EGGROLL's integer models (arXiv 2511.16652): if the signs of f were chance, S would be nearly normal
 with the standard deviation that stands beside z, and a fraction `quantile` of the weights would move. So `quantile`
-takes the place of a learning rate; it decays as quantile / (1 + quantile_decay generation).
+takes the place of a learning rate; it decays as quantile / (1 + quantile_decay generation). With momentum_shift = m the
+test is on a running sum, which forgets 2^-m of itself in each generation (as Bop's average of gradients does for binary
+networks, arXiv 1906.02107), and so is what stands under the root:
+
+    S <- S - (S >> m) + sum_p f_p A_p B_p^T,    q <- (1 - 2^-m)^2 q + sum_p f_p^2,    t = z(quantile) 16^2 sqrt(R q)
 
 What differs from the source, beside the network (`esrl.policies.integer_networks`):
 
@@ -21,7 +25,8 @@ What differs from the source, beside the network (`esrl.policies.integer_network
   divides by a standard deviation;
 * a large part of a small matrix' noise may be dense, as in `esrl.eggroll`;
 * the source decays the quantile by halving over epochs; here it decays harmonically over generations;
-* the trained policy may act by a running average of its weights, kept as int16 (8 more bits).
+* the trained policy may act by a running average of its weights, kept as int16 (8 more bits);
+* the source tests each generation's sum by itself; the running sum is an option.
 """
 
 from __future__ import annotations
@@ -63,6 +68,8 @@ class IntegerESState(NamedTuple):
     Attributes:
       params: the unperturbed weights, int8.
       average: int16, 256 times their running average, by which the agent acts; None without averaging.
+      votes: int32, the running sum S of each parameter, in the order of leaves; None without momentum.
+      chance: int32, q, the running sum of squared votes; None without momentum.
       moments: statistics of observations, or None without normalization.
       table: int8 [T], random numbers, or None where they are drawn anew.
       key: the run key, which never changes. generation: uint32, generations done.
@@ -71,6 +78,8 @@ class IntegerESState(NamedTuple):
 
     params: PyTree
     average: PyTree | None
+    votes: list[Array] | None
+    chance: Array | None
     moments: IntegerMoments | None
     table: Array | None
     key: Key
@@ -94,6 +103,7 @@ class IntegerES:
       thresholds: int32, the generation from which on z is one 256th larger, for each 256th from `first` on.
       first: z at the start, in 256ths.
       averaging: the shift of the average, 0 for none: it moves by 2^-averaging of what it is away.
+      momentum: the shift of the running sum of votes, 0 for none: it forgets 2^-momentum of itself.
       reuse: generations in a row that draw the same noise. group: pairs in a row that play the same worlds.
       pairs: P. episodes: E. chunk, update_chunk: pairs that play, and that are summed, at once on each device.
       pair_bytes: memory of one pair, by what it is for. mesh: the devices.
@@ -107,6 +117,7 @@ class IntegerES:
     thresholds: np.ndarray
     first: int
     averaging: int
+    momentum: int
     reuse: int
     group: int
     pairs: int
@@ -157,8 +168,10 @@ def update(es: IntegerES, state: IntegerESState, experience: Experience) -> tupl
     """Moves each weight by one step where the sum over pairs passes the test."""
     scores = es.score(experience.fitness)
     z = threshold_z(es, state.generation)
-    voted = votes(es, state, scores)
-    least = [least_vote(z, scores, leaf) for leaf in es.leaves]
+    voted, power = votes(es, state, scores), jnp.sum(scores * scores)
+    if state.votes is not None and state.chance is not None:
+        voted, power = _remembered(es.momentum, state.votes, voted, state.chance, power)
+    least = [least_vote(z, power, leaf) for leaf in es.leaves]
     moves = [jnp.sign(s) * (jnp.abs(s) > t).astype(jnp.int32) for s, t in zip(voted, least, strict=True)]
     flat, tree = jax.tree.flatten(state.params)
     flat = [saturated(w.astype(jnp.int32) + move) for w, move in zip(flat, moves, strict=True)]
@@ -172,6 +185,8 @@ def update(es: IntegerES, state: IntegerESState, experience: Experience) -> tupl
     after = state._replace(
         params=tree.unflatten(flat),
         average=average,
+        votes=voted if es.momentum else None,
+        chance=power if es.momentum else None,
         moments=moments,
         generation=state.generation + 1,
         env_steps=count_add(state.env_steps, live),
@@ -200,9 +215,21 @@ def votes(es: IntegerES, state: IntegerESState, scores: Array) -> list[Array]:
     return sharding.map_chunks(weigh, (noise_key(es, state), state.table), part, es.update_chunk, es.mesh)[1]
 
 
-def least_vote(z: Array, scores: Array, leaf: Leaf) -> Array:
-    """t of a leaf: a weight moves where |S| is larger. `z` is in 256ths."""
-    power = jnp.sum(scores * scores) * max(leaf.rank, 1)  # an int32: at most pairs rank 63^2
+def _remembered(
+    momentum: int, before: list[Array], voted: list[Array], chance: Array, power: Array
+) -> tuple[list[Array], Array]:
+    """The running sums of votes and of their squares, with this generation's.
+
+    A sum is at most 2^momentum times a generation's, which the agent's constructor keeps below 2^31.
+    """
+    sums = [old - (old >> momentum) + new for old, new in zip(before, voted, strict=True)]
+    # (1 - 2^-m)^2 is 1 - 2^-(m - 1) + 2^-2m.
+    return sums, chance - (chance >> (momentum - 1)) + (chance >> (2 * momentum)) + power
+
+
+def least_vote(z: Array, power: Array, leaf: Leaf) -> Array:
+    """t of a leaf: a weight moves where |S| is larger. `z` is in 256ths, `power` the sum of squared votes."""
+    power = power * max(leaf.rank, 1)  # an int32: at most pairs rank 63^2, 2^momentum times
     shift = jnp.maximum(30 - bits_of(power), 0) // 2 * 2  # so that the root has as many bits as it can have
     deviation = root(power << shift)
     # z 16^2 sqrt(power): the 256 of z's fixed point and the 16^2 of the noise cancel each other.

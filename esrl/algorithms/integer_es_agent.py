@@ -43,6 +43,7 @@ def eggroll_int8(
     quantile_decay: float = 0.02,
     shaping: str = "sign",
     episodes_per_member: int = 1,
+    momentum_shift: int = 0,
     averaging_shift: int = 4,
     normalize_observations: bool = True,
     noise_table: int | None = None,
@@ -70,6 +71,8 @@ def eggroll_int8(
       quantile_decay: the quantile of a generation is quantile / (1 + quantile_decay generation).
       shaping: what a pair votes with: "sign", -1, 0 or 1, or "z_score", its difference over the mean one of its group.
       episodes_per_member: episodes that a member's fitness is the mean of.
+      momentum_shift: votes of earlier generations count as well: their sum forgets 2^-momentum_shift of itself in each
+        generation; 0 counts a generation's own alone.
       averaging_shift: the trained agent acts by an average of its weights (int16) that moves by 2^-averaging_shift of
         its distance in each generation; 0 is none.
       normalize_observations: quantize observations by their running mean and spread, frozen within a generation;
@@ -107,6 +110,8 @@ def eggroll_int8(
         return IntegerESState(
             params=params,
             average=integer_es.start_average(params) if averaging_shift else None,
+            votes=[jnp.zeros(leaf.shape, jnp.int32) for leaf in config.leaves] if momentum_shift else None,
+            chance=jnp.int32(0) if momentum_shift else None,
             moments=jax.tree.map(jnp.copy, moments),
             table=integer_noise.table(jax.random.fold_in(key, 2**31), noise_table) if noise_table else None,
             key=key,
@@ -154,9 +159,11 @@ def _check_together(options: SimpleNamespace) -> None:
             "chunk_pairs says how many pairs play at once, and memory_gib would choose it; give one of them"
         )
     score = 1 if options.shaping == "sign" else SCORE_MOST
-    largest = LARGEST // (score * options.rank * max(score, NOISE_MOST * NOISE_MOST))
+    largest = LARGEST // (score * options.rank * max(score, NOISE_MOST * NOISE_MOST) << options.momentum_shift)
     if pairs > largest:
-        more = "" if score == 1 else ', or shaping="sign"'
+        more = ("" if score == 1 else ', or shaping="sign"') + (
+            ", or a smaller momentum_shift" if options.momentum_shift else ""
+        )
         raise EsrlError(
             f"population is {members:,}, and the votes of more than {2 * largest:,} members of rank {options.rank}"
             f" could overflow int32; use fewer{more}"
@@ -202,6 +209,7 @@ def _configure(env: Any, policy: Policy, options: SimpleNamespace) -> IntegerES:
         thresholds=thresholds,
         first=first,
         averaging=options.averaging_shift,
+        momentum=options.momentum_shift,
         reuse=options.noise_reuse,
         group=options.group_pairs,
         pairs=pairs,

@@ -93,7 +93,7 @@ LIMITS = {
     **dict.fromkeys(("noise_table", "noise_reuse", "group_pairs"), Limit(1)),
     "quantile": Limit(0, 1, open=True),
     "quantile_decay": Limit(0),
-    **dict.fromkeys(("sigma_shift", "averaging_shift"), Limit(0, 8)),
+    **dict.fromkeys(("sigma_shift", "averaging_shift", "momentum_shift"), Limit(0, 8)),
     **dict.fromkeys(("seed", "seeds", "eval_seed"), SEED),
 }  # fmt: skip
 CHOICES = {

@@ -246,7 +246,12 @@ def played(devices, chunk, **options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"shaping": "z_score", "group_pairs": 8}, {"noise_table": 4096, "noise_reuse": 2, "group_pairs": 4}]
+    "options",
+    [
+        {"shaping": "z_score", "group_pairs": 8},
+        {"noise_table": 4096, "noise_reuse": 2, "group_pairs": 4},
+        {"momentum_shift": 2},
+    ],
 )
 def test_chunks_and_devices_change_nothing_bit_for_bit(options):
     whole = played(1, 16, **options)
@@ -276,8 +281,28 @@ def test_chance_moves_as_many_weights_as_the_quantile_says():
         for scores in (f, 5 * f):
             sums = integer_noise.weighted_sum(scores, eps, leaves)
             for s, leaf in zip(sums, leaves, strict=True):
-                moved = float(jnp.mean(jnp.abs(s) > integer_es.least_vote(jnp.int32(first), scores, leaf)))
+                moved = float(
+                    jnp.mean(jnp.abs(s) > integer_es.least_vote(jnp.int32(first), jnp.sum(scores * scores), leaf))
+                )
                 assert abs(moved - quantile) < 4 * np.sqrt(quantile / leaf.shape[0] / (10 if leaf.rank else 1)) + 0.02
+
+
+def test_momentum_sums_the_votes_of_generations_and_what_chance_would_make_of_them():
+    agent = esrl.eggroll_int8(Walk(), TINY, population=16, quantile=0.9, momentum_shift=3)
+    state = agent.init(seed_key(0))
+    sums, chance = [np.zeros(leaf.shape) for leaf in agent.config.leaves], 0.0
+    for _ in range(20):
+        experience = integer_es.rollout(agent.config, state)
+        scores = integer_es.signs(experience.fitness)
+        new = integer_es.votes(agent.config, state, scores)
+        sums = [old * 7 / 8 + np.asarray(vote) for old, vote in zip(sums, new, strict=True)]
+        chance = chance * 49 / 64 + float(jnp.sum(scores * scores))
+        state, _ = integer_es.update(agent.config, state, experience)
+        for one, other in zip(sums, state.votes, strict=True):
+            assert np.abs(one - np.asarray(other)).max() <= 8  # what a shift loses in a generation, eight times
+        assert abs(chance - int(state.chance)) <= 8
+    with pytest.raises(EsrlError, match=r"votes of more than .* or a smaller momentum_shift"):
+        esrl.eggroll_int8(Walk(), TINY, population=100_000, momentum_shift=8)
 
 
 def test_the_quantile_decays_as_it_says():
@@ -322,7 +347,7 @@ def test_a_member_that_is_not_finite_never_reaches_the_weights():
 
 
 def test_resuming_is_never_having_stopped(tmp_path):
-    agent = esrl.eggroll_int8(Walk(), TINY, population=16, noise_table=1024)
+    agent = esrl.eggroll_int8(Walk(), TINY, population=16, noise_table=1024, momentum_shift=3)
     whole = esrl.train(agent, generations=4, num_evals=0, out=tmp_path / "whole")
     esrl.train(agent, generations=2, num_evals=0, out=tmp_path / "part")
     again = esrl.train(agent, generations=4, num_evals=0, out=tmp_path / "part", resume=True)
