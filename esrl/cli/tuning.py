@@ -244,13 +244,14 @@ class Search:
             trial.set_user_attr("folder", name)
         found = folder / FOLDER / name
         with writing(found):
-            found.parent.mkdir(exist_ok=True)
+            found.mkdir(parents=True, exist_ok=True)  # at once: no other trial is to take its name
         return found
 
     def _again(self, trial: Any, params: dict[str, Any], folder: str | None) -> None:
         """A trial that was broken off is to go on: as another one of the study, in its folder."""
         self.study.tell(trial.number, state=self.states.FAIL)
-        self.study.enqueue_trial(params, None if folder is None else {"folder": folder})
+        where = {} if folder is None else {"folder": folder}
+        self.study.enqueue_trial(params, {"instead": trial.number, **where})
 
     def _heard(self, now: Under, answer: Answer, number: int, stream: Any) -> Under | None:
         """What follows from an answer: the trial goes on, or has ended."""
@@ -307,7 +308,10 @@ class Search:
 
     def done(self) -> list[Any]:
         """The trials that came to an end of their own, in their order."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if "used" in trial.user_attrs]
+        every = self.study.get_trials(deepcopy=False)
+        # One whose process was killed before the study was told of its end is made once more.
+        replaced = {trial.user_attrs.get("instead") for trial in every}
+        return [trial for trial in every if "used" in trial.user_attrs and trial.number not in replaced]
 
     def best(self) -> tuple[float, dict[str, Any]] | None:
         """The highest return and its values; None without one."""

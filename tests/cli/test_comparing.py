@@ -235,6 +235,20 @@ def test_a_trial_that_was_stopped_or_killed_in_the_middle_goes_on_from_there(tmp
         assert found == list(range(1, len(found) + 1))
 
 
+def test_a_trial_that_is_killed_at_its_very_end_counts_once(tmp_path, capsys):
+    command = ("tune", ENV, "--population", 8, "--generations", 2, *TINY, "--out", "search")
+    ran(capsys, *command, "--trials", 1)
+    with study_of(tmp_path / "search") as study:
+        last = study.ask()  # and then the study was not told
+        for name, ends in RANGES.items():
+            last.suggest_float(name, *ends, log=True)
+        for name, value in {"used": {"sigma": 0.1, "learning_rate": 0.1}, "last": 1.0}.items():
+            last.set_user_attr(name, value)
+    out = json.loads(ran(capsys, *command, "--trials", 2, "--json"))
+    assert len(out["trials"]) == 2
+    assert {row["sigma"] for row in out["trials"]} != {0.1}
+
+
 def test_trials_on_a_cluster_are_played_by_one_process_each(tmp_path):
     recipe = Recipe(ENV, env_steps=1000, ray_address="auto", workers=3, block_pairs=2)
     assert of_trials(recipe) == Recipe(ENV, env_steps=1000, block_pairs=2)
