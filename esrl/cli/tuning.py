@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json as jsons
 import math
 import os
@@ -237,10 +238,7 @@ class Search:
     def _folder(self, trial: Any, folder: Path) -> Path:
         """The folder of a trial: a new one, or that in which it was begun."""
         if (name := trial.user_attrs.get("folder")) is None:
-            number = trial.number
-            while (folder / FOLDER / f"{number:04d}").exists():  # of a search whose file was taken away
-                number += 1
-            name = f"{number:04d}"
+            name = next(f"{i:04d}" for i in itertools.count() if not (folder / FOLDER / f"{i:04d}").exists())
             trial.set_user_attr("folder", name)
         found = folder / FOLDER / name
         with writing(found):
