@@ -34,6 +34,7 @@ FIGURES = {
     "claims": Figure("claims.figures", "claims/results/*.csv"),
     "compare": Figure("study.curves", "study/results/compare/*/*.csv"),
     "exact": Figure("credit.exact", "credit/results/exact.csv", ("--table",)),
+    "objectives": Figure("objectives.figures", "objectives/results/*.csv"),
     "study": Figure("study.figures", "study/results/study/statistics.csv"),
     "study_curves": Figure(
         "study.curves",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,8 +19,9 @@ from esrl.algorithms.node_perturbation import Feedback, NodePerturbation
 from esrl.algorithms.optimizers import Schedule
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.algorithms.ppo import PPO, Experience, PPOState, Sample, backpropagated, rollout
-from esrl.algorithms.ppo_agent import assembled, configured, ppo, start_values
+from esrl.algorithms.ppo_agent import assembled, configured, frozen_of, named, ppo, start_values
 from esrl.algorithms.weight_windows import WeightWindows
+from esrl.core.options import Names
 from esrl.core.types import Array, EsrlError, Key, PyTree, seed_key
 from esrl.envs.base import on_device
 from esrl.envs.checks.contract import check_contract
@@ -88,6 +90,7 @@ def eggroll_ac(
     critic: str | Any = "separate",
     optimizer: str | optax.GradientTransformation = "adam",
     weight_decay: float | None = None,
+    frozen: Names | None = None,
     deterministic: bool = True,
     squash: str = "clip",
 ) -> Agent:
@@ -159,9 +162,10 @@ def eggroll_ac(
     if noise_space not in NOISES:
         raise EsrlError(f'noise_space is {noise_space!r}, but must be "aligned" or "weights"')
     _check_together(given)
+    held = _frozen(nets, options, regression is not None)
     fit = partial(_fit, regression) if regression else None
-    aligned_noise = _aligned(nets, options) if gradient == "perturbation" and noise_space == "aligned" else None
-    windows = _windows(env, nets, options) if noise_space == "weights" else None
+    aligned_noise = _aligned(nets, options, held) if gradient == "perturbation" and noise_space == "aligned" else None
+    windows = _windows(env, nets, options, held) if noise_space == "weights" else None
     if windows is None:
         config = configured(env, options, nets, _gradient(aligned_noise), fit)
     else:
@@ -205,18 +209,40 @@ def _check_together(given: dict[str, Any]) -> None:
             )
 
 
-def _windows(env: Any, nets: ActorCritic, options: SimpleNamespace) -> WeightWindows:
+def _frozen(nets: ActorCritic, options: SimpleNamespace, regression: bool) -> frozenset[int]:
+    """The places of the parameters of the policy's network that are frozen, among its own.
+
+    Raises:
+      EsrlError: a critic that is fitted anew and is to stay, or a network of which nothing is left to perturb.
+    """
+    places = frozen_of(nets, options.frozen)
+    names = [path for path, _ in named(nets)]
+    fitted = next((names[place] for place in sorted(places) if names[place].startswith("critic")), None)
+    if regression and fitted:
+        raise EsrlError(
+            f"frozen names {fitted}, but critic={json.dumps(options.critic)} is fitted anew after every iteration;"
+            " leave it out of frozen"
+        )
+    own = [place for place, path in enumerate(names) if path.split("/")[:2] == ["actor", "network"]]
+    if own and places.issuperset(own):
+        raise EsrlError("frozen names all of the policy's network, so that noise has nothing to move; leave some out")
+    return frozenset(number for number, place in enumerate(own) if place in places)
+
+
+def _windows(env: Any, nets: ActorCritic, options: SimpleNamespace, frozen: frozenset[int]) -> WeightWindows:
     """How the policy's weights are perturbed."""
     policy = nets.policy
     shapes = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))["network"]
     space = low_rank(options.rank)
-    leaves = space.plan(classify(_alone(policy), shapes, policy.observation, policy.carry))
+    every = classify(_alone(policy), shapes, policy.observation, policy.carry)
+    leaves = space.plan([leaf for place, leaf in enumerate(every) if place not in frozen])
     return WeightWindows(
         nets=nets,
         noise=space,
         leaves=leaves,
+        frozen=frozen,
         draw=jax.jit(lambda key, pairs: space.sample(key, leaves, pairs)),
-        forward=forward.population(_alone(policy), leaves),
+        forward=forward.population(_alone(policy), leaves, frozen),
         sigma=options.sigma,
         window=options.window,
         deterministic=options.deterministic,
@@ -238,11 +264,12 @@ def _of_windows(
     return (*weight_windows.gradient(config, params, memory.network, state, part), memory)
 
 
-def _aligned(nets: ActorCritic, options: SimpleNamespace) -> NodePerturbation:
+def _aligned(nets: ActorCritic, options: SimpleNamespace, frozen: frozenset[int]) -> NodePerturbation:
     """How aligned noise estimates the actor's gradient, for the policy's network."""
     policy = nets.policy
+    reading = replace(_read(policy), frozen=frozen)
     return NodePerturbation(
-        _read(policy), options.sigma, options.pairs, options.residual, options.feedback_decay, policy.head.size
+        reading, options.sigma, options.pairs, options.residual, options.feedback_decay, policy.head.size
     )
 
 

@@ -99,7 +99,7 @@ class IntegerES:
       policy: the network bound to the environment. runner: plays its episodes.
       leaves: how each parameter is perturbed.
       forward: `forward(params, factors, signs [S], observations, carries) -> (outputs, carries)` of every member.
-      score: `score(fitness [P, 2]) -> f [P] int32`.
+      score: `score(fitness [P, 2]) -> f [P] int32`. most: the largest |f|.
       thresholds: int32, the generation from which on z is one 256th larger, for each 256th from `first` on.
       first: z at the start, in 256ths.
       averaging: the shift of the average, 0 for none: it moves by 2^-averaging of what it is away.
@@ -114,6 +114,7 @@ class IntegerES:
     leaves: tuple[Leaf, ...]
     forward: Callable[..., Any]
     score: Callable[[Array], Array]
+    most: int
     thresholds: np.ndarray
     first: int
     averaging: int
@@ -209,7 +210,7 @@ def votes(es: IntegerES, state: IntegerESState, scores: Array) -> list[Array]:
     def weigh(args: tuple[Key, Array | None], part: tuple[Array, Array]) -> tuple[tuple[()], list[Array]]:
         pairs, score = part
         drawn = integer_noise.sample(args[0], es.leaves, pairs, args[1])
-        return (), integer_noise.weighted_sum(score, drawn, es.leaves)
+        return (), integer_noise.weighted_sum(score, drawn, es.leaves, es.most)
 
     part = (sharding.iota(es.pairs), scores)
     return sharding.map_chunks(weigh, (noise_key(es, state), state.table), part, es.update_chunk, es.mesh)[1]

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from esrl.algorithms import integer_es, memory_plan
 from esrl.algorithms.agent import Agent, Plan, mesh_for, stepping
+from esrl.algorithms.es_agents import OF_OBJECTIVE
 from esrl.algorithms.integer_es import SCORE_MOST, SIGNS, IntegerES, IntegerESState, rollout, update
 from esrl.algorithms.options import agent_constructor, changed_options
 from esrl.core import sharding
@@ -20,12 +21,14 @@ from esrl.core.integers import LARGEST, NOISE_MOST
 from esrl.core.types import EsrlError, Key, PyTree, count, notice_once, seed_key
 from esrl.envs.base import max_episode_steps_of, on_device
 from esrl.envs.checks.contract import check_contract
+from esrl.envs.objectives import Objective
 from esrl.envs.registry import make
 from esrl.perturbation import forward, integer_noise
 from esrl.perturbation.classify import classify
 from esrl.policies import integer_statistics
 from esrl.policies.networks import mlp
 from esrl.policies.policy import Policy, bind
+from esrl.rollouts import scoring
 from esrl.rollouts.runner import runner
 
 NETWORK = mlp((32, 32), output_scale=0.25, skip=True, dtype="int8")  # the policy unless given
@@ -60,9 +63,11 @@ def eggroll_int8(
     the source, stand in `esrl.algorithms.integer_es`. The policy acts by its most likely action.
 
     Args:
-      env: an environment, or whatever `esrl.make` takes.
-      policy: a network of integers: `esrl.mlp(..., dtype="int8")`, `esrl.gru(..., dtype="int8")`, or `esrl.network` of
-        a function of int8 arrays. None is `esrl.mlp((32, 32), output_scale=0.25, skip=True, dtype="int8")`.
+      env: an environment, or whatever `esrl.make` takes; or an objective (`esrl.objective`), whose `apply` takes floats
+        with 1 for one standard deviation, and gives floats: it is there that integers meet them.
+      policy: a network of integers: `esrl.mlp`, `esrl.gru` or `esrl.cnn` with `dtype="int8"`, or `esrl.network` of a
+        function of int8 arrays. None is `esrl.mlp((32, 32), output_scale=0.25, skip=True, dtype="int8")`, or what an
+        objective brings along.
       rank: rank R of each matrix's perturbation.
       population: members of a generation, 2P in antithetic pairs.
       sigma_shift: sigma is 2^-sigma_shift, where weights start with standard deviation 1 (an integer of 16).
@@ -97,11 +102,16 @@ def eggroll_int8(
     options = SimpleNamespace(**locals())
     _check_together(options)
     made = make(env)
-    check_contract(made)
-    network = NETWORK if policy is None else policy
+    scores = isinstance(made, Objective)
+    if not scores:
+        check_contract(made)
+    own = made.network if isinstance(made, Objective) else None
+    network = next(network for network in (policy, own, NETWORK) if network is not None)
     bound = bind(network, made.observation_space, made.action_space, squash="clip", integer=True)
+    if policy is None and own is not None:
+        bound = bound._replace(spec=bound.spec or OF_OBJECTIVE)
     config = _configure(made, bound, options)
-    normalized = normalize_observations and any(jax.tree.leaves(bound.normalizable))
+    normalized = normalize_observations and not scores and any(jax.tree.leaves(bound.normalizable))
     steps = population * episodes_per_member * max_episode_steps_of(made)
     moments = integer_statistics.init(bound.observation, bound.normalizable, steps) if normalized else None
 
@@ -136,6 +146,7 @@ def eggroll_int8(
         acts_by=integer_es.acts_by,
         plan=_plan(config, jax.eval_shape(init, jax.eval_shape(lambda: seed_key(0)))),
         options=changed_options(eggroll_int8, vars(options)),
+        in_force={"normalize_observations": False} if scores else {},  # an objective has no statistics of observations
         **stepping(made, init, partial(rollout, config), partial(update, config), config.mesh),
     )
 
@@ -184,12 +195,18 @@ def _configure(env: Any, policy: Policy, options: SimpleNamespace) -> IntegerES:
         lambda x: integer_statistics.quantized(None, x, policy.normalizable), policy.observation
     )  # what the network gets
     params = jax.eval_shape(policy.init, jax.eval_shape(lambda: seed_key(0)))
+    same_worlds = False
+    if isinstance(env, Objective):
+        policy, same_worlds = scoring.scored(policy, env), env.shared == "population"
+        seen = policy.observation  # a key
     used = classify(policy.apply, params, seen, policy.carry)
     leaves = integer_noise.plan(used, options.rank, options.sigma_shift)
     count_each = sum(leaf.num_random for leaf in leaves)
     if options.noise_table is not None and options.noise_table < count_each:
         raise EsrlError(f"noise_table is {options.noise_table:,}, but a member takes {count_each:,} random numbers")
-    each = memory_plan.pair_bytes(env, policy._replace(observation=seen), per_pair, count_each)
+    each = memory_plan.pair_bytes(
+        env, policy._replace(observation=seen), per_pair, count_each, isinstance(env, Objective)
+    )
     chunk = options.chunk_pairs or (
         pairs if host else memory_plan.default_chunk(pairs, per_pair, sum(each.values()), mesh, options.memory_gib)
     )
@@ -204,14 +221,17 @@ def _configure(env: Any, policy: Policy, options: SimpleNamespace) -> IntegerES:
         policy=policy,
         runner=runner(env),
         leaves=leaves,
-        forward=forward.population(policy.apply, leaves),
+        forward=scoring.population(policy.apply, leaves, frozenset(), env.shared, options.episodes_per_member)
+        if isinstance(env, Objective)
+        else forward.population(policy.apply, leaves),
         score=integer_es.signs if options.shaping == "sign" else integer_es.z_scores(options.group_pairs),
+        most=1 if options.shaping == "sign" else SCORE_MOST,
         thresholds=thresholds,
         first=first,
         averaging=options.averaging_shift,
         momentum=options.momentum_shift,
         reuse=options.noise_reuse,
-        group=options.group_pairs,
+        group=pairs if same_worlds else options.group_pairs,
         pairs=pairs,
         episodes=options.episodes_per_member,
         chunk=chunk,

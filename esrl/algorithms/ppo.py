@@ -27,6 +27,7 @@ from jax.sharding import Mesh
 
 from esrl.algorithms.advantages import discounted_sums, gae, next_values
 from esrl.algorithms.agent import Metrics
+from esrl.algorithms.frozen import split
 from esrl.core import sharding
 from esrl.core.brief import state_text
 from esrl.core.lanes import reset_lanes
@@ -132,6 +133,7 @@ class PPO:
         its experience beside minibatches of it; None for nothing.
       fit: `fit(params, memory, state, samples) -> (params, memory)`, what is fitted to an iteration after its gradient
         steps; None for nothing.
+      frozen: places of the parameters that stay, in `jax.tree.leaves` order; the optimizer leaves them out.
       lanes: L. steps: T. epochs, minibatches: of an iteration.
       reward_scale, clip_value, normalize_advantages: as in `esrl.ppo`.
       mesh: the devices.
@@ -144,6 +146,7 @@ class PPO:
     gradient: Callable[..., tuple[PyTree, PyTree, PyTree]]
     estimate: Callable[..., PyTree] | None
     fit: Callable[..., tuple[PyTree, PyTree]] | None
+    frozen: frozenset[int]
     lanes: int
     steps: int
     epochs: int
@@ -254,7 +257,7 @@ def update_epochs(ppo: PPO, state: PPOState, samples: Sample) -> tuple[PyTree, P
         *found, learned = ppo.gradient(ppo, params, memory, state, part, jax.random.fold_in(noise, number))
         share = _share(part.sound)
         gradient, metrics = jax.tree.map(lambda x: share * x, found)
-        norm = optax.tree.norm(gradient)
+        norm = optax.tree.norm(split(gradient, ppo.frozen)[0])
         direction, after = ppo.optimizer.update(gradient, opt_state, params)
         moved = optax.apply_updates(params, jax.tree.map(lambda u: rate * u, direction))
         # One NaN would end the run: a gradient step that is not finite, or of nothing, is left out, and counted.

@@ -190,7 +190,7 @@ def assembled(
         config=config,
         act=act,
         acts_by=lambda state: state.params["actor"],
-        plan=_plan(config, trained, _frozen(nets, given.get("frozen"))),
+        plan=_plan(config, trained),
         hyperparams=HYPERPARAMS,
         options=changed_options(constructor, given),
         **stepping(env, init, partial(play, config), partial(update, config), config.mesh),
@@ -239,14 +239,16 @@ def configured(
         return base(state) * jnp.maximum(1.0 - done, 0.0)
 
     optimizer = make_optimizer(options.optimizer, None, options.weight_decay, options.max_grad_norm, params)
+    frozen = frozen_of(nets, options.frozen)
     return PPO(
         nets=nets,
         runner=runner(env),
-        optimizer=leaving(optimizer, _frozen(nets, getattr(options, "frozen", None))),
+        optimizer=leaving(optimizer, frozen),
         learning_rate=learning_rate,
         gradient=gradient,
         estimate=estimate,
         fit=fit,
+        frozen=frozen,
         lanes=options.num_envs,
         steps=options.num_steps,
         epochs=options.num_epochs,
@@ -279,20 +281,20 @@ def _divisor(whole: int, near: int) -> int:
     return next(d for far in range(near) for d in (near - far, near + far) if whole % d == 0)
 
 
-def _named(nets: ActorCritic) -> list[tuple[str, tuple[int, ...]]]:
+def named(nets: ActorCritic) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of all parameters."""
     shapes = jax.eval_shape(nets.init, jax.eval_shape(lambda: seed_key(0)))
     return [(path_name(path), x.shape) for path, x in jax.tree_util.tree_flatten_with_path(shapes)[0]]
 
 
-def _frozen(nets: ActorCritic, patterns: Names | None) -> frozenset[int]:
+def frozen_of(nets: ActorCritic, patterns: Names | None) -> frozenset[int]:
     """The places of the parameters that are not trained."""
-    return frozen_places([path for path, _ in _named(nets)], patterns)
+    return frozen_places([path for path, _ in named(nets)], patterns)
 
 
-def _plan(config: PPO, trained: Callable[[str], str], frozen: frozenset[int]) -> Plan:
+def _plan(config: PPO, trained: Callable[[str], str]) -> Plan:
     """The sizes of an iteration."""
-    every = list(enumerate(_named(config.nets)))
+    every, frozen = list(enumerate(named(config.nets))), config.frozen
     leaves = tuple(Leaf(path, shape, None, trained(path)) for place, (path, shape) in every if place not in frozen)
     return Plan(
         lanes=config.lanes,

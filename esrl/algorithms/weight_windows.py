@@ -41,7 +41,8 @@ class WeightWindows:
 
     Attributes:
       nets: policy and critic.
-      noise: the noise space. leaves: how it perturbs each parameter of the policy's network.
+      noise: the noise space. leaves: how it perturbs each parameter of the policy's network that is trained.
+      frozen: places of those that are not, in `jax.tree.leaves` order.
       draw, forward: as in `es.ES`, of the network alone.
       sigma: deviation of the noise. window: K.
       deterministic: act by the mode of the policy rather than by sampling.
@@ -51,6 +52,7 @@ class WeightWindows:
     nets: ActorCritic
     noise: Noise
     leaves: tuple[Leaf, ...]
+    frozen: frozenset[int]
     draw: Callable[[Key, Array], list[Any]]
     forward: Callable[..., Any]
     sigma: float
@@ -162,7 +164,11 @@ def estimate(windows: WeightWindows, ppo: PPO, state: PPOState, experience: Expe
     rows = (sharding.iota(signed.shape[0]), signed)
     sums = sharding.map_devices(weigh, state, rows, ppo.mesh)[1]
     factor = -1 / (found.size * windows.sigma)  # minus: optax descends, and the fitness is to rise
-    return jax.tree.unflatten(jax.tree.structure(state.params["actor"]["network"]), [factor * x for x in sums])
+    flat, tree = jax.tree.flatten(state.params["actor"]["network"])
+    found = iter(sums)
+    return tree.unflatten(
+        [jnp.zeros_like(w) if place in windows.frozen else factor * next(found) for place, w in enumerate(flat)]
+    )
 
 
 def gradient(ppo: PPO, params: PyTree, network: PyTree, state: PPOState, part: Sample) -> tuple[PyTree, Metrics]:

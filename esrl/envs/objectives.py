@@ -94,7 +94,7 @@ def objective(
       name: what messages call it; None is the function's name.
 
     Returns:
-      An `Objective`, for `esrl.eggroll`, `esrl.open_es` and `esrl.es`.
+      An `Objective`, for `esrl.eggroll`, `esrl.open_es`, `esrl.es` and `esrl.eggroll_int8`.
 
     Raises:
       EsrlError: a function that does not take `(apply, key)`, inputs that are neither a shape nor a space, no outputs.

@@ -77,22 +77,30 @@ class Reading:
 
     Attributes:
       uses, points: see there. paths: of all parameters.
-      rest: numbers of the parameters that are perturbed themselves.
+      others: numbers of the parameters that have no use, and are perturbed themselves.
+      frozen: numbers of the parameters that are not trained: no noise is drawn for what serves them alone.
     """
 
     uses: tuple[Use, ...]
     points: tuple[Point, ...]
-    rest: tuple[int, ...]
+    others: tuple[int, ...]
     paths: tuple[str, ...]
     _jaxpr: Any
     _consts: Sequence[Any]
     _out: Any
     _point_of: dict[Any, int]
+    frozen: frozenset[int] = frozenset()
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        """Numbers of the points that need noise."""
-        return tuple(i for i, point in enumerate(self.points) if not point.output)
+        """Numbers of the points that need noise: they are not the output, and take a parameter that is trained."""
+        trained = {use.point for use in self.uses if use.leaf not in self.frozen}
+        return tuple(i for i, point in enumerate(self.points) if i in trained and not point.output)
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """Numbers of the parameters that are perturbed themselves, and trained."""
+        return tuple(i for i in self.others if i not in self.frozen)
 
     def added(self, use: Use) -> bool:
         """Whether a use adds its parameter, rather than multiplies by it."""
@@ -120,7 +128,7 @@ class Reading:
         return outputs, seen
 
     def contract(self, leaves: Sequence[Array], seen: Sequence[Array], signals: dict[int, Array]) -> list[Array]:
-        """`sum_n h_n d_n^T` for every parameter with uses (zeros for the rest): the weighted sum of aligned noise.
+        """`sum_n h_n d_n^T` for every trained parameter with uses, zeros for the rest: the weighted sum of noise.
 
         Each sum is one product of a use's own inputs and the signals at its point: nothing goes through another layer.
 
@@ -131,6 +139,8 @@ class Reading:
         """
         sums = [jnp.zeros_like(w) for w in leaves]
         for use, other in zip(self.uses, seen, strict=True):
+            if use.leaf in self.frozen:
+                continue
             eqn = self._jaxpr.eqns[use.equation]
 
             def lanes(w: Array, use: Use = use, other: Array = other, eqn: Any = eqn) -> Array:

@@ -31,7 +31,7 @@ def plan(leaves: Sequence[Leaf], rank: int, shift: int) -> tuple[Leaf, ...]:
 
     def one(leaf: Leaf) -> Leaf:
         m, n = leaf.matrix_shape
-        if leaf.row_axes is None or "conv" in leaf.reason:  # convolutions of integers have no low-rank rule
+        if leaf.row_axes is None:
             return leaf._replace(rank=0, shift=shift, row_axes=None)
         if rank * (m + n) >= m * n:
             reason = f"{leaf.reason}; {m}x{n} is no larger than its rank-{rank} factors"
@@ -41,6 +41,7 @@ def plan(leaves: Sequence[Leaf], rank: int, shift: int) -> tuple[Leaf, ...]:
     planned = tuple(map(one, leaves))
     for leaf in planned:
         rows = max(leaf.matrix_shape) if leaf.row_axes is not None else 0  # a network may use W and W^T
+        rows += "conv" in leaf.reason  # a bias, which is a row of other matrices, stands beside a kernel
         if largest_sum(rows, leaf.rank, shift) > LARGEST:
             raise EsrlError(
                 f"{leaf.path} has {rows:,} inputs, and a sum of {rows:,} int8 products and of noise of rank {leaf.rank}"
@@ -92,15 +93,23 @@ def sample(key: Key, leaves: Sequence[Leaf], pairs: Array, numbers: Array | None
     return split(jax.vmap(lambda start: jax.lax.dynamic_slice(numbers, (start,), (count,)))(starts), leaves)
 
 
-def weighted_sum(weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf]) -> list[Array]:
-    """`sum_p weights[p] E_p` in int32 for every leaf, E = A B^T without its scale, or dense noise: exact."""
+def weighted_sum(
+    weights: Array, eps: Sequence[LowRank | Dense], leaves: Sequence[Leaf], most: int = LARGEST
+) -> list[Array]:
+    """`sum_p weights[p] E_p` in int32 for every leaf, E = A B^T without its scale, or dense noise: exact.
+
+    Args:
+      most: the largest |weight|. Up to 2, weight times A fits int8, and a product of int8 takes a tenth of the time.
+    """
+    narrow = jnp.int8 if most * NOISE_MOST <= MOST else jnp.int32
 
     def one(e: LowRank | Dense, leaf: Leaf) -> Array:
         if isinstance(e, Dense):
             return jnp.einsum("p,p...->...", weights, e.e.astype(jnp.int32))
         m, n = leaf.matrix_shape
-        a, b = e.a.reshape(-1, leaf.rank, m).astype(jnp.int32), e.b.reshape(-1, leaf.rank, n).astype(jnp.int32)
-        matrix = jnp.einsum("prm,prn->mn", a * weights[:, None, None], b)
+        a, b = e.a.reshape(-1, leaf.rank, m).astype(narrow), e.b.reshape(-1, leaf.rank, n).astype(narrow)
+        weighted = a * weights[:, None, None].astype(narrow)
+        matrix = jnp.einsum("prm,prn->mn", weighted, b, preferred_element_type=jnp.int32)
         order = (leaf.row_axes or ()) + leaf.column_axes
         stacked = matrix.reshape(tuple(leaf.shape[d] for d in order))
         return stacked.transpose(tuple(order.index(d) for d in range(len(order))))

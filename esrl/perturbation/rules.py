@@ -253,8 +253,11 @@ def _conv(eqn: Any, values: Sequence[Any], k: int, layout: Layout) -> Array:
 
     def correct(a: Array, b: Array, x: Array) -> Array:
         kernel = jnp.moveaxis(a.astype(x.dtype), 0, out_dim)
-        thin = eqn.primitive.bind(x, kernel, **params).astype(x.dtype)
-        return _mix(thin, channel, b)
+        thin = eqn.primitive.bind(x, kernel, **params)
+        if weight.integer:  # as `integer_product`
+            mixed = _mix(shifted(thin, WEIGHT_BITS), channel, b)
+            return shifted(mixed, weight.shift + log2_root(a.shape[0]))
+        return _mix(thin.astype(x.dtype), channel, b)
 
     return _scaled(_by_pair(correct, (weight.a, weight.b), (values[0],), layout), weight, layout)
 

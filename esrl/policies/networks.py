@@ -218,8 +218,9 @@ def gru(
 def cnn(
     channels: tuple[int, ...] = (16, 32, 32),
     hidden: tuple[int, ...] = (128,),
-    activation: str = "layernorm_relu",
+    activation: str | None = None,
     output_scale: float = 1.0,
+    dtype: str = "float32",
 ) -> Network:
     """A convolutional network for pictures: 3x3 convolutions, then dense layers.
 
@@ -230,11 +231,10 @@ def cnn(
     Args:
       channels: of the convolutions.
       hidden: widths of the dense layers.
-      activation: as in `mlp`.
-      output_scale: as in `mlp`.
+      activation, output_scale, dtype: as in `mlp`.
 
     Raises:
-      EsrlError: a number below 1, an unknown activation, or an observation without a picture.
+      EsrlError: a number below 1, an unknown activation or dtype, or an observation without a picture.
 
     Example:
       >>> class Picture:
@@ -251,11 +251,15 @@ def cnn(
     channels, hidden = tuple(channels), tuple(hidden)
     if not channels:
         raise EsrlError("channels are none, but a cnn has at least one convolution")
-    activation = _check_activation(activation)
+    integer = _is_integer(dtype, "cnn")
+    activation = integer_networks.check_activation(activation) if integer else _check_activation(activation)
 
     def bind(observation: PyTree, size: int, *, observation_space: spaces.Space) -> Bound:
         if not pictures_and_rest(observation_space, observation)[0]:
             raise EsrlError(f"a cnn needs a picture [H, W, C] in the observation, but its space is {observation_space}")
+        if integer:
+            options = (channels, hidden, activation, output_scale)
+            return integer_networks.cnn(observation_space, observation, size, *options)
         return linen(_CNN(observation_space, size, channels, hidden, activation, output_scale), observation, ())
 
     spec = {
@@ -264,6 +268,7 @@ def cnn(
         "hidden": list(hidden),
         "activation": activation,
         "output_scale": output_scale,
+        **({"dtype": dtype} if integer else {}),  # recipes of before do not have it
     }
     return Network(bind, spec)
 

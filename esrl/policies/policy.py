@@ -206,7 +206,7 @@ def _check_output(
             raise EsrlError(f"the network cannot be integer: {found}")
 
 
-_INTEGER = 'use esrl.mlp(..., dtype="int8"), esrl.gru(..., dtype="int8"), or a function of int8 arrays'
+_INTEGER = 'use esrl.mlp, esrl.gru or esrl.cnn with dtype="int8", or a function of int8 arrays'
 
 
 def _check_types(params: PyTree, integer: bool) -> None:

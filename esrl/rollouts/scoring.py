@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from esrl.core import sharding
+from esrl.core.integers import OUTPUT_BITS
 from esrl.core.lanes import broadcast_lanes
 from esrl.core.types import Array, EsrlError, Key, PyTree, reason_of, seed_key
 from esrl.envs.objectives import Objective
 from esrl.perturbation import forward
 from esrl.perturbation.noise import Leaf
+from esrl.policies import integer_statistics
 from esrl.policies.policy import Policy
 from esrl.policies.running_statistics import AnyMoments
 from esrl.policies.spaces import observation_zeros
@@ -77,12 +79,19 @@ class Apply:
 
 
 def scored(policy: Policy, objective: Objective) -> Policy:
-    """The policy as evolution sees it: its observation is a key, and what it decides is the score."""
+    """The policy as evolution sees it: its observation is a key, and what it decides is the score.
+
+    A policy of integers gets its inputs as integers, and gives its outputs as numbers: the score is of floats.
+    """
 
     def apply(params: PyTree, key: Key, carry: PyTree) -> tuple[tuple[Array, None], PyTree]:
         def one(x: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
+            if integer:
+                x = integer_statistics.quantized(None, x, policy.normalizable)
             (output, _), carry = policy.apply(params, x, carry)
-            return output, carry
+            return (output.astype(jnp.float32) * 2.0**-OUTPUT_BITS if integer else output), carry
+
+        integer = all(x.dtype == jnp.int8 for x in jax.tree.leaves(params))
 
         return (_score(objective, objective.fn, one, policy.carry, key), None), carry
 

@@ -208,15 +208,9 @@ def policy_defaults(agent: str, network: str, hidden: Any = None, dtype: str | N
       agent, network: by their names.
       hidden: the widths, if they are given: without a hidden layer there is none to skip.
       dtype: the type, if it is given: activations are of one type.
-
-    Raises:
-      EsrlError: the agent trains integers, which this ready-made network cannot have.
     """
     takes = inspect.signature(NETWORKS[network]).parameters if network in NETWORKS else {}
     its_type = _POLICY_DEFAULTS.get(agent, {}).get("dtype", "float32")
-    if takes and its_type != "float32" and "dtype" not in takes:
-        able = " or ".join(name for name, of in NETWORKS.items() if "dtype" in inspect.signature(of).parameters)
-        raise EsrlError(f"{agent} trains a network of {its_type}, and {network} has none; give --network {able}")
     own = {
         name: value
         for name, value in _POLICY_DEFAULTS.get(agent, {}).items()

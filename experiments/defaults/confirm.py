@@ -70,6 +70,11 @@ PARTS = {  # today's defaults with one thing changed
     "no skip": Defaults("eggroll", {"skip": False}),
     "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),
     "32x32 tanh": Defaults("eggroll", {"hidden": [32, 32], "activation": "tanh"}),
+    "32x32 tanh, 16 x 1": Defaults(  # as small as learning on Brax's double pendulum likes it
+        "eggroll",
+        {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
+        {"population": 16, "episodes_per_member": 1, "averaging": 0.9},
+    ),
     "linear": Defaults("eggroll", {"hidden": [], "skip": False}),
     "warm statistics": Defaults("eggroll", options={"warm_statistics": 3}),
     "fan-in sigma": Defaults("eggroll", options={"layer_sigma": "fan_in"}),

@@ -75,7 +75,59 @@ def test_ppo_trains_the_others_alone():
     assert [leaf.path for leaf in agent.plan.frozen] == ["actor/network/Dense_0/bias", "actor/network/Dense_0/kernel"]
 
 
-@pytest.mark.parametrize("make", [esrl.eggroll, esrl.ppo])
+LAYERS = {"first": FIRST, "second": jax.random.normal(seed_key(8), (8, 6)) / 3, "third": jnp.full((6, 2), 0.1)}
+
+
+def three_layers(params, observation):
+    x = jnp.tanh(jnp.ravel(observation)[None, :1] @ params["first"])
+    return (params["scale"] * jnp.tanh(x @ params["second"]) @ params["third"])[0, :2]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("first", {}),
+        ("second", {"feedback": False, "pairs": 2}),
+        ("second", {"noise_space": "weights", "window": 4}),
+        ("first", {"gradient": "backprop"}),
+    ],
+    ids=["aligned", "measured", "weights", "backprop"],
+)
+def test_an_actor_critics_rest_is_trained_as_if_they_were_constants(name, options):
+    every = LAYERS | {"scale": jnp.ones(())}
+    rest = {key: value for key, value in every.items() if key != name}
+    whole = esrl.network(three_layers, params=every)
+    constant = esrl.network(lambda params, x: three_layers({name: LAYERS[name], **params}, x), params=rest)
+    sizes = {"num_envs": 8, "num_steps": 8, "num_minibatches": 2, "num_epochs": 2, "critic": esrl.mlp((4,))}
+    frozen = esrl.eggroll_ac(ActionDependsOnObservation(), whole, frozen=(name,), **sizes, **options)
+    other = esrl.eggroll_ac(ActionDependsOnObservation(), constant, **sizes, **options)
+    one, two = after(frozen, 2), after(other, 2)
+    moved = dict(one.params["actor"]["network"])
+    np.testing.assert_array_equal(moved.pop(name), LAYERS[name])
+    for key, value in two.params["actor"]["network"].items():
+        np.testing.assert_allclose(moved[key], value, rtol=1e-4, atol=1e-6)
+        assert np.any(moved[key] != every[key])
+    assert [leaf.path for leaf in frozen.plan.frozen] == [f"actor/network/{name}"]
+    norms = [agent.step(agent.init(seed_key(0)))[1]["grad_norm"] for agent in (frozen, other)]
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+
+
+def test_an_actor_critic_refuses_what_would_be_fitted_or_leaves_noise_nothing_to_move():
+    for patterns, words in (("critic",), "fitted anew"), (("actor/network/*",), "noise has nothing to move"):
+        with pytest.raises(EsrlError, match=words):
+            esrl.eggroll_ac(ActionDependsOnObservation(), esrl.mlp((8,)), critic="ridge", frozen=patterns)
+
+
+def test_the_norm_of_ppos_gradient_is_that_of_what_is_trained():
+    env, sizes = ActionDependsOnObservation(), {"num_envs": 8, "num_steps": 4, "num_minibatches": 1, "num_epochs": 1}
+    known = esrl.ppo(env, esrl.mlp((8,)), frozen=("critic/*",), value_coef=0.5, **sizes)
+    other = esrl.ppo(env, esrl.mlp((8,)), frozen=("critic/*",), value_coef=50.0, **sizes)
+    norms = [agent.step(agent.init(seed_key(0)))[1]["grad_norm"] for agent in (known, other)]
+    assert norms[0] > 0
+    np.testing.assert_allclose(*norms, rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [esrl.eggroll, esrl.eggroll_ac, esrl.ppo])
 @pytest.mark.parametrize(("patterns", "words"), [(("Dense_9/*",), "Dense_9"), (("*",), "nothing to train")])
 def test_patterns_that_name_nothing_or_everything_are_refused_with_the_names(make, patterns, words):
     with pytest.raises(EsrlError) as raised:

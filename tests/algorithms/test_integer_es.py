@@ -110,6 +110,9 @@ def test_sums_over_pairs_are_the_explicit_ones():
     a_, b_ = (np.asarray(x, np.int64) for x in eps[0])
     np.testing.assert_array_equal(w, np.einsum("p,prm,prn->mn", f, a_, b_))
     np.testing.assert_array_equal(b, f @ np.asarray(eps[1].e, np.int64))
+    signs = jnp.asarray(np.sign(f), jnp.int32)  # which int8 products sum
+    for whole, narrow in zip(*(integer_noise.weighted_sum(signs, eps, leaves, most) for most in (63, 1)), strict=True):
+        np.testing.assert_array_equal(whole, narrow)
 
 
 def test_noise_differs_between_pairs_and_generations_and_is_centered():
@@ -134,6 +137,77 @@ def test_a_table_gives_slices_that_a_counter_chooses():
 
 
 # ---- no floats ------------------------------------------------------------------------------------------------------
+
+
+class Picture(Walk):
+    """A picture of bytes, one of numbers with its channels first, and numbers beside them."""
+
+    observation_space = gymnasium.spaces.Dict({
+        "bytes": gymnasium.spaces.Box(0, 255, (18, 6, 2), np.uint8),
+        "numbers": gymnasium.spaces.Box(-1, 1, (1, 3, 4), np.float32),
+        "x": gymnasium.spaces.Box(-9, 9, (3,), np.float32), "kind": gymnasium.spaces.Discrete(3),
+        "count": gymnasium.spaces.Box(0, 9, (2,), np.uint16),
+    })  # fmt: skip
+
+    def reset(self, key):
+        state, _ = super().reset(key)
+        return state, self.seen(key)
+
+    def step(self, state, action, key):
+        state, _, *rest = super().step(state, action, key)
+        return state, self.seen(key), *rest
+
+    def seen(self, key):
+        return {
+            "bytes": jax.random.randint(key, (18, 6, 2), 0, 256).astype(jnp.uint8),
+            "numbers": jax.random.normal(key, (1, 3, 4)), "x": jax.random.normal(key, (3,)),
+            "kind": jax.random.randint(key, (), 0, 3), "count": jnp.array([0, 9], jnp.uint16),
+        }  # fmt: skip
+
+
+CNN = esrl.cnn((3, 4), (5,), dtype="int8")
+
+
+def test_a_convolution_of_a_population_is_that_of_each_member_by_hand():
+    depth, width, pairs, shift, rank = 3, 5, 2, 1, 1
+
+    def network(w, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x[None], w, (2, 2), "SAME", dimension_numbers=numbers, preferred_element_type=jnp.int32
+        )[0]
+
+    w = integer_noise.table(seed_key(1), 9 * depth * width).reshape(3, 3, depth, width)
+    (leaf,) = integer_noise.plan(classify(network, w, jnp.zeros((5, 4, depth), jnp.int8)), rank, shift)
+    assert leaf.rank == rank
+    eps = integer_noise.sample(seed_key(2), (leaf,), jnp.arange(pairs, dtype=jnp.uint32))
+    x = jax.random.randint(seed_key(3), (pairs * 2, 5, 4, depth), -127, 128).astype(jnp.int8)
+    out = forward.population(network, (leaf,))(w, eps, jnp.array([1, -1], jnp.int32), x)
+    for lane, (p, s) in enumerate(itertools.product(range(pairs), (1, -1))):
+        padded = np.pad(np.asarray(x[lane]), ((1, 1), (0, 1), (0, 0)))  # as SAME pads 5x4 in strides of 2
+        a, b = np.asarray(eps[0].a[p]).reshape(rank, -1), np.asarray(eps[0].b[p])
+        for i, j in itertools.product(range(3), range(2)):
+            window = padded[2 * i : 2 * i + 3, 2 * j : 2 * j + 3].ravel()
+            assert out[lane, i, j].tolist() == one_member(window, np.asarray(w).reshape(-1, width), a, b, s, shift)
+
+
+def test_a_cnn_has_no_floats_and_its_devices_change_nothing():
+    one, *others = [
+        esrl.eggroll_int8(Picture(), CNN, population=8, quantile=0.9, chunk_pairs=chunk,
+                          mesh=Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,)))
+        for devices, chunk in ((1, 4), (2, 1))
+    ]  # fmt: skip
+    kinds = {leaf.path: leaf.rank for leaf in one.config.leaves}
+    assert kinds["network/Conv_1/kernel"] == 1 and kinds["network/Conv_1/bias"] == 0 and len(kinds) == 10
+    policy, params = one.policy, one.policy.init(seed_key(0))
+    seen = integer_statistics.quantized(None, Picture().seen(seed_key(1)), policy.normalizable)
+    assert float_operation(jax.make_jaxpr(policy.apply)(params, seen, ()).jaxpr) == ""
+    output = policy.apply(params, seen, ())[0][0]
+    assert output.dtype == jnp.int16 and np.any(output != 0)
+    moved = run(one, 2)[0]
+    assert np.any(params_of(moved) != params_of(one.init(seed_key(0))))
+    for other in others:
+        np.testing.assert_array_equal(params_of(moved), params_of(run(other, 2)[0]))
 
 
 def spaces_of_all_heads():

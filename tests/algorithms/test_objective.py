@@ -14,6 +14,8 @@ from esrl import EsrlError
 from esrl.cli.main import main
 from esrl.core import sharding
 from esrl.core.types import seed_key
+from esrl.rollouts import scoring
+from esrl.rollouts.scoring import Apply
 
 TINY = esrl.mlp((8,), "tanh")
 POINTS = jnp.linspace(-1.0, 1.0, 16)[:, None]
@@ -253,3 +255,38 @@ def test_bad_input_is_one_sentence(case):
     with pytest.raises(EsrlError) as raised:
         call()
     assert all(word in str(raised.value) for word in words) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("shared", ["population", "pair"])
+def test_integers_are_scored_too_and_devices_and_chunks_change_nothing(shared):
+    objective = esrl.objective(next_byte, inputs=gymnasium.spaces.Discrete(8), outputs=8, shared=shared)
+    network = esrl.gru(5, dtype="int8")
+    ends = []
+    for devices, chunk in ((1, 8), (2, 2)):
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.AXIS,))
+        agent = esrl.eggroll_int8(objective, network, population=16, mesh=mesh, chunk_pairs=chunk, quantile=0.9)
+        ends.append(trained(agent, 2))
+    same(ends[0].params, ends[1].params)
+    begun = agent.init(seed_key(0))
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (begun.params, ends[0].params)), strict=True))
+    assert int(ends[0].env_steps) == 2 * 16 and ends[0].moments is None
+    # By hand: the network's outputs over 256 are what the score is of.
+    fitness, keys = [], jax.random.split(seed_key(5), 4)
+    for key in keys:
+
+        def one(x, carry):
+            (output, _), carry = agent.policy.apply(begun.params, x, carry)
+            return output.astype(jnp.float32) / 256, carry
+
+        fitness.append(next_byte(Apply("by hand", one, jnp.int32(0), agent.policy.carry), key))
+    scored = scoring.scored(agent.policy, objective)
+    found = [scored.apply(begun.params, key, ())[0][0] for key in keys]
+    np.testing.assert_allclose(found, fitness, rtol=1e-6)
+
+
+def test_integers_learn_an_objective():
+    agent = esrl.eggroll_int8(parabola, esrl.mlp((8,), dtype="int8"), population=128, sigma_shift=1)
+    begun = agent.init(seed_key(0))
+    before, after = (esrl.evaluate(agent, state, episodes=16).return_mean for state in (begun, trained(agent, 40)))
+    assert after > before / 4
+    assert not agent.in_force["normalize_observations"]

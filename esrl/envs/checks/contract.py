@@ -26,7 +26,7 @@ def check_contract(env: Any) -> None:
     """
     name = name_of(env)
     if isinstance(env, Objective):
-        raise EsrlError(f"{name} is an objective, which has no steps; train it by eggroll, open_es or es")
+        raise EsrlError(f"{name} is an objective, which has no steps; train it by eggroll, open_es, es or eggroll_int8")
     if not hasattr(env, "reset") and not hasattr(env, "observation_space") and on_device(env):
         raise EsrlError(f"{name} is no environment; give a name, a class, an object, or a function that makes one")
     for attribute in ("observation_space", "action_space"):

@@ -92,8 +92,8 @@ def _reduce(fn: _Function, node: Node) -> None:
     step = {
         "ReduceSum": "found += x;",
         "ReduceProd": "found *= x;",
-        "ReduceMax": "if (x > found || x != x) found = x;",
-        "ReduceMin": "if (x < found || x != x) found = x;",
+        "ReduceMax": f"if (x > found{_or_nan(kind)}) found = x;",
+        "ReduceMin": f"if (x < found{_or_nan(kind)}) found = x;",
     }[node.op]
     out = fn._new(node)
     lines = [
@@ -105,6 +105,11 @@ def _reduce(fn: _Function, node: Node) -> None:
         f"{out.name}[i] = found;",
     ]
     fn._for(out.size, lines)
+
+
+def _or_nan(kind: np.dtype) -> str:
+    """Whole numbers are never NaN, and a compiler warns of one that asks."""
+    return " || x != x" if kind.kind == "f" else ""
 
 
 @rule("ArgMax", "ArgMin")
@@ -160,3 +165,95 @@ def _conv(fn: _Function, node: Node) -> None:
         f"    {out.name}[o] = sum;",
         "}",
     ]
+
+
+@rule("MaxPool", "AveragePool")
+def _pool(fn: _Function, node: Node) -> None:
+    """The largest, or the mean, of windows of the dimensions behind the first; what lies outside is no entry."""
+    x, at = fn._get(node.inputs[0]), node.attributes
+    out = fn._new(node)
+    kind, (_, *sizes), (_, *made), window = TYPES[out.dtype.name], x.shape, out.shape, at["kernel_shape"]
+    places, inside, where = [], [], f"o / {math.prod(made)}"
+    for d, size in enumerate(sizes):
+        from_o, from_k = math.prod(made[d + 1 :]), math.prod(window[d + 1 :])
+        start = f"o / {from_o} % {made[d]} * {at['strides'][d]} - {at['pads'][d]}"
+        places.append(f"const int y{d} = {start} + k / {from_k} % {window[d]};")
+        inside.append(f"y{d} >= 0 && y{d} < {size}")
+        where = f"({where}) * {size} + y{d}"
+    most = node.op == "MaxPool"
+    step = f"if (x > found{_or_nan(out.dtype)}) found = x;" if most else "found += x;"
+    fn._for(
+        out.size,
+        [
+            f"{kind} found = {fn.code.number(out.dtype.type(-np.inf if most else 0))};",
+            f"for (int k = 0; k < {math.prod(window)}; k++) {{",
+            *(f"    {place}" for place in places),
+            f"    if ({' && '.join(inside)}) {{",
+            f"        const {kind} x = {fn._at(x, where)};",
+            f"        {step}",
+            "    }",
+            "}",
+            f"{out.name}[o] = found{'' if most else f' / {math.prod(window)}'};",
+        ],
+        "o",
+    )
+
+
+@rule("Pad")
+def _pad(fn: _Function, node: Node) -> None:
+    x, filling, pads = fn._get(node.inputs[0]), fn._get(node.inputs[1]), node.attributes["pads"]
+    out = fn._new(node)
+    fn._for(out.size, [f"{out.name}[i] = {fn._at(filling, '0')};"])
+    steps = _strides(out.shape, out.shape)
+    first = sum(low * step for low, step in zip(pads[1 : 1 + len(steps)], steps, strict=True))
+    fn._for(x.size, [f"{out.name}[{_index('i', x.shape, steps, first)}] = {fn._at(x, 'i')};"])
+
+
+def _line(x: Any, axis: int) -> tuple[int, int, Any]:
+    """How many lines along an axis there are, how long they are, and `at(k)`: the place of entry k of line i."""
+    inner, n = math.prod(x.shape[axis + 1 :]), x.shape[axis]
+    base = f"i / {inner} * {n * inner} + i % {inner}" if inner > 1 else f"i * {n}"
+    return x.size // max(n, 1), n, lambda k: f"{base} + ({k})" + (f" * {inner}" if inner > 1 else "")
+
+
+@rule("CumSum")
+def _sum_up(fn: _Function, node: Node) -> None:
+    x = fn._get(node.inputs[0])
+    lines, n, at = _line(x, node.attributes["axis"] - 1)
+    out = fn._new(node)
+    place = at(f"{n - 1} - k" if node.attributes["reverse"] else "k")
+    fn._for(
+        lines,
+        [
+            f"{TYPES[out.dtype.name]} sum = 0;",
+            f"for (int k = 0; k < {n}; k++) {{",
+            f"    sum += {fn._at(x, place)};",
+            f"    {out.name}[{place}] = sum;",
+            "}",
+        ],
+    )
+
+
+@rule("Sorted", "SortedPlaces")
+def _sort(fn: _Function, node: Node) -> None:
+    """Ascending, equal ones in their order, NaN last: by insertion, since a policy sorts few numbers."""
+    x, by_place = fn._get(node.inputs[0]), node.op == "SortedPlaces"
+    lines, n, at = _line(x, node.attributes["axis"] - 1)
+    out = fn._new(node, np.int32 if by_place else x.dtype)
+    # What an entry of `out` stands for: of places the number there.
+    number = (lambda entry: fn._at(x, at(entry))) if by_place else (lambda entry: entry)
+    before, own = number(f"{out.name}[{at('j - 1')}]"), number("own")
+    later = f"{before} > {own}"
+    if x.dtype.kind == "f":
+        later += f" || ({before} != {before} && {own} == {own})"
+    fn._for(
+        lines,
+        [
+            f"for (int k = 0; k < {n}; k++) {{",
+            f"    const {TYPES[out.dtype.name]} own = {'k' if by_place else fn._at(x, at('k'))};",
+            "    int j = k;",
+            f"    for (; j > 0 && ({later}); j--) {out.name}[{at('j')}] = {out.name}[{at('j - 1')}];",
+            f"    {out.name}[{at('j')}] = own;",
+            "}",
+        ],
+    )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from typing import Any
 
 import jax
 import numpy as np
 
 from esrl.core.extras import import_extra
+from esrl.core.types import EsrlError
 from esrl.training.export.deployed import Deployed, leaves_of
-from esrl.training.export.graph import Node, Value, held
+from esrl.training.export.graph import Graph, Node, Value, held
 from esrl.training.export.program import Program, program
 from esrl.training.export.to_numpy import arrays_of
 
@@ -33,7 +35,7 @@ def write(policy: Deployed) -> dict[str, bytes]:
     import_extra("onnx.checker", "onnx", "an export to ONNX")
     made = program(policy, "onnx")
     arrays_of(policy, made)  # the same operations, tried by NumPy
-    writer = _Writer(onnx)
+    writer = _Writer(onnx, made.graph)
     leaves = leaves_of(policy.about["observation"])
     inputs = [writer.input(leaf["name"], leaf["shape"], _given(leaf), leaf["device"]) for leaf in leaves]
     carries = dict(zip(policy.about["carry"], jax.tree.leaves(policy.start), strict=True))
@@ -71,8 +73,8 @@ def _given(leaf: dict[str, Any]) -> np.dtype:
 class _Writer:
     """Nodes of ONNX, and the constants that they need beside the graph's."""
 
-    def __init__(self, onnx: Any) -> None:
-        self.onnx = onnx
+    def __init__(self, onnx: Any, graph: Graph) -> None:
+        self.onnx, self.graph = onnx, graph
         self.nodes: list[Any] = []
         self._own: dict[str, np.ndarray] = {}
         self._inside: dict[str, str] = {}  # names of inputs as the graph holds them, where that is another type
@@ -117,10 +119,25 @@ class _Writer:
             k = self._constant([kwargs["k"]])
             self.nodes.append(self.onnx.helper.make_node("TopK", [given[0], k], both, axis=kwargs["axis"], largest=0))
         else:
+            if node.op == "Conv" and self.graph.shapes[node.output][1] == np.int32:
+                return self._whole_conv(node, given)
             given += [self._constant(kwargs.pop(name)) for name in _AS_INPUTS.get(node.op, ())]
             if node.op == "Cast":
                 kwargs["to"] = self._type(kwargs["to"])
             self._add(node.op, given, node.output, **kwargs)
+
+    def _whole_conv(self, node: Node, given: list[str]) -> None:
+        """A convolution of int8 numbers, which runtimes have of floats: exact while its sums are below 2^24."""
+        summed = math.prod(self.graph.arrays[node.inputs[1]].shape[1:])
+        if summed * 127 * 127 >= 1 << 24:
+            raise EsrlError(
+                f"the network cannot be exported to onnx: its convolution sums {summed:,} products of int8, which"
+                " runtimes do in float32 alone, and would round; use numpy or c"
+            )
+        for i, name in enumerate(given):
+            self._add("Cast", [name], f"{node.output}/{i}", to=self._type(np.float32))
+        self._add("Conv", [f"{node.output}/{i}" for i in range(len(given))], f"{node.output}/sum", **node.attributes)
+        self._add("Cast", [f"{node.output}/sum"], node.output, to=self._type(np.int32))
 
     def _add(self, op: str, given: list[str], out: str, **kwargs: Any) -> None:
         self.nodes.append(self.onnx.helper.make_node(op, given, [out], **kwargs))
