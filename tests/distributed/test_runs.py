@@ -62,7 +62,7 @@ def test_a_score_ends_all_after_the_same_generation(found):
 
 def test_process_0_alone_tells_a_tracker(found):
     both(found, "tracked")
-    assert [each["tracked"].tolist() for each in found] == [[1, 4, 1], [0, 0, 0]]  # begun, rows, ended
+    assert [each["tracked"]["tracked"].tolist() for each in found] == [[1, 4, 1], [0, 0, 0]]  # begun, rows, ended
 
 
 def test_films_and_scores_by_the_command_line(tmp_path):
