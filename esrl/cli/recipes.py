@@ -35,10 +35,10 @@ RUN = {"agent": Option("agent", str, help=f"algorithm: {', '.join(AGENTS)}")} | 
 del RUN["workers"]  # a flag of the environment's, unless Ray is to play
 _BUDGET = 1e6  # environment steps when no budget is given
 _JOINING = ("distributed", "coordinator", "processes", "process_id")  # how processes find each other
-_PLAYERS = ("ray_address", "workers", "broadcast", "block_timeout")  # who plays, which changes no number
+PLAYERS = ("ray_address", "workers", "broadcast", "block_timeout")  # who plays, which changes no number
 _WITHOUT_RAY = {k: v for k, v in Cluster._field_defaults.items() if k not in ("ray_address", *BLOCK_SIZES)}
 _RESUMABLE = (  # what a run that goes on may still be told
-    *(*_JOINING, *_PLAYERS),
+    *(*_JOINING, *PLAYERS),
     *("resume", "trust", "json", "dry_run", *Budget._fields),
     *("films", "keep", "minutes", "stop_at_return", "track"),
 )

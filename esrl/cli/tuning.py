@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json as jsons
 import math
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tomli_w
 
-from esrl.algorithms.agent import Agent
 from esrl.cli.output import plain_name, tell
+from esrl.cli.recipes import PLAYERS
+from esrl.cli.remote_trials import Everywhere, of_trials
+from esrl.cli.trials import FOLDER, Answer, Gone, Here, Player, Players, Step
 from esrl.core.brief import options_text
 from esrl.core.errors import EsrlError, reason_of
 from esrl.core.extras import import_extra
 from esrl.core.tables import Rows, aligned
 from esrl.core.types import seed_key
+from esrl.envs.base import on_device
 from esrl.training.files import replace_bytes, writing
 from esrl.training.locks import locked
-from esrl.training.loop import iterate
-from esrl.training.recipe import Recipe, run_keys
+from esrl.training.recipe import Recipe
 from esrl.training.run_folder import at
 from esrl.training.stopping import Stop
 from esrl.training.suite_defaults import ES
@@ -41,6 +43,7 @@ SPACES: dict[str, dict[str, Any]] = {
 }
 _STARTUP = 5  # trials before one may be given up
 _WARM = 0.3  # part of a trial's budget before it may be given up
+_ENDS = 3  # times that a trial's process may end by itself; then the trial has failed
 
 
 def tune(
@@ -51,7 +54,9 @@ def tune(
     Evolution strategies: sigma, learning rate and population. PPO and EGGROLL-AC: learning rate, entropy bonus and
     epochs. What is given by a flag is kept and not searched. Each trial is a run with the flags of train; its value is
     the last held-out return. The first trial has the defaults, the next ones come from Optuna's TPE, and one that is
-    below the median of those before at the same part of the budget is given up. A search that was stopped goes on.
+    below the median of those before at the same part of the budget is given up. A search that was stopped goes on, with
+    the trials that were under way from where they were. With --ray-address, trials on environments that JAX steps run
+    at once on the cluster, one for a core (--workers: so many); every node has to see the folder of the search.
 
     Args:
       trials: trials in all, those of before too.
@@ -69,7 +74,7 @@ def tune(
     stream = sys.stderr if json else sys.stdout
     search = Search(recipe, [name for name in SPACES[recipe.agent] if name not in given])
     with held(folder), search.opened(optuna, folder / "study.db"):
-        status, table, best = search.run(trials, stream), search.table(), search.best()
+        status, table, best = search.run(trials, folder, stream), search.table(), search.best()
         said = f"\n{aligned(table)}"
         if best is not None:
             path = folder / "best.toml"
@@ -100,11 +105,16 @@ def held(folder: Path) -> Iterator[None]:
             os.close(file)
 
 
-class Trial(NamedTuple):
-    """How a trial went: its last held-out return (NaN without one), and whether it was given up."""
+class Under(NamedTuple):
+    """A trial under way.
 
-    score: float
-    given_up: bool
+    Attributes:
+      trial: Optuna's. params: its values. score: its last held-out return, NaN before.
+    """
+
+    trial: Any
+    params: dict[str, Any]
+    score: float = math.nan
 
 
 class Search:
@@ -120,9 +130,14 @@ class Search:
     def __init__(self, recipe: Recipe, names: list[str]) -> None:
         if not names:
             raise EsrlError("every option that could be searched is given by a flag; leave one out")
-        self.recipe = recipe
-        self._agents: dict[str, Agent] = {}
-        agent = self._agent({})
+        self._address, self._workers = recipe.ray_address, recipe.workers
+        self._stop: Stop | None = None
+        self._player = Player(recipe, lambda: self._stop is not None and self._stop.asked)
+        agent = self._player.agent({})
+        # Several processes play a trial only where Python steps it: there an episode takes as long as many trials here.
+        self._spread = recipe.ray_address is not None and on_device(agent.env)
+        self.recipe = of_trials(recipe) if self._spread else recipe
+        self._ends: dict[str, int] = {}
         state = agent.init(seed_key(recipe.seed))
         center = {n: getattr(state, n) if n in agent.hyperparams else agent.in_force[n] for n in names}
         self.start = {name: value if isinstance(value, int) else _short(float(value)) for name, value in center.items()}
@@ -166,6 +181,8 @@ class Search:
         """Compares a study's settings with these, and seeds its sampler."""
         now = jsons.loads(jsons.dumps({**plain(self.recipe), "space": self.space}))
         before = self.study.user_attrs.get("settings", now)
+        # Who plays changes no number of a trial that one process plays, and little of one that workers do.
+        now, before = ({k: v for k, v in each.items() if k not in PLAYERS} for each in (now, before))
         defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}  # of keys that are younger
         before = {name: before.get(name, defaults.get(name)) for name in {**before, **now}}
         if differ := [name for name in before if before[name] != now.get(name, defaults.get(name))]:
@@ -177,40 +194,105 @@ class Search:
         drawn = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=_STARTUP, seed=self.recipe.seed + drawn)
 
-    def run(self, number: int, stream: Any) -> int:
-        """Makes the trials that are missing. Returns the exit status: 0, or that of an interrupt."""
+    def run(self, number: int, folder: Path, stream: Any) -> int:
+        """Makes the trials that are missing, in their folders. Returns the exit status: 0, or that of an interrupt."""
         for trial in self.study.get_trials(deepcopy=False, states=(self.states.RUNNING,)):  # its process was killed
-            self.study.tell(trial.number, state=self.states.FAIL)
-            self.study.enqueue_trial(trial.params)
+            self._again(trial, trial.params, trial.user_attrs.get("folder"))
         if not self.study.get_trials(deepcopy=False):
             self.study.enqueue_trial(self.start)
         with Stop(lambda text: print(text, file=stream, flush=True)) as stop:
-            while not stop.asked and len(self.done()) < number:
-                trial = self.study.ask()
-                self._try(trial, stop, f"[{len(self.done()) + 1}/{number}]", stream)
+            self._stop = stop
+            if len(self.done()) < number:
+                self._play(number, folder, stop, stream)
         return 128 + stop.asked if stop.asked else 0
 
-    def _try(self, trial: Any, stop: Stop, called: str, stream: Any) -> None:
-        params, begun = self._suggested(trial), time.monotonic()
+    def _play(self, number: int, folder: Path, stop: Stop, stream: Any) -> None:
+        under: dict[int, Under] = {}
+        players = self._players(folder, number - len(self.done()))
         try:
-            found = self._trained(trial, params, stop)
-        except EsrlError as error:  # as values with which nothing is finite
-            if not self.done():
-                raise
-            found, wrong = Trial(math.nan, False), f"failed: {error}"
-        else:
-            wrong = "failed: no finite return"
-        if stop.asked:
-            self.study.tell(trial, state=self.states.FAIL)
-            self.study.enqueue_trial(params)
-            return
-        sound = math.isfinite(found.score)
-        trial.set_user_attr("used", params)
-        trial.set_user_attr("last", found.score if sound else None)
-        state = self.states.PRUNED if found.given_up else self.states.COMPLETE if sound else self.states.FAIL
-        self.study.tell(trial, found.score if state == self.states.COMPLETE else None, state=state)
-        said = f"return {found.score:.1f}{', given up' * found.given_up}" if sound else wrong
-        print(f"{called} {said}  {options_text(params)}  ({time.monotonic() - begun:.0f} s)", file=stream, flush=True)
+            while True:
+                if stop.asked:
+                    players.stop()
+                idle = [slot for slot in range(players.slots) if slot not in under]
+                while idle and not stop.asked and len(self.done()) + len(under) < number:
+                    slot = idle.pop(0)
+                    trial = self.study.ask()
+                    under[slot] = Under(trial, self._suggested(trial))
+                    players.begin(slot, under[slot].params, self._folder(trial, folder))
+                if not under:
+                    return
+                for slot, answer in players.wait():
+                    now = under.pop(slot)
+                    if (goes_on := self._heard(now, answer, number, stream)) is not None:
+                        under[slot] = goes_on
+                        players.go_on(slot)
+        finally:
+            players.close()
+
+    def _players(self, folder: Path, most: int) -> Players:
+        """Who plays: this process, or a cluster's."""
+        if not self._spread:
+            return Here(self._player)
+        return Everywhere(self.recipe, folder, self._address or "", self._workers, most)
+
+    def _folder(self, trial: Any, folder: Path) -> Path:
+        """The folder of a trial: a new one, or that in which it was begun."""
+        if (name := trial.user_attrs.get("folder")) is None:
+            name = next(f"{i:04d}" for i in itertools.count() if not (folder / FOLDER / f"{i:04d}").exists())
+            trial.set_user_attr("folder", name)
+        found = folder / FOLDER / name
+        with writing(found):
+            found.mkdir(parents=True, exist_ok=True)  # at once: no other trial is to take its name
+        return found
+
+    def _again(self, trial: Any, params: dict[str, Any], folder: str | None) -> None:
+        """A trial that was broken off is to go on: as another one of the study, in its folder."""
+        self.study.tell(trial.number, state=self.states.FAIL)
+        where = {} if folder is None else {"folder": folder}
+        self.study.enqueue_trial(params, {"instead": trial.number, **where})
+
+    def _heard(self, now: Under, answer: Answer, number: int, stream: Any) -> Under | None:
+        """What follows from an answer: the trial goes on, or has ended."""
+        name = now.trial.user_attrs["folder"]
+        if isinstance(answer, Gone):
+            self._ends[name] = self._ends.get(name, 0) + 1
+            if self._ends[name] < _ENDS:
+                self._again(now.trial, now.params, name)
+                return None
+            answer = EsrlError(f"its process has ended {_ENDS} times ({answer.why})")
+        if isinstance(answer, EsrlError):  # as values with which nothing is finite
+            if not self.done() and now.params == self.start:
+                raise answer  # not even the defaults can be trained
+            self._tell(now, self.states.FAIL, f"failed: {answer}", None, number, stream)
+            return None
+        for place, score in answer.scores:
+            now = now._replace(score=score)
+            if place:
+                now.trial.report(score, place)
+                if place < self.recipe.num_evals and now.trial.should_prune():
+                    self._tell(now, self.states.PRUNED, f"return {score:.1f}, given up", answer, number, stream)
+                    return None
+        if answer.stopped:
+            self._again(now.trial, now.params, name)
+            return None
+        if not answer.over:
+            return now
+        sound = math.isfinite(now.score)
+        state = self.states.COMPLETE if sound else self.states.FAIL
+        said = f"return {now.score:.1f}" if sound else "failed: no finite return"
+        self._tell(now, state, said, answer, number, stream)
+        return None
+
+    def _tell(self, now: Under, state: Any, said: str, last: Step | None, number: int, stream: Any) -> None:
+        """Tells the study, and who looks on, how a trial has ended."""
+        trial, sound = now.trial, math.isfinite(now.score) and last is not None
+        trial.set_user_attr("last", now.score if sound else None)
+        if last is not None:
+            trial.set_user_attr("seconds", last.seconds)
+        trial.set_user_attr("used", now.params)
+        self.study.tell(trial, now.score if state == self.states.COMPLETE else None, state=state)
+        took = "" if last is None else f"  ({last.seconds:.0f} s)"
+        print(f"[{len(self.done())}/{number}] {said}  {options_text(now.params)}{took}", file=stream, flush=True)
 
     def _suggested(self, trial: Any) -> dict[str, Any]:
         """The values of a trial."""
@@ -222,37 +304,12 @@ class Search:
                 found[name] = _short(trial.suggest_float(name, space["low"], space["high"], log=True))
         return found
 
-    def _trained(self, trial: Any, params: dict[str, Any], stop: Stop) -> Trial:
-        agent = self._agent({})
-        traced = {name: value for name, value in params.items() if name in agent.hyperparams}
-        agent = self._agent({name: value for name, value in params.items() if name not in traced})
-        keys = {name: getattr(self.recipe, name) for name in run_keys()}
-        run = iterate(agent, hyperparams=traced, **keys | {"films": False, "checkpoint_every": None})
-        score, reported = math.nan, 0
-        with contextlib.closing(iter(run)) as generations:  # type: ignore[type-var]
-            for _, state, row in generations:
-                if stop.asked:
-                    break
-                if "eval_return_mean" in row:
-                    score = row["eval_return_mean"]
-                    place = round(run.progress(state) * self.recipe.num_evals)
-                    if math.isfinite(score) and place > reported:
-                        reported = place
-                        trial.report(score, place)
-                        if run.progress(state) < 1 and trial.should_prune():
-                            return Trial(score, True)
-        return Trial(score, False)
-
-    def _agent(self, options: dict[str, Any]) -> Agent:
-        """The agent with these options: one for each, so that trials share what is compiled."""
-        key = repr(sorted(options.items()))
-        if key not in self._agents:
-            self._agents[key] = self.recipe.override({}, None, options).build()
-        return self._agents[key]
-
     def done(self) -> list[Any]:
         """The trials that came to an end of their own, in their order."""
-        return [trial for trial in self.study.get_trials(deepcopy=False) if "used" in trial.user_attrs]
+        every = self.study.get_trials(deepcopy=False)
+        # One whose process was killed before the study was told of its end is made once more.
+        replaced = {trial.user_attrs.get("instead") for trial in every}
+        return [trial for trial in every if "used" in trial.user_attrs and trial.number not in replaced]
 
     def best(self) -> tuple[float, dict[str, Any]] | None:
         """The highest return and its values; None without one."""
@@ -266,7 +323,9 @@ class Search:
         """The trials, best first."""
         rows = Rows()
         for number, trial in enumerate(self.done(), 1):
-            seconds = (trial.datetime_complete - trial.datetime_start).total_seconds()
+            seconds = trial.user_attrs.get("seconds")
+            if seconds is None:  # it failed, or an older esrl made it
+                seconds = (trial.datetime_complete - trial.datetime_start).total_seconds()
             ended = {self.states.COMPLETE: "", self.states.PRUNED: "given up", self.states.FAIL: "failed"}[trial.state]
             told = {"trial": number, "last return": trial.user_attrs["last"], "": ended}
             rows.append({**told, **trial.user_attrs["used"], "seconds": seconds})

@@ -119,6 +119,8 @@ class Fleet:
         self._scalars = broadcast == "scalars"
         self._last: tuple[int, bytes] | None = None  # the generation that the last scalars lead to, and these
         self._at: dict[int, int] = {}  # the generation that each worker knows the state of
+        self._frozen: Any = ()  # the frozen parameters, and the workers that have been sent them
+        self._have_frozen: set[int] = set()
         self._strange: dict[int, int] = {}
         self._node: dict[int, str] = {}
         self._since_one = clock()  # when there last was a worker
@@ -178,6 +180,9 @@ class _Generation:
         self._handles: dict[str, tuple[Any, int]] = {}  # of each kind of message: published, and its bytes
         self._told: set[tuple[str, str]] = set()  # kinds of messages, and the nodes that have them
         self._print = messages.fingerprint(state) if fleet._scalars else b""
+        frozen = getattr(state, "frozen", ())  # of an evolution strategy
+        if not messages.same_numbers(fleet._frozen, frozen):  # the first generation, or another run's state
+            fleet._frozen, fleet._have_frozen = frozen, set()
 
     def obey(self, command: Command) -> None:
         """Does what the scheduler says."""
@@ -228,6 +233,8 @@ class _Generation:
         if kind:
             handle, size = self._published(kind)
             fleet._at[worker] = self.number
+            if kind == "state":
+                fleet._have_frozen.add(worker)
             # Workers of a node share what the node has got.
             if (kind, node := fleet._node.get(worker, "")) not in self._told:
                 self._told.add((kind, node))
@@ -244,11 +251,16 @@ class _Generation:
             return ""
         last = self.fleet._last
         follows = last is not None and last[0] == self.number and known == self.number - 1
-        return "scalars" if follows and self.fleet._strange.get(worker, 0) < _STRANGE else "state"
+        if follows and self.fleet._strange.get(worker, 0) < _STRANGE:
+            return "scalars"
+        has = worker in self.fleet._have_frozen and jax.tree.leaves(self.fleet._frozen)
+        return "trained" if has else "state"
 
     def _published(self, kind: str) -> tuple[Any, int]:
         if kind not in self._handles:
             whole = self.state if self.fleet._scalars else self.fleet._blocks.playable(self.state)
+            if kind == "trained":
+                whole = messages.without_frozen(whole)
             message = self.fleet._last[1] if kind == "scalars" and self.fleet._last else messages.pack(whole)
             self._handles[kind] = self.fleet._workers.publish(message), len(message)
         return self._handles[kind]
@@ -262,6 +274,7 @@ class _Generation:
             if ours:
                 raise EsrlError(played.error)
             fleet._at.pop(worker, None)  # it was asked before a run broke off
+            fleet._have_frozen.discard(worker)
         elif ours and played.print != self._print:
             # Its processor, or its version of a library, rounds otherwise: it has to be sent the parameters.
             fleet._at.pop(worker, None)
@@ -296,3 +309,4 @@ class _Generation:
     def _forget(self, worker: int) -> None:
         for known in (self.fleet._at, self.fleet._strange, self.fleet._node):
             known.pop(worker, None)
+        self.fleet._have_frozen.discard(worker)

@@ -4,7 +4,7 @@ Both ends know every shape beforehand, so nothing but numbers is sent, and nothi
 
 Two ways to tell workers where the search is:
 
-* "parameters": what playing needs of the state, to every worker in every generation.
+* "parameters": what playing needs of the state, to every worker in every generation. Frozen parameters go along once.
 * "scalars": the last generation's fitness, from which each worker draws the perturbations again and repeats the update
   itself (Salimans et al., arXiv 1703.03864, algorithm 2). It does not grow with the network.
 """
@@ -83,6 +83,34 @@ def _read(data: bytes, like: Any) -> Any:
 def playable(state: ESState) -> ESState:
     """What playing a generation needs of a state: neither the optimizer's, nor the average, nor a waiting gradient."""
     return state._replace(opt_state=None, average=None, signal=state.signal._replace(gradient=None))
+
+
+def without_frozen(state: ESState) -> ESState:
+    """A state, or what is playable of it, for a worker that has its frozen parameters."""
+    return state._replace(frozen=())
+
+
+def state_of(kind: str, message: bytes, like: ESState, before: ESState | None) -> ESState:
+    """The state that a message of the kind "state" or "trained" tells.
+
+    Args:
+      kind: "trained" leaves out the frozen parameters. like: the shapes of a whole one.
+      before: the state that this worker had, whose frozen parameters stay; "state" needs none.
+
+    Raises:
+      EsrlError: the message has another length, or it leaves out what this worker has never been sent.
+    """
+    if kind != "trained":
+        return unpack(message, like)
+    if before is None:
+        raise EsrlError("a worker was not sent its frozen parameters; this is an error of esrl")
+    return unpack(message, without_frozen(like))._replace(frozen=before.frozen)
+
+
+def same_numbers(one: PyTree, other: PyTree) -> bool:
+    """Whether two trees on the host have the same arrays."""
+    pairs = jax.tree.leaves(one), jax.tree.leaves(other)
+    return len(pairs[0]) == len(pairs[1]) and all(map(np.array_equal, *pairs))
 
 
 def fingerprint(state: ESState) -> bytes:

@@ -25,7 +25,8 @@ class Orders(NamedTuple):
 
     Attributes:
       generation: uint32 of the state. first, end: of the pairs or lanes.
-      kind: of the message that comes along: "state" or "scalars", or "" where the worker knows already.
+      kind: of the message that comes along: "state", "trained" (a state without its frozen parameters, which the worker
+        has) or "scalars"; or "" where the worker knows already.
       seconds: that a call of the environment may take. tolerant: whether a fault costs an episode alone.
       part: packed, what the block needs beside the message.
     """
@@ -114,8 +115,8 @@ class Player:
         return Played(messages.pack(rows), "", told, failed, started, seen, time.monotonic() - begun)
 
     def _hear(self, orders: Orders, message: bytes) -> None:
-        if orders.kind == "state":
-            state = messages.unpack(message, self.like)
+        if orders.kind in ("state", "trained"):
+            state = messages.state_of(orders.kind, message, self.like, self.state)
             self.state = jax.tree.map(jax.numpy.asarray, state)
         elif orders.kind == "scalars":
             es = self.agent.config

@@ -7,6 +7,7 @@ the same command goes on with the rest.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,19 +21,38 @@ from esrl.cluster.ray_session import Session
 LOST = 255  # exit status of a job whose node has ended
 
 
-def lines_of(words: Sequence[str], variables: dict[str, str], folder: str) -> Iterator[str | int]:
-    """Runs a process on a node: the lines that it prints, and then its exit status."""
-    command = [sys.executable if word == "python" else word for word in words]
-    own = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command, env=own, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        yield from process.stdout or ()
-        yield process.wait()
-    finally:  # the task is canceled
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+class _Job:
+    """A process on a node, in an actor of Ray's. Its second thread hears `send_signal` while the first one reads."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        self._asked = 0  # the signal that has come
+
+    def lines(self, words: Sequence[str], variables: dict[str, str], folder: str) -> Iterator[str | int]:
+        """Runs the process: the lines that it prints, and then its exit status."""
+        command = [sys.executable if word == "python" else word for word in words]
+        own = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
+        self._process = subprocess.Popen(
+            command, env=own, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_heard
+        )
+        if self._asked:  # before there was a process
+            self._process.send_signal(self._asked)
+        # No `yield from`: Ray sends into its generators, which a file does not take.
+        for line in self._process.stdout:  # noqa: UP028
+            yield line
+        yield self._process.wait()
+
+    def send_signal(self, number: int) -> None:
+        """Sends the process a signal."""
+        self._asked = number
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+
+def _heard() -> None:
+    """Ray's processes ignore SIGINT, and a process begins with what that which starts it ignores."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 class RemoteProcess:
@@ -44,8 +64,10 @@ class RemoteProcess:
 
     def __init__(self, session: Session, words: Sequence[str], variables: dict[str, str], folder: str) -> None:
         self._ray = session.ray
-        task = self._ray.remote(lines_of).options(num_cpus=1, max_retries=0, num_returns="streaming")
-        self._refs = task.remote(list(words), variables, folder)
+        options = {"num_cpus": 1, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
+        self._actor = self._ray.remote(_Job).options(**options).remote()
+        lines = self._actor.lines.options(num_returns="streaming")
+        self._refs = lines.remote(list(words), variables, folder)
         self._status = LOST
         self._ended = threading.Event()
         self.stdout: Any = self._lines()
@@ -61,6 +83,8 @@ class RemoteProcess:
         except self._ray.exceptions.RayError as error:
             yield f"its node or process is gone ({type(error).__name__})\n"
         finally:
+            with contextlib.suppress(Exception):  # its node may be gone
+                self._ray.kill(self._actor)  # the core is free for the next job
             self._ended.set()
 
     def wait(self) -> int:
@@ -69,5 +93,5 @@ class RemoteProcess:
         return self._status
 
     def send_signal(self, number: int) -> None:
-        """Ends it, by whichever signal."""
-        self._ray.cancel(self._refs)
+        """Sends it a signal."""
+        self._actor.send_signal.remote(number)

@@ -10,10 +10,15 @@ included. Written: results/namespaces.json.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +27,12 @@ import numpy as np
 
 import esrl
 from experiments import script
-from experiments.lab.store import results
+from experiments.lab.store import ROOT, results
+from experiments.scaling.namespaces import Host, allowed, hosts
+from experiments.scaling.worker import counted
 
 RESULTS = results("scaling")
-NAMES = ("esrl-head", "esrl-one", "esrl-two")
-BRIDGE, NET, PORT = "esrl-bridge", "10.213.7", 6399
+PORT = 6399  # of the head; its address is nobody else's
 LOCAL = {"block_pairs": 1}
 
 
@@ -39,6 +45,7 @@ class Arguments:
     hidden: int = 64
     generations: int = 10
     part: str = ""  # "parameters" or "scalars": this process is the driver in the head's namespace
+    head: str = ""  # HOST:PORT, of that driver's cluster
     out: Path = RESULTS
 
 
@@ -53,88 +60,72 @@ def trained(arguments: Arguments, **options: object) -> tuple[str, list[int]]:
     return words.hexdigest(), [row["bytes_sent"] for row in result.rows]
 
 
-def on_link() -> tuple[int, int]:
-    """Bytes received and sent by this namespace's link so far."""
-    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("link0:"))
-    fields = line.split(":")[1].split()
-    return int(fields[0]), int(fields[8])
-
-
 def drive(arguments: Arguments) -> None:
     """In the head's namespace: a run on the cluster."""
-    before = on_link()
-    told, sent = trained(arguments, ray_address=f"{NET}.1:{PORT}", workers=2, broadcast=arguments.part)
-    after = on_link()
-    print(json.dumps({"hash": told, "sent": sent, "link": [b - a for a, b in zip(before, after, strict=True)]}))
+    before = counted()
+    told, sent = trained(arguments, ray_address=arguments.head, workers=2, broadcast=arguments.part)
+    after = counted()
+    link = [after[name] - before[name] for name in ("rx_bytes", "tx_bytes")]
+    print(json.dumps({"hash": told, "sent": sent, "link": link}))
 
 
-def sh(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, check=check, text=True, capture_output=True)
+@contextlib.contextmanager
+def cluster(there: Sequence[Host]) -> Iterator[str]:
+    """A Ray node on each host, of one core but for the head, which has none. Yields the head's address."""
+    address = f"{there[0].address}:{PORT}"
+    with tempfile.TemporaryDirectory(prefix="esrl-") as folder:
+        try:
+            for i, host in enumerate(there):
+                how: tuple[str, ...] = (f"--address={address}",)
+                if not i:
+                    how = "--head", f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={folder}"
+                how += f"--node-ip-address={host.address}", f"--num-cpus={int(i > 0)}", "--disable-usage-stats"
+                ray = str(Path(sys.executable).with_name("ray"))
+                inside(there, host, ray, "start", *how, "--object-store-memory=100000000")
+            yield address
+        finally:
+            for host in there:
+                end(host)
 
 
-def up() -> None:
-    """Namespaces, a bridge, and a Ray node in each."""
-    sh("ip", "link", "add", BRIDGE, "type", "bridge")
-    sh("ip", "link", "set", BRIDGE, "up")
-    for number, name in enumerate(NAMES, 1):
-        sh("ip", "netns", "add", name)
-        sh("ip", "link", "add", f"esrl{number}", "type", "veth", "peer", "name", "link0", "netns", name)
-        sh("ip", "link", "set", f"esrl{number}", "master", BRIDGE, "up")
-        sh("ip", "-n", name, "addr", "add", f"{NET}.{number}/24", "dev", "link0")
-        sh("ip", "-n", name, "link", "set", "link0", "up")
-        sh("ip", "-n", name, "link", "set", "lo", "up")
-        head: tuple[str, ...] = ("--head", f"--port={PORT}", "--include-dashboard=false", "--disable-usage-stats")
-        how = head if number == 1 else (f"--address={NET}.1:{PORT}",)
-        how += f"--node-ip-address={NET}.{number}", f"--num-cpus={int(number > 1)}"
-        inside(name, str(Path(sys.executable).with_name("ray")), "start", *how, "--object-store-memory=100000000")
-
-
-def inside(name: str, *words: str) -> str:
+def inside(there: Sequence[Host], host: Host, *words: str) -> str:
+    """Runs a command on a host, and returns what it printed."""
     # These networks are seen by nobody else: no token. Ray's messages would go to a proxy, where one is set.
     plain = (
         "env",
-        f"no_proxy={NET}.1,{NET}.2,{NET}.3,127.0.0.1",
+        "no_proxy=" + ",".join([*(other.address for other in there), "127.0.0.1"]),
         "RAY_USAGE_STATS_ENABLED=0",
         "RAY_AUTH_MODE=disabled",
     )
-    done = sh("ip", "netns", "exec", name, *plain, *words, check=False)
+    done = subprocess.run([*host.prefix, *plain, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{name}: {done.stdout[-1500:]}\n{done.stderr[-1500:]}")
+        raise SystemExit(f"{host.namespace}: {done.stdout[-1500:]}\n{done.stderr[-1500:]}")
     return done.stdout
 
 
-def down() -> None:
-    """Ends what was begun in the namespaces, and takes them away."""
-    for name in NAMES:
-        for process in sh("ip", "netns", "pids", name, check=False).stdout.split():
-            sh("kill", "-9", process, check=False)
-        sh("ip", "netns", "del", name, check=False)
-    sh("ip", "link", "del", BRIDGE, check=False)
+def end(host: Host) -> None:
+    """Ends the processes in a host's namespace. Its name is this process's own, so they are what was begun here."""
+    found = subprocess.run(["ip", "netns", "pids", host.namespace], capture_output=True, text=True, check=False)
+    for process in map(int, found.stdout.split()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def main() -> None:
     arguments = script.options(Arguments, __doc__)
     if arguments.part:
         return drive(arguments)
+    if not allowed():
+        script.wrong("network namespaces cannot be made here; run it as root on Linux")
     alone, _ = trained(arguments)
     rows = {}
     same = [f"--{name}={getattr(arguments, name)}" for name in ("env", "population", "hidden", "generations")]
-    try:
-        up()
+    with hosts(3) as there, cluster(there) as address:
         for part in ("parameters", "scalars"):
-            words = [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-m",
-                "experiments.scaling.ray_namespaces",
-                f"--part={part}",
-                *same,
-            ]
-            rows[part] = json.loads(inside(NAMES[0], *words).splitlines()[-1])
+            words = [sys.executable, "-W", "ignore", "-m", "experiments.scaling.ray_namespaces"]
+            told = inside(there, there[0], *words, f"--part={part}", f"--head={address}", *same)
+            rows[part] = json.loads(told.splitlines()[-1])
             rows[part]["equal"] = rows[part].pop("hash") == alone
-    finally:
-        down()
     print(json.dumps(rows))
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "namespaces.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -2,6 +2,7 @@
 
     python -m experiments.scaling.wire                  # two hosts, each a network namespace; a few minutes
     python -m experiments.scaling.wire --no-measure     # the figure alone, from the results that are there
+    python -m experiments.scaling.wire --lanes          # PPO and EGGROLL-AC instead, which send steps and gradients
 
 Bytes are those that left the first host's end of the virtual link, of Ethernet and TCP too, divided by the generations.
 Beside them stands what a generation would send from one host to another if every member's parameters travelled, 4 bytes
@@ -27,6 +28,7 @@ RESULTS = results("scaling")
 POPULATIONS, WIDTHS = (32, 128, 512), (8, 32, 128, 512)
 MIDDLE = {"population": 128, "width": 32}  # what the other factor has while one varies
 STEPS = 10  # of an episode: bytes do not depend on them
+LANES = {"num_envs": 16, "num_steps": 32, "num_minibatches": 4, "num_epochs": 4}
 NAMES = {"sums": "sums", "scalars": "scalars alone"}
 
 
@@ -34,6 +36,7 @@ NAMES = {"sums": "sums", "scalars": "scalars alone"}
 class Options:
     generations: int = 10  # that are counted
     measure: bool = True
+    lanes: bool = False  # of the agents that step lanes
 
 
 def settings() -> list[dict[str, Any]]:
@@ -46,6 +49,16 @@ def settings() -> list[dict[str, Any]]:
             if setting not in found:
                 found.append(setting)
     return found
+
+
+def lanes_settings() -> list[dict[str, Any]]:
+    """Steps of a generation, gradient steps and width, each varied by itself, of PPO and of EGGROLL-AC."""
+    points = [{}, {"num_envs": 64}, {"num_epochs": 1}, {"width": 128}]
+    return [
+        {"agent": agent, "width": MIDDLE["width"], "steps": STEPS, **LANES, **point}
+        for agent in ("ppo", "eggroll_ac")
+        for point in points
+    ]
 
 
 def draw(rows: pd.DataFrame) -> None:
@@ -72,13 +85,24 @@ def draw(rows: pd.DataFrame) -> None:
     save(figure, RESULTS / "wire.png")
 
 
+def measure_lanes(generations: int) -> None:
+    """Writes wire_lanes.csv."""
+    rows = pd.DataFrame(measure(2, lanes_settings(), generations, timed=False))
+    columns = ["processes", "agent", *LANES, "width", "num_params", "generations"]
+    rows = rows[[*columns, "tx_bytes", "rx_bytes", "tx_packets", "rx_packets"]]
+    rows.to_csv(RESULTS / "wire_lanes.csv", index=False)
+    print(rows.to_string(index=False))
+
+
 def main() -> None:
     options = script.options(Options, __doc__)
     script.at_least(options, 1, "generations")
     path = RESULTS / "wire.csv"
+    if (options.measure or options.lanes) and not allowed():
+        script.wrong("network namespaces cannot be made here; run it as root on Linux, or draw with --no-measure")
+    if options.lanes:
+        return measure_lanes(options.generations)
     if options.measure:
-        if not allowed():
-            script.wrong("network namespaces cannot be made here; run it as root on Linux, or draw with --no-measure")
         rows = pd.DataFrame(measure(2, settings(), options.generations, timed=False))
         columns = ["processes", "exchange", "population", "width", "num_params", "generations"]
         rows["computed_every_member"] = 4 * rows["population"] * rows["num_params"]

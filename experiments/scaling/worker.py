@@ -31,15 +31,19 @@ def counted() -> dict[str, int]:
     return {name: int((LINK / name).read_text()) for name in COUNTERS} if LINK.exists() else {}
 
 
+def made(setting: dict[str, Any]) -> Any:
+    """The agent of a setting: EGGROLL, or one that steps lanes by `agent`, num_envs and num_steps."""
+    env, network = f"{ENV}?max_episode_steps={setting['steps']}", esrl.mlp((setting["width"],) * 2)
+    if (name := setting.get("agent", "eggroll")) == "eggroll":
+        told = {"population": setting["population"], "exchange": setting["exchange"]}
+        return esrl.eggroll(env, network, **told, signal_sigma=False)
+    lanes = {key: setting[key] for key in ("num_envs", "num_steps", "num_minibatches", "num_epochs")}
+    return getattr(esrl, name)(env, network, **lanes)
+
+
 def measured(setting: dict[str, Any], generations: int) -> dict[str, Any]:
     """What a generation of a setting takes, after two that compile and connect."""
-    agent = esrl.eggroll(
-        f"{ENV}?max_episode_steps={setting['steps']}",
-        esrl.mlp((setting["width"],) * 2),
-        population=setting["population"],
-        exchange=setting["exchange"],
-        signal_sigma=False,
-    )
+    agent = made(setting)
     state = agent.init(jax.random.key(0))
     step: Any = agent.step  # a `Compiled`
     program = step.lower(jax.eval_shape(lambda x: x, state)).as_text()

@@ -2,9 +2,12 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
+import shutil
+import signal
 import sys
 import tomllib
 
@@ -16,7 +19,12 @@ from esrl.cli.comparing import compare
 from esrl.cli.invocation import invocation
 from esrl.cli.main import main
 from esrl.cli.plotting import panels_of, summary
+from esrl.cli.remote_trials import of_trials
+from esrl.cli.trials import Here
 from esrl.core import sharding
+from esrl.core.types import EsrlError
+from esrl.training.loop import Run
+from esrl.training.recipe import Recipe
 
 ENV = "gymnasium/phys2d/CartPole-v1"
 TINY = ("--hidden", "4", "--num-evals", "2", "--eval-episodes", "4")
@@ -183,6 +191,69 @@ def test_tune_goes_on_and_its_best_is_a_recipe(tmp_path, capsys):
     trained = json.loads(ran(capsys, "train", "search/best.toml", "--out", "again", "--json"))
     assert trained["return_mean"] == best[0]
     assert "another env_steps" in refused(capsys, *command[:5], "2000", *TINY, "--out", "search")
+
+
+def generations_of(folder):
+    """The generations in a run's rows, in their order."""
+    return [json.loads(line)["generation"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_trial_that_was_stopped_or_killed_in_the_middle_goes_on_from_there(tmp_path, capsys, monkeypatch):
+    command = ("tune", ENV, "--population", 8, "--generations", 12, *TINY, "--trials", 2, "--out")
+    played, steps = [], []
+    generation, wait = Run._generation, Here.wait
+
+    def counted(run, *args, **options):
+        played.append(run.folder.path)
+        return generation(run, *args, **options)
+
+    def stopped(here):
+        steps.append(len(played))
+        if len(steps) == 4:  # the second trial has had its first evaluation
+            shutil.copytree(tmp_path / "stopped", tmp_path / "killed")  # what a kill would leave
+            os.kill(os.getpid(), signal.SIGINT)
+        return wait(here)
+
+    monkeypatch.setattr(Run, "_generation", counted)
+    ran(capsys, *command, "whole")
+    whole, generations = values_of(tmp_path / "whole"), len(played)
+    played.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(Here, "wait", stopped)
+        assert main([str(word) for word in (*command, "stopped")]) == 128 + signal.SIGINT
+    assert steps[3] < len(played) < generations
+    ran(capsys, *command, "stopped")
+    assert values_of(tmp_path / "stopped") == whole
+    assert len(played) == generations  # none was played twice
+    played.clear()
+    ran(capsys, *command, "killed")
+    assert values_of(tmp_path / "killed") == whole
+    assert len(played) <= generations - steps[3]
+    for name in ("whole", "stopped", "killed"):
+        assert sorted(path.name for path in (tmp_path / name / "trials").iterdir()) == ["0000", "0001"]
+        found = generations_of(tmp_path / name / "trials" / "0001")
+        assert found == list(range(1, len(found) + 1))
+
+
+def test_a_trial_that_is_killed_at_its_very_end_counts_once(tmp_path, capsys):
+    command = ("tune", ENV, "--population", 8, "--generations", 2, *TINY, "--out", "search")
+    ran(capsys, *command, "--trials", 1)
+    with study_of(tmp_path / "search") as study:
+        last = study.ask()  # and then the study was not told
+        for name, ends in RANGES.items():
+            last.suggest_float(name, *ends, log=True)
+        for name, value in {"used": {"sigma": 0.1, "learning_rate": 0.1}, "last": 1.0}.items():
+            last.set_user_attr(name, value)
+    out = json.loads(ran(capsys, *command, "--trials", 2, "--json"))
+    assert len(out["trials"]) == 2
+    assert {row["sigma"] for row in out["trials"]} != {0.1}
+
+
+def test_trials_on_a_cluster_are_played_by_one_process_each(tmp_path):
+    recipe = Recipe(ENV, env_steps=1000, ray_address="auto", workers=3, block_pairs=2)
+    assert of_trials(recipe) == Recipe(ENV, env_steps=1000, block_pairs=2)
+    with pytest.raises(EsrlError, match="close_at is of workers"):
+        of_trials(dataclasses.replace(recipe, close_at=0.9))
 
 
 def test_tune_says_what_it_cannot_search(capsys, monkeypatch):

@@ -130,6 +130,65 @@ def test_scalars_do_not_grow_with_the_network_and_parameters_do():
     assert sizes[64, "parameters"] - sizes[4, "parameters"] == 4 * (params[64] - params[4])
 
 
+@pytest.fixture(scope="module")
+def held():
+    """Fleets of an agent most of whose parameters are frozen."""
+    agent = esrl.eggroll(HOST, esrl.mlp((64,)), population=12, frozen=["Dense_0/*"])
+    return Fleets(agent)
+
+
+def frozen_bytes(agent):
+    return 4 * sum(int(np.prod(leaf.shape)) for leaf in agent.plan.frozen)
+
+
+def test_frozen_parameters_are_sent_once_to_each_node(held):
+    agent = held.agent
+    fleet, _ = held.fleet(2)  # on two nodes
+    state, sent = agent.init(seed_key(3)), []
+    for _ in range(3):
+        state, _ = agent.update(state, fleet.rollout(state))
+        sent.append(fleet.metrics["bytes_sent"])
+    assert frozen_bytes(agent) > 500
+    assert sent[0] - sent[1] == 2 * frozen_bytes(agent)
+    assert sent[1] == sent[2]
+    # Without them a message is what is trained, and the same for every generation.
+    playable = messages.playable(jax.device_get(state))
+    assert messages.size_of(playable) - messages.size_of(messages.without_frozen(playable)) == frozen_bytes(agent)
+
+
+@pytest.mark.parametrize("broadcast", messages.BROADCASTS)
+def test_a_worker_that_takes_the_place_of_another_is_sent_the_frozen_parameters(held, broadcast):
+    alone = trained(held.in_process(), held.agent)
+    # The first one ends in its third generation; who comes then was never sent anything.
+    fleet, workers = held.fleet(
+        1, lambda worker, n: ("die", 0.5) if (worker, n) == (0, 15) else ("answer", 1.0), broadcast=broadcast
+    )
+    kinds = []
+    send = workers.send
+    workers.send = lambda worker, orders, message: (kinds.append((worker, orders.kind)), send(worker, orders, message))
+    assert equal(trained(fleet, held.agent), alone)
+    assert workers.replaced == [0]
+    told = {worker: [kind for who, kind in kinds if who == worker and kind] for worker in (0, 1)}
+    later = "trained" if broadcast == "parameters" else "scalars"
+    assert told[0] == ["state", later, later]
+    assert told[1] == ["state", later]
+
+
+def test_another_state_with_other_frozen_parameters_is_sent_whole(held):
+    agent = held.agent
+    fleet, here = held.fleet(1)[0], held.in_process()
+    fleet.rollout(agent.init(seed_key(3)))
+    other = agent.init(seed_key(4))
+    other, _ = agent.update(other, here.rollout(other))
+    np.testing.assert_array_equal(fleet.rollout(other).fitness, here.rollout(other).fitness)
+
+
+def test_a_worker_that_was_never_sent_the_frozen_parameters_says_so():
+    like = jax.eval_shape(lambda: esrl.eggroll(HOST, esrl.mlp((4,))).init(seed_key(0)))
+    with pytest.raises(EsrlError, match="frozen"):
+        messages.state_of("trained", b"", like, None)
+
+
 def test_a_generation_that_is_closed_early_is_one_of_fewer_pairs(fleets):
     fleet, _ = fleets.fleet(2, lambda worker, n: HANG if worker == 1 else ("answer", 1.0), close_at=0.8)
     agent, state = fleets.agent, fleets.agent.init(seed_key(0))

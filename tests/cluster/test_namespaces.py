@@ -1,28 +1,21 @@
 """Nodes of Ray in network namespaces of their own, where the system lets one make them."""
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.scaling.namespaces import allowed
+
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 
-def allowed():
-    """Whether a namespace can be made here."""
-    if shutil.which("ip") is None:
-        return False
-    made = subprocess.run(["ip", "netns", "add", "esrl-allowed"], capture_output=True).returncode == 0
-    subprocess.run(["ip", "netns", "del", "esrl-allowed"], capture_output=True)
-    return made
-
-
-@pytest.mark.skipif(not allowed(), reason="this system does not let one make network namespaces")
 def test_nodes_in_networks_of_their_own_train_the_same(tmp_path):
+    if not allowed():
+        pytest.skip("this system does not let one make network namespaces")
     words = [sys.executable, "-W", "ignore", "-m", "experiments.scaling.ray_namespaces", "--generations=3"]
     done = subprocess.run(
         [*words, f"--out={tmp_path}"], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=600

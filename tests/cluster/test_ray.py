@@ -33,14 +33,15 @@ from gymnasium import spaces
 
 
 class Slow(gymnasium.Env):
-    \"\"\"A walk of ten steps of some milliseconds. The first world to see the file `hang` hangs.\"\"\"
+    \"\"\"A walk of ten steps of some milliseconds, times SLOWER. The first world to see the file `hang` hangs.\"\"\"
 
     observation_space = spaces.Box(-9.0, 9.0, (2,))
     action_space = spaces.Box(-1.0, 1.0, (1,))
     max_episode_steps = 10
 
-    def __init__(self, folder=""):
+    def __init__(self, folder="", pause=0.004):
         self.folder = folder
+        self.pause = pause * float(os.environ.get("SLOWER", "1"))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -51,7 +52,7 @@ class Slow(gymnasium.Env):
         try:
             os.unlink(os.path.join(self.folder, "hang"))
         except OSError:
-            time.sleep(0.004)
+            time.sleep(self.pause)
         else:
             time.sleep(1000)
         self.x = 0.9 * self.x + 0.1 * action[0]
@@ -171,6 +172,21 @@ def test_a_hung_environment_and_a_node_that_ends_and_one_that_joins(cluster, fol
     result = trained(agent, on_generation, ray_address="auto", workers=2)
     assert not (folder / "hang").exists()
     assert same(result.state, alone)
+
+
+def test_a_node_that_is_ten_times_slower_changes_nothing_and_its_blocks_are_copied(cluster, folder):
+    env = esrl.make(f"{folder / 'slow.py'}:Slow?vectorization=sync", folder=str(folder), pause=0.02)
+    agent = esrl.eggroll(env, esrl.mlp((4,)), population=12)
+    wanted = trained(agent).state
+    slower = patiently(lambda: cluster.add_node(**NODE, env_vars={"SLOWER": "10"}))
+    try:
+        result = trained(agent, ray_address="auto", workers=3)
+    finally:
+        cluster.remove_node(slower)
+    assert same(result.state, wanted)
+    assert max(row["workers"] for row in result.rows) == 3
+    assert sum(row["blocks_again"] for row in result.rows) >= 1
+    assert sum(row["workers_lost"] for row in result.rows) == 0  # it is late, and no reason to replace it
 
 
 def test_a_driver_that_is_killed_goes_on_from_its_folder(cluster, folder, agent, alone, tmp_path):

@@ -28,6 +28,7 @@ from probes import Walk
 import esrl
 from esrl.core import processes, sharding
 from esrl.core.sharding import here
+from esrl.training import budget, loop
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -68,15 +69,58 @@ def generations(agent: str, number: int, devices: int | None = None, **options: 
     return {"fitness": np.asarray(here(fitness)), **_flat(it.acts_by(state), "acts"), **_flat(state.params, "params")}
 
 
-def train(agent: str, options: Any = None, network: Any = None, **given: Any) -> dict[str, Any]:
-    """Parameters at the end of a run, its last row, and what it raised."""
+class Told:
+    """A tracker that counts what it is told."""
+
+    def __init__(self) -> None:
+        self.counts = [0, 0, 0]  # begun, rows, ended
+
+    def start(self, *_: Any, **__: Any) -> None:
+        self.counts[0] += 1
+
+    def log(self, *_: Any, **__: Any) -> None:
+        self.counts[1] += 1
+
+    def end(self, *_: Any, **__: Any) -> None:
+        self.counts[2] += 1
+
+
+def train(
+    agent: str, options: Any = None, network: Any = None, tick: float = 0.0, tracked: bool = False, **given: Any
+) -> dict[str, Any]:
+    """Parameters at the end of a run, its last row, and what it raised.
+
+    Args:
+      tick: seconds by which this process's clocks go on with each look, rather than with time.
+      tracked: whether a tracker is told.
+    """
     told: dict[str, Any] = {"raised": ""}
+    given |= {"track": Told()} if tracked else {}
+    clocks = loop.time, budget.time
+    if tick:
+        loop.time = budget.time = Ticking(tick)  # type: ignore[assignment]
     try:
         result = esrl.train(made(agent, **options or {}), seed=3, eval_episodes=6, progress=False, **given)
     except (esrl.EsrlError, KeyboardInterrupt) as error:
         return {"raised": f"{type(error).__name__}: {error}"}
+    finally:
+        loop.time, budget.time = clocks  # type: ignore[assignment]
     told |= {"generation": result.metrics["generation"], "score": result.metrics.get("eval_return_mean", np.nan)}
+    told |= {"tracked": np.array(given["track"].counts)} if tracked else {}
     return told | _flat(result.state.params, "params")
+
+
+class Ticking:
+    """A clock in the place of the module `time`, which each look at it finds so many seconds later."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._looks = seconds, 0
+
+    def monotonic(self) -> float:
+        self._looks += 1
+        return self._seconds * self._looks
+
+    perf_counter = monotonic
 
 
 def refused(agent: str, env: str | None = None, **options: Any) -> dict[str, Any]:
