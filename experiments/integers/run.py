@@ -5,10 +5,10 @@
     python -m experiments.integers.run --table
 
 For each environment and seed three policies of one size (two hidden layers of 32; a linear skip, but on the double
-pendulum and the lander), at as many environment steps each: `eggroll_int8`; `eggroll` on floats (tanh); and that float policy
-quantized after training: weights, observations and activations rounded to int8 by powers of two, sums exact. Scores are
-held-out, of 128 episodes. Each row is written to experiments/integers/results/learning.csv when it is done, and a
-script that was killed goes on there. `--table` prints the table and runs nothing.
+pendulum and the lander), at as many environment steps each: `eggroll_int8`; `eggroll` on floats (tanh); and that float
+policy quantized after training: weights, observations and activations rounded to int8 by powers of two, sums exact.
+Scores are held-out, of 128 episodes. Each row is written to experiments/integers/results/learning.csv when it is done,
+and a script that was killed goes on there. `--table` prints the table and runs nothing.
 
 Bytes are those of the exported C, compiled by `cc -Os`: code and constants of the functions that act (`size`, text).
 """
