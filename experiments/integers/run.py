@@ -40,7 +40,7 @@ STEPS = {
     "gymnax/Acrobot-v1": 1e6,
     "brax/inverted_double_pendulum": 2e6,
     "gymnasium/LunarLander-v3": 1e6,
-    "brax/hopper": 2e6,
+    "brax/hopper": 1e6,
 }
 LONG_STEPS: dict[str, Any] = {"sigma_shift": 3, "quantile": 1.0, "quantile_decay": 0.0, "averaging_shift": 3}
 INTEGER: dict[str, dict[str, Any]] = {
@@ -48,7 +48,13 @@ INTEGER: dict[str, dict[str, Any]] = {
     "gymnax/Acrobot-v1": {"population": 64},
     "brax/inverted_double_pendulum": {"population": 8, **LONG_STEPS},
     "gymnasium/LunarLander-v3": {"population": 16, **LONG_STEPS},
-    "brax/hopper": {"population": 64},
+    "brax/hopper": {  # and shorter steps
+        "population": 16,
+        "sigma_shift": 3,
+        "quantile": 0.3,
+        "quantile_decay": 0.01,
+        "averaging_shift": 3,
+    },
 }
 WITHOUT_SKIP = ("brax/inverted_double_pendulum", "gymnasium/LunarLander-v3")
 LIBRARY = '#include "policy.h"\nvoid act({}) {{ esrl_act({}); }}\n'
