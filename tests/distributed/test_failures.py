@@ -8,6 +8,7 @@ import pytest
 from launching import PATIENCE, free_port, running, training
 
 import esrl
+from esrl.core import processes
 from esrl.training.run_folder import RunFolder
 
 POLE = "gymnasium/phys2d/CartPole-v1?max_episode_steps=20"
@@ -30,6 +31,14 @@ def test_a_coordinator_that_nobody_is_at_is_named():
 def test_how_to_join_is_checked_before_anything_is_started(told, says):
     with pytest.raises(esrl.EsrlError, match=says):
         esrl.join(**told)
+
+
+def test_a_process_that_is_gone_is_said_once(monkeypatch):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "_abandoned", False)
+    said = processes.lost(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
+    assert "has ended or cannot be reached" in str(said)
+    assert processes.lost(said) is None
 
 
 @pytest.mark.slow
@@ -122,7 +131,7 @@ def test_a_signal_ends_all_after_one_generation_and_a_death_leaves_a_run_that_go
         assert status == 2, err
         last = rows(folder)
         assert last > stopped
-        assert "another of the 2 processes has ended or cannot be reached" in err
+        assert err.count("another of the 2 processes has ended or cannot be reached") == 1
         assert f"generation {last} is saved, go on with: esrl train --resume {folder}" in err
     _, state, _ = esrl.load(folder)
     assert int(state.generation) == last
