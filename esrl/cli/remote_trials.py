@@ -87,6 +87,7 @@ class Everywhere:
         self._actors: dict[int, Any] = {}
         self._refs: dict[Any, int] = {}
         self._then: dict[Any, tuple[dict[str, Any], Path]] = {}  # what begins when an actor is ready
+        self._unbegun: list[int] = []  # slots whose actor was not ready when they were asked to stop
         self._kind = self._ray.remote(_Actor)
 
     def begin(self, slot: int, params: dict[str, Any], folder: Path) -> None:
@@ -102,7 +103,15 @@ class Everywhere:
     def go_on(self, slot: int) -> None:
         self._refs[self._actors[slot].go_on.remote()] = slot
 
+    def rest(self, slot: int) -> None:
+        if (actor := self._actors.pop(slot, None)) is not None:
+            with contextlib.suppress(Exception):  # its node may be gone
+                self._ray.kill(actor)  # another one may wait for its core
+
     def wait(self) -> list[tuple[int, Answer]]:
+        if self._unbegun:
+            unbegun, self._unbegun = self._unbegun, []
+            return [(slot, Step([], False, True, 0.0)) for slot in unbegun]
         ready, _ = self._ray.wait(list(self._refs), timeout=_LOOK) if self._refs else ([], [])
         found: list[tuple[int, Answer]] = []
         for ref in ready:
@@ -125,6 +134,11 @@ class Everywhere:
         return found
 
     def stop(self) -> None:
+        for ref in list(self._then):  # these may wait for a core without end
+            slot = self._refs.pop(ref)
+            del self._then[ref]
+            self.rest(slot)
+            self._unbegun.append(slot)
         for actor in self._actors.values():
             actor.stop.remote()
 

@@ -51,6 +51,9 @@ class Players(Protocol):
     def go_on(self, slot: int) -> None:
         """Goes on to the next evaluation, after an answer that was a step."""
 
+    def rest(self, slot: int) -> None:
+        """There is no trial for a slot: what it holds is free for others. Another trial may begin there later."""
+
     def wait(self) -> list[tuple[int, Answer]]:
         """What slots have answered; waits a little for that, or for as long as it takes."""
 
@@ -152,6 +155,9 @@ class Here:
 
     def go_on(self, slot: int) -> None:
         self._waits = True
+
+    def rest(self, slot: int) -> None:
+        pass
 
     def wait(self) -> list[tuple[int, Answer]]:
         given, self._given = self._given, None

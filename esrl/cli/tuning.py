@@ -219,6 +219,8 @@ class Search:
                     trial = self.study.ask()
                     under[slot] = Under(trial, self._suggested(trial))
                     players.begin(slot, under[slot].params, self._folder(trial, folder))
+                for slot in idle:
+                    players.rest(slot)
                 if not under:
                     return
                 for slot, answer in players.wait():

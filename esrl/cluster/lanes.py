@@ -44,7 +44,8 @@ class LaneBlocks:
         self.stay = not on_device(agent.env)
         self._shapes: dict[int, Experience] = {}  # of blocks of each size
         # Python's worlds: the mark of all lanes in the state, and behind it that of each block, by its first lane.
-        self._mark, self._marks = _NOWHERE, {}  # type: tuple[Any, dict[int, Any]]
+        self._mark: Any = _NOWHERE
+        self._marks: dict[int, Any] = {}
 
     @staticmethod
     def on_one_device(agent: Agent) -> Agent:

@@ -47,10 +47,7 @@ class Cluster(NamedTuple):
         if not 0 < self.close_at <= 1:
             raise EsrlError(f"close_at is {self.close_at}, but must be above 0 and at most 1")
         if self.ray_address is None:
-            for name in ("workers", "block_timeout"):
-                if getattr(self, name) is not None:
-                    raise EsrlError(f'{name} is of Ray\'s workers; give ray_address as well ("local" is this machine)')
-            for name in ("broadcast", "close_at"):
+            for name in ("workers", "block_timeout", "broadcast", "close_at"):
                 if getattr(self, name) != Cluster._field_defaults[name]:
                     raise EsrlError(f'{name} is of Ray\'s workers; give ray_address as well ("local" is this machine)')
         if not self.asked:

@@ -9,7 +9,6 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from esrl.core import processes as together
-from esrl.core import relay
 from esrl.core.errors import EsrlError, notice, reason_of
 from esrl.core.options import checked
 from esrl.core.runtime import configure
@@ -110,10 +108,7 @@ def _initialize(
 
     def initialize() -> None:
         try:
-            with _shielded():
-                jax.distributed.initialize(
-                    coordinator, processes, process_id, initialization_timeout=int(patience) + 3600
-                )
+            jax.distributed.initialize(coordinator, processes, process_id, initialization_timeout=int(patience) + 3600)
         except BaseException as error:
             failed.append(error)
 
@@ -130,31 +125,6 @@ def _initialize(
         )
     if failed:
         raise EsrlError(_refusal(failed[0], coordinator, processes, process_id)) from failed[0]
-
-
-@contextlib.contextmanager
-def _shielded() -> Iterator[None]:
-    """Inside, JAX's client is connected by way of `relay`: the coordinator's end would end this process else."""
-    from jax._src import distributed  # no public door takes a client's address
-
-    library: Any = getattr(distributed, "_jax", None)
-    real = getattr(library, "get_distributed_runtime_client", None)
-    if real is None:
-        yield
-        return
-
-    def client(address: str, process_id: int, *args: Any, **options: Any) -> Any:
-        def gone() -> None:
-            relay.leave_soon(address, lambda: distributed.global_state.client is None)
-
-        own = relay.through(address, gone) if process_id else address
-        return real(own, process_id, *args, **options)
-
-    library.get_distributed_runtime_client = client
-    try:
-        yield
-    finally:
-        library.get_distributed_runtime_client = real
 
 
 def _refusal(error: BaseException, coordinator: Any, processes: Any, process_id: Any) -> str:

@@ -85,8 +85,10 @@ def leave_alone() -> None:
 def lost(error: BaseException) -> LostProcess | None:
     """The sentence for an error of JAX while it runs: it stands for a process that is gone, unless memory is short.
 
-    None for any other error.
+    None for any other error, and for one that is that sentence.
     """
+    if isinstance(error, LostProcess):
+        return None
     # What a program that is sent to the devices meets of a broken connection is a ValueError of JAX at times.
     runtime = isinstance(error, jax.errors.JaxRuntimeError) or (
         isinstance(error, ValueError) and _COLLECTIVE.search(str(error)) is not None

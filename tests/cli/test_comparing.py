@@ -10,17 +10,20 @@ import shutil
 import signal
 import sys
 import tomllib
+from unittest import mock
 
 import numpy as np
 import optuna
 import pytest
 
+from esrl.cli import remote_trials
 from esrl.cli.comparing import compare
 from esrl.cli.invocation import invocation
 from esrl.cli.main import main
 from esrl.cli.plotting import panels_of, summary
 from esrl.cli.remote_trials import of_trials
-from esrl.cli.trials import Here
+from esrl.cli.trials import Here, Step
+from esrl.cli.tuning import Search
 from esrl.core import sharding
 from esrl.core.types import EsrlError
 from esrl.training.loop import Run
@@ -247,6 +250,49 @@ def test_a_trial_that_is_killed_at_its_very_end_counts_once(tmp_path, capsys):
     out = json.loads(ran(capsys, *command, "--trials", 2, "--json"))
     assert len(out["trials"]) == 2
     assert {row["sigma"] for row in out["trials"]} != {0.1}
+
+
+class OneCore(Here):
+    """Two slots and a single core, which a slot has until it rests."""
+
+    slots = 2
+
+    def __init__(self, player):
+        super().__init__(player)
+        self.holder, self.waiting = None, []
+
+    def begin(self, slot, params, folder):
+        if self.holder not in (None, slot):
+            self.waiting.append((slot, params, folder))
+            return
+        self.holder = slot
+        super().begin(slot, params, folder)
+
+    def rest(self, slot):
+        if slot == self.holder:
+            self.holder = None
+            if self.waiting:
+                self.begin(*self.waiting.pop())
+
+    def wait(self):
+        assert self._waits, "what is under way waits for a core that nobody gives back"
+        return [(self.holder, answer) for _, answer in super().wait()]
+
+
+def test_a_trial_that_waits_for_a_core_has_that_of_a_slot_without_trials(capsys, monkeypatch):
+    monkeypatch.setattr(Search, "_players", lambda search, folder, most: OneCore(search._player))
+    command = ("tune", ENV, "--population", 8, "--generations", 2, *TINY, "--trials", 3, "--out", "search", "--json")
+    assert len(json.loads(ran(capsys, *command))["trials"]) == 3
+
+
+def test_a_trial_whose_process_has_not_begun_is_stopped_without_it(tmp_path, monkeypatch):
+    session = mock.MagicMock(cores=1)
+    monkeypatch.setattr(remote_trials, "Session", lambda *_: session)
+    players = remote_trials.Everywhere(Recipe(ENV), tmp_path, "auto", None, 1)
+    players.begin(0, {}, tmp_path)
+    players.stop()
+    assert players.wait() == [(0, Step([], over=False, stopped=True, seconds=0.0))]
+    session.ray.kill.assert_called_once()
 
 
 def test_trials_on_a_cluster_are_played_by_one_process_each(tmp_path):

@@ -2,15 +2,13 @@
 
 import os
 import signal
-import socket
-import threading
 import time
 
 import pytest
 from launching import PATIENCE, free_port, running, training
 
 import esrl
-from esrl.core import relay
+from esrl.core import processes
 from esrl.training.run_folder import RunFolder
 
 POLE = "gymnasium/phys2d/CartPole-v1?max_episode_steps=20"
@@ -33,6 +31,14 @@ def test_a_coordinator_that_nobody_is_at_is_named():
 def test_how_to_join_is_checked_before_anything_is_started(told, says):
     with pytest.raises(esrl.EsrlError, match=says):
         esrl.join(**told)
+
+
+def test_a_process_that_is_gone_is_said_once(monkeypatch):
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "_abandoned", False)
+    said = processes.lost(ValueError("UNKNOWN: Gloo AllGather failed: Read error"))
+    assert "has ended or cannot be reached" in str(said)
+    assert processes.lost(said) is None
 
 
 @pytest.mark.slow
@@ -90,52 +96,17 @@ def wait_for(folder, generation, group):
         time.sleep(0.1)
 
 
-def test_a_connection_through_the_relay_stays_open_when_the_other_end_is_gone():
-    gone = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        own = relay.through(f"127.0.0.1:{server.getsockname()[1]}", gone.set)
-        near = socket.socket(socket.AF_UNIX)
-        near.connect(own.removeprefix("unix:"))
-        far, _ = server.accept()
-        near.sendall(b"to")
-        assert far.recv(9) == b"to"
-        far.sendall(b"back")
-        assert near.recv(9) == b"back"
-        assert not gone.is_set()
-        far.close()
-        assert gone.wait(30)
-        near.settimeout(0.1)
-        with pytest.raises(TimeoutError):
-            near.recv(9)
-        near.close()
-
-
-def test_who_leaves_the_coordinator_is_not_told_that_it_is_gone():
-    gone = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        own = relay.through(f"127.0.0.1:{server.getsockname()[1]}", gone.set)
-        near = socket.socket(socket.AF_UNIX)
-        near.connect(own.removeprefix("unix:"))
-        far, _ = server.accept()
-        near.close()
-        assert far.recv(9) == b""
-        far.close()
-        assert not gone.wait(0.2)
-
-
 @pytest.mark.slow
 @pytest.mark.heavy
-def test_the_death_of_process_0_is_a_sentence_in_the_others(tmp_path):
+def test_the_death_of_process_0_ends_the_others_and_leaves_its_last_checkpoint(tmp_path):
     folder = tmp_path / "run"
     begin = [POLE, "--population", "8", "--hidden", "4", "--generations", "1000000", "--num-evals", "0"]
     with training(2, 1, *begin, "--out", str(folder), "--checkpoint-every", "1") as group:
         wait_for(folder, 3, group)
         group.processes[0].kill()
         status, _, err = group.ended()[1]
-        assert status == 2, err
-        said = [line for line in err.splitlines() if line.startswith("esrl: error: ")]
-        assert len(said) == 1 and "has ended or cannot be reached" in said[0], err
-        assert "stack trace" not in err
+        # JAX's own abort, or the sentence for the collective that broke: whichever is first.
+        assert status in (-signal.SIGABRT, 2), err
     _, state, _ = esrl.load(folder)
     assert int(state.generation) >= 2
 
@@ -160,7 +131,7 @@ def test_a_signal_ends_all_after_one_generation_and_a_death_leaves_a_run_that_go
         assert status == 2, err
         last = rows(folder)
         assert last > stopped
-        assert "another of the 2 processes has ended or cannot be reached" in err
+        assert err.count("another of the 2 processes has ended or cannot be reached") == 1
         assert f"generation {last} is saved, go on with: esrl train --resume {folder}" in err
     _, state, _ = esrl.load(folder)
     assert int(state.generation) == last
