@@ -28,12 +28,7 @@ _GRIDS: dict[str, Any] = {"deterministic": False}  # memoryless and partially ob
 # defaults reach 0.26 [0.19, 0.29] in a million steps, and these 0.53 [0.53, 0.54]: experiments/defaults/README.md.
 _SPARSE_POLICY: dict[str, Any] = {"hidden": [256, 256, 256], "output_scale": 1.0, "skip": False}
 _SPARSE: dict[str, Any] = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
-# Small tanh networks and each member once: in a million steps walker2d and halfcheetah, which no search saw, have
-# WALKER and CHEETAH, with the defaults 893 and 828; the double pendulum has IDP in half of them, and 1448.
-_BRAX_POLICY: dict[str, Any] = {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False}
-_BRAX: dict[str, Any] = {"population": 16, "episodes_per_member": 1, "averaging": 0.9}
 DEFAULTS = (
-    Defaults("brax/*", ES, policy=_BRAX_POLICY, options=_BRAX),
     Defaults("gymnax/*-MinAtar", EVERY, policy={"network": "cnn", "channels": [16]}),
     Defaults("craftax/*-Pixels-*", EVERY, policy=_PICTURES),
     Defaults("atari/*", EVERY, policy=_PICTURES),

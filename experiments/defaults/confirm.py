@@ -53,7 +53,7 @@ AGENTS = {
     ),
 }
 SIZES, SIZED = (8, 32, 128, 512), "sized 8 to 512"
-PARTS = {  # today's defaults with one thing changed; on Brax those that the search found, without the suite's
+PARTS = {  # today's defaults with one thing changed
     "Adam 0.02": Defaults("eggroll", options={"optimizer": "adam"}),
     "RMSprop 0.02": Defaults("eggroll", options={"optimizer": "rmsprop"}),
     "SGD, momentum 0.9, 0.2": Defaults("eggroll", options={"optimizer": "sgd", "momentum": 0.9}),
@@ -75,6 +75,11 @@ PARTS = {  # today's defaults with one thing changed; on Brax those that the sea
     "no skip": Defaults("eggroll", {"skip": False}),
     "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),
     "32x32 tanh": Defaults("eggroll", {"hidden": [32, 32], "activation": "tanh"}),
+    "32x32 tanh, 16 x 1": Defaults(  # small, for Brax
+        "eggroll",
+        {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
+        {"population": 16, "episodes_per_member": 1, "averaging": 0.9},
+    ),
     "linear": Defaults("eggroll", {"hidden": [], "skip": False}),
     "warm statistics": Defaults("eggroll", options={"warm_statistics": 3}),
     "fan-in sigma": Defaults("eggroll", options={"layer_sigma": "fan_in"}),
@@ -108,8 +113,7 @@ def store() -> Store:
 def recipe(env: str, agent: str) -> esrl.Recipe:
     """Somebody's defaults on an environment."""
     found = (AGENTS | PARTS)[agent]
-    searched = agent in PARTS and env.startswith("brax/")
-    policy, options = ({}, {}) if searched else suite_defaults(env, found.agent)
+    policy, options = suite_defaults(env, found.agent)
     own = {k: v for k, v in found.policy.items() if policy.get("network", "mlp") == "mlp" or k not in OF_MLP}
     return esrl.Recipe(env, found.agent, policy=policy | own, options=options | found.options)
 

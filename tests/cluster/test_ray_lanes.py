@@ -1,14 +1,17 @@
 """PPO and EGGROLL-AC on a real Ray of this machine, whose workers are killed and hang while they play."""
 
+import os
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
 
 import esrl
 from tests.cluster.test_lanes import learned
-from tests.cluster.test_ray import GENERATIONS, SLOW, kill_soon, same
+from tests.cluster.test_ray import GENERATIONS, SLOW, kill_soon, patiently, same
 
-pytest.importorskip("ray")
+ray = pytest.importorskip("ray")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.heavy,
@@ -46,6 +49,25 @@ class Slow:
 """
 SIZES = {"num_envs": 4, "num_steps": 8, "num_minibatches": 2}
 OPTIONS = {"generations": GENERATIONS, "num_evals": 0, "progress": False, "block_envs": 2}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def started():
+    """One Ray of two cores for all runs: to start it takes longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")]))
+        patiently(
+            lambda: ray.init(
+                num_cpus=2,
+                include_dashboard=False,
+                object_store_memory=80 << 20,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        )
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
