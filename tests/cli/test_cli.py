@@ -659,11 +659,8 @@ def test_suites_have_defaults_that_flags_and_recipes_overrule():
     assert (sparse.options["population"], sparse.options["optimizer"]) == (64, "adam")
     assert (sparse.policy["hidden"], sparse.policy["skip"]) == ((8,), False)
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
-    hopper = recipe("brax/hopper", "--activation", "relu")
-    assert (hopper.options["population"], hopper.policy["hidden"]) == (16, [32, 32])
-    assert hopper.policy["activation"] == "relu"
-    assert recipe("brax/hopper", "--network", "gru").policy == {"network": "gru"}
-    assert recipe("brax/hopper", "--agent", "ppo").options == recipe("path/to/navix/file.py:Class").options == {}
+    assert recipe("navix/Navix-Empty-5x5-v0", "--network", "gru").policy == {"network": "gru"}
+    assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}
 
 
 # ---- first seconds --------------------------------------------------------------------------------------------------
