@@ -122,6 +122,8 @@ def eggroll_ac(
       feedback_decay: decay of feedback's running means, for each minibatch.
       rank: rank of the noise on weights.
       window: steps for which noise on weights is held, a divisor of num_steps; lanes are antithetic pairs.
+      learning_rate: learning rate of the optimizer, or a schedule over iterations. None is 0.0003 (1 for an optax
+        transformation, which has its own).
       gradient: "perturbation", or "backprop" as a control: the actor's gradient by backpropagation, all else equal.
       critic: "separate" is a network of its own, built like the policy's; "ridge" is a regression on random features,
         and "policy_ridge" on what the policy's output layer sees, fitted after every iteration; or a network.

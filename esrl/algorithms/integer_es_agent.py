@@ -235,7 +235,7 @@ def _configure(env: Any, policy: Policy, options: SimpleNamespace) -> IntegerES:
         pairs=pairs,
         episodes=options.episodes_per_member,
         chunk=chunk,
-        update_chunk=memory_plan.default_update_chunk(pairs, 4 * count_each, mesh),  # factors are summed as int32
+        update_chunk=memory_plan.default_update_chunk(pairs, 4 * count_each, mesh),  # z-scores sum factors as int32
         pair_bytes=each,
         mesh=mesh,
     )

@@ -193,6 +193,8 @@ def assembled(
         plan=_plan(config, trained),
         hyperparams=HYPERPARAMS,
         options=changed_options(constructor, given),
+        # None is another number for each agent and optimizer.
+        in_force={} if callable(given["learning_rate"]) else {"learning_rate": start["learning_rate"]},
         **stepping(env, init, partial(rollout, config), partial(update, config), config.mesh),
     )
 

@@ -85,13 +85,13 @@ def scored(policy: Policy, objective: Objective) -> Policy:
     """
 
     def apply(params: PyTree, key: Key, carry: PyTree) -> tuple[tuple[Array, None], PyTree]:
+        integer = all(x.dtype == jnp.int8 for x in jax.tree.leaves(params))
+
         def one(x: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
             if integer:
                 x = integer_statistics.quantized(None, x, policy.normalizable)
             (output, _), carry = policy.apply(params, x, carry)
             return (output.astype(jnp.float32) * 2.0**-OUTPUT_BITS if integer else output), carry
-
-        integer = all(x.dtype == jnp.int8 for x in jax.tree.leaves(params))
 
         return (_score(objective, objective.fn, one, policy.carry, key), None), carry
 

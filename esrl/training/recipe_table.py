@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Any
 
-from esrl.core.names import FORMER_DEFAULTS, todays
+from esrl.core.names import FORMER_DEFAULTS, FORMER_PPO, todays
 from esrl.core.types import EsrlError
 from esrl.training.suite_defaults import ES
 
@@ -24,6 +24,10 @@ def with_former_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
         raise EsrlError("[policy] and [options] of a run's recipe have to be tables")
     recipe = todays(recipe)
     options = recipe.get("options", {})
+    if recipe.get("agent") == "ppo":
+        # An optax transformation had a rate of its own.
+        own = {k: v for k, v in FORMER_PPO.items() if k != "learning_rate" or options.get("optimizer") != "custom"}
+        return recipe | {"options": own | options}
     if recipe.get("agent", "eggroll") not in ES or "averaging" in options:
         return recipe
     own = dict(FORMER_DEFAULTS)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import esrl
-from esrl.algorithms import es_agents, ppo_agent, shaping
+from esrl.algorithms import eggroll_ac_agent, es_agents, ppo_agent, shaping
 from esrl.algorithms.optimizers import make_optimizer
 from esrl.core.names import FORMER_DEFAULTS, near_option
 from esrl.core.options import options_of
@@ -72,7 +72,7 @@ def complete(recipe: esrl.Recipe) -> esrl.Recipe:
 def base_rate(agent: str, optimizer: str | None = None) -> float:
     """The learning rate that an agent has with an optimizer, or with its own, unless it is given one."""
     if agent not in ES:
-        return ppo_agent.BASE_RATE
+        return (eggroll_ac_agent if agent == "eggroll_ac" else ppo_agent).BASE_RATE
     own = recipes.agent_named(agent)
     return es_agents.RATES.get(optimizer or options_of(own)["optimizer"].default, es_agents.BASE_RATE)
 

@@ -659,6 +659,7 @@ def test_suites_have_defaults_that_flags_and_recipes_overrule():
     assert (sparse.options["population"], sparse.options["optimizer"]) == (64, "adam")
     assert (sparse.policy["hidden"], sparse.policy["skip"]) == ((8,), False)
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
+    assert recipe("navix/Navix-Empty-5x5-v0", "--network", "gru").policy == {"network": "gru"}
     assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}
 
 

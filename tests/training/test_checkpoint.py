@@ -21,6 +21,7 @@ from safetensors.numpy import save
 import esrl
 from esrl import EsrlError
 from esrl.training import checkpoint, state_file
+from esrl.training.recipe_table import with_former_defaults
 
 NAMES = ["[lr=0.1]", "a*b?c", "{x} %20", "quote\" and ' space", "größe-行", "[", "**", "~tilde", "-dash", "new\nline"]
 
@@ -363,6 +364,26 @@ def test_a_run_from_before_the_defaults_changed_goes_on_by_those_it_had(tmp_path
     assert int(gone_on.state.generation) == 2
     with pytest.raises(EsrlError, match=r"averaging: the run has 0\.0, you gave 0\.97"):
         esrl.train(agent(), generations=2, out=tmp_path / "run", resume=True)
+
+
+def test_a_run_of_ppo_goes_on_by_the_defaults_that_it_had(tmp_path):
+    """Until version 0.2 its recipe left out the learning rate, and before that whatever had its default."""
+    sizes = {"num_envs": 8, "num_steps": 4, "num_minibatches": 2}
+    former = esrl.ppo(Walk(), esrl.mlp((), "tanh"), learning_rate=3e-4, entropy_coef=0.0, **sizes)
+    esrl.train(former, generations=1, out=tmp_path / "run", num_evals=0)
+    path = tmp_path / "run" / "recipe.toml"
+    table = tomllib.loads(path.read_text())
+    del table["options"]["learning_rate"]
+    path.write_text(tomli_w.dumps(table))
+
+    found = esrl.load(tmp_path / "run", env=Walk())
+    assert found.agent.options == former.options
+    assert int(esrl.train(former, generations=2, out=tmp_path / "run", num_evals=0, resume=True).state.generation) == 2
+    with pytest.raises(EsrlError, match=r"learning_rate: the run has 0\.0003, you gave 0\.0007"):
+        now = esrl.ppo(Walk(), esrl.mlp((), "tanh"), entropy_coef=0.0, **sizes)
+        esrl.train(now, generations=3, out=tmp_path / "run", resume=True)
+    older = with_former_defaults({"env": "x", "agent": "ppo", "options": {"num_steps": 16}})["options"]
+    assert older == {"num_envs": 64, "num_steps": 16, "learning_rate": 3e-4, "entropy_coef": 0.0}
 
 
 class _StateThen(NamedTuple):
