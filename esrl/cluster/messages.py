@@ -90,12 +90,13 @@ def without_frozen(state: ESState) -> ESState:
     return state._replace(frozen=())
 
 
-def state_of(kind: str, message: bytes, like: ESState, before: ESState | None) -> ESState:
+def state_of(kind: str, message: bytes, like: Any, before: Any) -> Any:
     """The state that a message of the kind "state" or "trained" tells.
 
     Args:
       kind: "trained" leaves out the frozen parameters. like: the shapes of a whole one.
-      before: the state that this worker had, whose frozen parameters stay; "state" needs none.
+        It may be any agent's; that of an evolution strategy alone has parameters that can be left out.
+      before: the state that this worker had, whose frozen parameters stay; "state" needs none, and takes None.
 
     Raises:
       EsrlError: the message has another length, or it leaves out what this worker has never been sent.
