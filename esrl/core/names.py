@@ -82,7 +82,7 @@ def called_here(name: str, known: Iterable[str]) -> str | None:
 # does not is older and has these.
 FORMER_DEFAULTS = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
 # Those of PPO. Until version 0.2 a run's folder left out the learning rate, and before that whatever had its default.
-FORMER_PPO = {"num_envs": 64, "num_steps": 64, "learning_rate": 3e-4, "entropy_coef": 0.0}
+FORMER_PPO: dict[str, Any] = {"num_envs": 64, "num_steps": 64, "learning_rate": 3e-4, "entropy_coef": 0.0}
 
 
 def todays(table: dict[str, Any]) -> dict[str, Any]:
