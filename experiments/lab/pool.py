@@ -126,13 +126,23 @@ def _run(
                     ended = len(jobs) - len(waiting) - len(alive)
                     view.update(whole, completed=ended, text=f"{ended} of {len(jobs)}")
 
-        threads = [threading.Thread(target=work, args=(own,), daemon=True) for own in free]
+        broken: list[Exception] = []
+
+        def guarded(own: set[int]) -> None:
+            try:
+                work(own)
+            except Exception as error:  # or its jobs would be left out without a word
+                broken.append(error)
+
+        threads = [threading.Thread(target=guarded, args=(own,), daemon=True) for own in free]
         try:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                while thread.is_alive():
+                while thread.is_alive() and not broken:
                     thread.join(0.2)  # a join without a limit would keep Ctrl-C waiting
+            if broken:
+                raise broken[0]
         except BaseException:
             stopping.set()
             waiting.clear()
