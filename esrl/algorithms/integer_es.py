@@ -223,7 +223,7 @@ def _remembered(
 
     A sum is at most 2^momentum times a generation's, which the agent's constructor keeps below 2^31.
     """
-    sums = [old - (old >> momentum) + new for old, new in zip(before, voted, strict=True)]
+    sums = [old - shifted(old, momentum) + new for old, new in zip(before, voted, strict=True)]
     # (1 - 2^-m)^2 is 1 - 2^-(m - 1) + 2^-2m.
     return sums, chance - (chance >> (momentum - 1)) + (chance >> (2 * momentum)) + power
 

@@ -170,7 +170,9 @@ def _check_together(options: SimpleNamespace) -> None:
             "chunk_pairs says how many pairs play at once, and memory_gib would choose it; give one of them"
         )
     score = 1 if options.shaping == "sign" else SCORE_MOST
-    largest = LARGEST // (score * options.rank * max(score, NOISE_MOST * NOISE_MOST) << options.momentum_shift)
+    # A running sum is rounded by its shift: it may come above 2^momentum_shift times a generation's by that much.
+    most = score * options.rank * max(score, NOISE_MOST * NOISE_MOST) << options.momentum_shift
+    largest = (LARGEST - (1 << options.momentum_shift)) // most
     if pairs > largest:
         more = ("" if score == 1 else ', or shaping="sign"') + (
             ", or a smaller momentum_shift" if options.momentum_shift else ""

@@ -124,7 +124,7 @@ def measure(world: worlds.World, agent: str, seed: int) -> list[Row]:
     found = curves.measure(
         recipe(world.env, agent).build(),
         env_steps=world.env_steps,
-        seconds=PPO_SECONDS if agent.startswith("ppo") else None,
+        seconds=PPO_SECONDS if agent in ("ppo", "ppo before") else None,
         seed=seed,
         num_evals=BRAX_EVALUATIONS if dear else EVALUATIONS,
         early_evals=BRAX_EARLY if dear else EARLY,
