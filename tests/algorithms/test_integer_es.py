@@ -1,6 +1,7 @@
 """EGGROLL in integers: the same laws as those of floats, and some that only integers can keep, bit for bit."""
 
 import itertools
+from functools import partial
 
 import gymnasium
 import jax
@@ -364,14 +365,15 @@ def test_chance_moves_as_many_weights_as_the_quantile_says():
 def test_momentum_sums_the_votes_of_generations_and_what_chance_would_make_of_them():
     agent = esrl.eggroll_int8(Walk(), TINY, population=16, quantile=0.9, momentum_shift=3)
     state = agent.init(seed_key(0))
+    votes = jax.jit(partial(integer_es.votes, agent.config))
     sums, chance = [np.zeros(leaf.shape) for leaf in agent.config.leaves], 0.0
     for _ in range(20):
-        experience = integer_es.rollout(agent.config, state)
+        experience = agent.rollout(state)
         scores = integer_es.signs(experience.fitness)
-        new = integer_es.votes(agent.config, state, scores)
+        new = votes(state, scores)
         sums = [old * 7 / 8 + np.asarray(vote) for old, vote in zip(sums, new, strict=True)]
         chance = chance * 49 / 64 + float(jnp.sum(scores * scores))
-        state, _ = integer_es.update(agent.config, state, experience)
+        state, _ = agent.update(state, experience)
         for one, other in zip(sums, state.votes, strict=True):
             assert np.abs(one - np.asarray(other)).max() <= 8  # what a shift loses in a generation, eight times
         assert abs(chance - int(state.chance)) <= 8
