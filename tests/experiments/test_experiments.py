@@ -238,7 +238,7 @@ def throughput(out, *arguments):
     return subprocess.run([*map(str, command)], cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_throughput_of_forward_passes(script, tmp_path):
     sizes = ("--widths", "8", "--populations", "8", "--ranks", "2", "--layer-width", "8", "--layer-population", "8")
     shown = throughput(tmp_path, "--part", "forward", "layer", *sizes)
@@ -256,7 +256,7 @@ def test_throughput_of_forward_passes(script, tmp_path):
     assert "would take" in left and all(row["left_out"] for row in read(tmp_path / "here-layer.csv"))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_throughput_of_generations_and_growth(script, tmp_path):
     env = ("--envs", "gymnasium/phys2d/Pendulum-v0", "--generation-population", "4", "--horizon", "5")
     growth = ("--base-population", "4", "--base-width", "4", "--growth-population", "4", "8", "--growth-width", "4")
