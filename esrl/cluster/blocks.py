@@ -23,7 +23,7 @@ class Blocks(Protocol):
       agent: on one device.
       option: of a run, the size of blocks. unit: what they consist of, for sentences.
       size: how many there are in a generation. together: how many stay in one block.
-      whole: whether the update needs all blocks, and the whole state stays with the driver.
+      needs_all: whether the update needs all blocks, and the whole state stays with the driver.
       stay: whether a block can go on in the process alone in which it was played last.
     """
 
@@ -32,7 +32,7 @@ class Blocks(Protocol):
     unit: str
     size: int
     together: int
-    whole: bool
+    needs_all: bool
     stay: bool
 
     @staticmethod
@@ -45,6 +45,9 @@ class Blocks(Protocol):
 
     def playable(self, state: Any) -> Any:
         """What all blocks need of a state; what they do not is None."""
+
+    def frozen(self, state: Any) -> PyTree:
+        """What of it no update changes and a worker keeps, so that it is sent once; () where there is nothing."""
 
     def part(self, state: Any, first: int, end: int) -> PyTree:
         """What a block needs beside, which travels with its orders."""
@@ -75,7 +78,7 @@ def kind_of(agent: Agent) -> type[PairBlocks] | type[LaneBlocks]:
     """Which blocks an agent's generations have.
 
     Raises:
-      EsrlError: none.
+      EsrlError: an agent that plays neither pairs nor lanes.
     """
     found = _OF.get(type(agent.config))
     if found is None:

@@ -180,7 +180,7 @@ class _Generation:
         self._handles: dict[str, tuple[Any, int]] = {}  # of each kind of message: published, and its bytes
         self._told: set[tuple[str, str]] = set()  # kinds of messages, and the nodes that have them
         self._print = messages.fingerprint(state) if fleet._scalars else b""
-        frozen = getattr(state, "frozen", ())  # of an evolution strategy
+        frozen = fleet._blocks.frozen(state)
         if not messages.same_numbers(fleet._frozen, frozen):  # the first generation, or another run's state
             fleet._frozen, fleet._have_frozen = frozen, set()
 
@@ -215,7 +215,7 @@ class _Generation:
         """What an observer wants to know of who played."""
         schedule, blocks = self.fleet._schedule, self.fleet._blocks
         present = sum(end - first for i, (first, end) in enumerate(pairwise(self.fleet._bounds)) if i in self.rows)
-        missing = {} if blocks.whole else {"pairs_missing": blocks.size - present}
+        missing = {} if blocks.needs_all else {"pairs_missing": blocks.size - present}
         return {
             "workers": schedule.workers,
             "workers_lost": schedule.ended,

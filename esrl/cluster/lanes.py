@@ -35,7 +35,7 @@ _NOWHERE = np.zeros(2, np.uint32)  # the mark of no worlds
 class LaneBlocks:
     """Blocks of lanes. See `blocks.Blocks`."""
 
-    option, unit, whole = "block_envs", "environments", True
+    option, unit, needs_all = "block_envs", "environments", True
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
@@ -77,6 +77,10 @@ class LaneBlocks:
         others = ("opt_state", "reward_moments", "discounted", "lanes", "env_steps", "recent", "memory")
         blank: dict[str, Any] = dict.fromkeys(others)
         return state._replace(**blank)
+
+    def frozen(self, state: PPOState) -> tuple[()]:
+        """Nothing: they lie among the others."""
+        return ()
 
     def part(self, state: PPOState, first: int, end: int) -> Lanes:
         """Where the lanes first .. end - 1 are."""

@@ -60,7 +60,7 @@ class Cluster(NamedTuple):
                 )
         kind.check(agent)
         blocks = kind(agent)
-        if blocks.whole:
+        if blocks.needs_all:
             for name in ("broadcast", "close_at"):
                 if getattr(self, name) != Cluster._field_defaults[name]:
                     raise EsrlError(
@@ -78,7 +78,7 @@ class Cluster(NamedTuple):
             raise EsrlError(
                 f"{self.workers} workers are too many for {number} blocks of {blocks.unit} (a generation has"
                 f" {blocks.size}, {kind.option} {block or blocks.together}); give at most {number}, or a larger"
-                f" {'num_envs' if blocks.whole else 'population'}"
+                f" {'num_envs' if blocks.needs_all else 'population'}"
             )
 
     def block(self, option: str) -> int | None:

@@ -28,9 +28,9 @@ def bounds_of(pairs: int, block: int) -> list[int]:
 
 
 class PairBlocks:
-    """Blocks of pairs, which the numbers of these say whole. See `blocks.Blocks`."""
+    """Blocks of pairs: their numbers say all of what a block plays. See `blocks.Blocks`."""
 
-    option, unit, whole = "block_pairs", "pairs", False
+    option, unit, needs_all = "block_pairs", "pairs", False
     together, stay = 1, False
 
     def __init__(self, agent: Agent) -> None:
@@ -50,6 +50,10 @@ class PairBlocks:
     def playable(self, state: ESState) -> ESState:
         """What playing needs of a state."""
         return messages.playable(state)
+
+    def frozen(self, state: ESState) -> PyTree:
+        """The frozen parameters."""
+        return state.frozen
 
     def part(self, state: ESState, first: int, end: int) -> tuple[()]:
         """Nothing: the numbers of the pairs say it."""

@@ -20,6 +20,7 @@ saturation at 1 rather than at 8, an int16 carry, outputs of 8 fraction bits.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -88,12 +89,8 @@ def mlp(
         return made | ({"Skip": layer(last + 1, inputs, size, output_scale)} if skip else {})
 
     def apply(params: PyTree, observation: PyTree, carry: PyTree) -> tuple[Array, PyTree]:
-        x = seen = features(space, observation, one_hot)
-        bits, among = SEEN_BITS, active
-        for i, width in enumerate(hidden):
-            x = _activated(_dense(x, params[f"Dense_{i}"]["kernel"], bits, HIDDEN_BITS, bias, among), activation)
-            bits, among = HIDDEN_BITS, width
-        out = _dense(x, params[f"Dense_{len(hidden)}"]["kernel"], bits, OUTPUT_BITS, bias, among)
+        seen = features(space, observation, one_hot)
+        out = _layers(seen, params, (active, *hidden), activation, SEEN_BITS, bias)
         if skip:
             out = out + _dense(seen, params["Skip"]["kernel"], SEEN_BITS, OUTPUT_BITS, False, active)
         return saturated(out, "int16"), carry
@@ -149,12 +146,7 @@ def cnn(
                 x = _activated(_convolution(x, params[f"Conv_{number}"], bits), activation)
                 number, bits = number + 1, HIDDEN_BITS
             seen.append(x.ravel())
-        x = jnp.concatenate([*seen, rest])
-        for i in range(len(hidden)):
-            layer = params[f"Dense_{i}"]["kernel"]
-            x = _activated(_dense(x, layer, HIDDEN_BITS, HIDDEN_BITS, True, widths[i]), activation)
-        last = len(hidden)
-        out = _dense(x, params[f"Dense_{last}"]["kernel"], HIDDEN_BITS, OUTPUT_BITS, True, widths[last])
+        out = _layers(jnp.concatenate([*seen, rest]), params, widths[:-1], activation, HIDDEN_BITS, True)
         return saturated(out, "int16"), carry
 
     return Bound(init, apply)
@@ -302,6 +294,14 @@ def _start(key: Key, rows: int, columns: int, scale: float) -> Array:
     factor = int(np.clip(round(scale * 256), 0, 2**15))
     numbers = draw(key, rows * columns).reshape(rows, columns).astype(jnp.int32)
     return saturated(shifted(numbers * factor, 8))
+
+
+def _layers(x: Array, params: PyTree, among: Sequence[int], activation: str, bits: int, bias: bool) -> Array:
+    """The layers Dense_0, Dense_1, ..., all but the last one activated; `among` are the inputs that each counts."""
+    for i, number in enumerate(among[:-1]):
+        x = _activated(_dense(x, params[f"Dense_{i}"]["kernel"], bits, HIDDEN_BITS, bias, number), activation)
+        bits = HIDDEN_BITS
+    return _dense(x, params[f"Dense_{len(among) - 1}"]["kernel"], bits, OUTPUT_BITS, bias, among[-1])
 
 
 def _dense(x: Array, kernel: Array, bits: int, out_bits: int, bias: bool, active: int) -> Array:

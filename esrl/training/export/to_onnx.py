@@ -128,7 +128,13 @@ class _Writer:
 
     def _whole_conv(self, node: Node, given: list[str]) -> None:
         """A convolution of int8 numbers, which runtimes have of floats: exact while its sums are below 2^24."""
-        summed = math.prod(self.graph.arrays[node.inputs[1]].shape[1:])
+        kernel = self.graph.arrays.get(node.inputs[1])
+        if kernel is None:  # its sums have no bound that is known here
+            raise EsrlError(
+                "the network cannot be exported to onnx: it computes the kernel of a convolution of int8; use numpy or"
+                " c"
+            )
+        summed = math.prod(kernel.shape[1:])
         if summed * 127 * 127 >= 1 << 24:
             raise EsrlError(
                 f"the network cannot be exported to onnx: its convolution sums {summed:,} products of int8, which"
