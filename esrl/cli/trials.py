@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from esrl.algorithms.agent import Agent
 from esrl.core.errors import EsrlError
@@ -39,6 +39,7 @@ class Gone(NamedTuple):
 Answer = Step | EsrlError | Gone
 
 
+@runtime_checkable
 class Players(Protocol):
     """Who plays trials, some at a time; each of them in a slot, by its number."""
 
