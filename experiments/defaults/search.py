@@ -1,6 +1,7 @@
 """One configuration for all environments: which defaults EGGROLL (or PPO) should have.
 
     python -m experiments.defaults.search --agent eggroll --hours 1       # go on searching; several may run at once
+    python -m experiments.defaults.search --suite brax --hours 1          # for Brax alone: what its suite should set
     python -m experiments.defaults.search --config '{"population": 16}'   # one configuration, the rest as today
     python -m experiments.defaults.search --table                         # what was found, as Markdown
 
@@ -9,7 +10,8 @@ the world's environment steps, and by the last evaluation within `--seconds` of 
 evaluating not counted; of a process that is bound to one core, without what others had of it). Its score is the
 interquartile mean over environments and both budgets. The first configurations are random, later ones come from
 Optuna's TPE (Bergstra et al., 2011); one that does worse on the first environments than the median of those before is
-given up. Rows are one for each configuration and environment, in results/<agent>.csv.
+given up. Rows are one for each configuration, environment and seed, in results/<agent>.csv. `--suite brax` trains on
+`worlds.BRAX` with two seeds each, from no suite's defaults, and writes to results/<agent>_brax.csv.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import inspect
 import json
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
@@ -35,7 +37,6 @@ from experiments.lab.stats import interquartile_mean
 from experiments.lab.store import Row, Store, digest, results
 
 RANDOM = 16  # configurations before TPE begins
-WARM = 4  # environments before a configuration may be given up
 SPACES: dict[str, dict[str, Any]] = {
     "eggroll": {
         "population": [8, 16, 32],
@@ -71,6 +72,7 @@ class Arguments:
     """The command line."""
 
     agent: Literal["eggroll", "ppo"] = "eggroll"
+    suite: Literal["all", "brax"] = "all"  # whose environments
     hours: float = 1.0  # of searching; the configuration under way is finished
     seconds: float = 5.0  # the budget of training seconds
     seed: int = 0
@@ -79,9 +81,34 @@ class Arguments:
     table: bool = False  # only print what is there
 
 
-def store(agent: str) -> Store:
-    """The table of an agent's configurations."""
-    return Store(results("defaults") / f"{agent}.csv", key=("config", "env", "seed"))
+class Runs(NamedTuple):
+    """What a configuration is judged by: a table of its own, and the runs in their order.
+
+    Attributes:
+      table: of what was measured. worlds: and each one's seed, in the order in which they are trained.
+      warm: how many of them a configuration trains before it may be given up. settings: how each run is scored.
+    """
+
+    table: Store
+    worlds: tuple[tuple[worlds.World, int], ...]
+    warm: int
+    settings: dict[str, int]
+
+    def place(self, row: Row) -> int:
+        """The number of a row's run; -1 if it is none of these."""
+        order = [(world.env, seed) for world, seed in self.worlds]
+        return order.index(key) if (key := (row["env"], int(row["seed"]))) in order else -1
+
+
+def runs(agent: str, suite: str, seed: int) -> Runs:
+    """The runs of a search."""
+    if suite == "brax":
+        table = Store(results("defaults") / f"{agent}_brax.csv", key=("config", "env", "seed"))
+        pairs = tuple((world, each) for world in worlds.BRAX for each in (seed, seed + 1))
+        return Runs(table, pairs, 2, {"evaluations": 3, "early_evals": 1, "eval_episodes": 32})
+    table = Store(results("defaults") / f"{agent}.csv", key=("config", "env", "seed"))
+    pairs = tuple((world, seed) for world in worlds.SEEN)
+    return Runs(table, pairs, 4, {"evaluations": 5, "early_evals": 2, "eval_episodes": 64})
 
 
 def recipe(env: str, agent: str, config: dict[str, Any]) -> esrl.Recipe:
@@ -99,12 +126,26 @@ def recipe(env: str, agent: str, config: dict[str, Any]) -> esrl.Recipe:
     )
 
 
-def measure(env: str, agent: str, config: dict[str, Any], seed: int, seconds: float, evaluations: int = 5) -> Row:
+def measure(
+    world: worlds.World,
+    agent: str,
+    config: dict[str, Any],
+    seed: int,
+    seconds: float,
+    *,
+    evaluations: int = 5,
+    early_evals: int = 2,
+    eval_episodes: int = 64,
+) -> Row:
     """One run: its held-out returns at both budgets."""
-    world = worlds.named(env)
-    wanted = recipe(env, agent, {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+    wanted = recipe(world.env, agent, {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
     run = esrl.iterate(
-        wanted.build(), env_steps=world.env_steps, seed=seed, num_evals=evaluations, eval_episodes=64, early_evals=2
+        wanted.build(),
+        env_steps=world.env_steps,
+        seed=seed,
+        num_evals=evaluations,
+        eval_episodes=eval_episodes,
+        early_evals=early_evals,
     )
     if one_core():
         run.clock = CoreClock()
@@ -134,14 +175,13 @@ def score(rows: list[Row]) -> float:
     return float(interquartile_mean(np.array(found))) if found else float("nan")
 
 
-def by_config(table: Store, seed: int = 0) -> dict[str, list[Row]]:
-    """The rows of each configuration of the search, in the order of the environments."""
-    order = [world.env for world in worlds.SEEN]
+def by_config(wanted: Runs) -> dict[str, list[Row]]:
+    """The rows of each configuration of the search, in the order of its runs."""
     found: dict[str, list[Row]] = {}
-    for row in table.read():
-        if row["env"] in order and int(row["seed"]) == seed:
+    for row in wanted.table.read():
+        if wanted.place(row) >= 0:
             found.setdefault(row["config"], []).append(row)
-    return {config: sorted(rows, key=lambda row: order.index(row["env"])) for config, rows in found.items()}
+    return {config: sorted(rows, key=wanted.place) for config, rows in found.items()}
 
 
 # ---- searching ------------------------------------------------------------------------------------------------------
@@ -177,52 +217,55 @@ def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any
     return {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
 
 
-def tried(arguments: Arguments, config: dict[str, Any]) -> float:
-    """Measures a configuration on every environment that is missing, or until it is given up; its score."""
-    table, name = store(arguments.agent), digest(config)
-    known = by_config(table, arguments.seed)
+def tried(arguments: Arguments, wanted: Runs, config: dict[str, Any]) -> float:
+    """Measures a configuration in every run that is missing, or until it is given up; its score."""
+    name = digest(config)
+    known = by_config(wanted)
     done = known.get(name, [])
     given = bool(arguments.config)
-    for place, world in enumerate(worlds.SEEN):
-        if any(row["env"] == world.env for row in done) or (arguments.envs and world.env not in arguments.envs):
+    for place, (world, seed) in enumerate(wanted.worlds):
+        measured = any(wanted.place(row) == place for row in done)
+        if measured or (arguments.envs and world.env not in arguments.envs):
             continue
         others = [score(rows[:place]) for rows in known.values() if len(rows) >= place]
-        if not given and place >= WARM and len(others) >= WARM and score(done) < np.median(others):
-            print(f"  given up after {place} environments", flush=True)
+        if not given and place >= wanted.warm and len(others) >= 4 and score(done) < np.median(others):
+            print(f"  given up after {place} runs", flush=True)
             break
-        row = measure(world.env, arguments.agent, config, arguments.seed, arguments.seconds)
-        row = {"config": name, "env": world.env, "seed": arguments.seed, "values": json.dumps(config), **row}
-        table.add([row])
-        done = sorted([*done, row], key=lambda row: [w.env for w in worlds.SEEN].index(row["env"]))
+        row = measure(world, arguments.agent, config, seed, arguments.seconds, **wanted.settings)
+        row = {"config": name, "env": world.env, "seed": seed, "values": json.dumps(config), **row}
+        wanted.table.add([row])
+        done = sorted([*done, row], key=wanted.place)
         print(f"  {world.env} {row['return_steps']:.4g} in {row['seconds_all']:.0f} s", flush=True)
     return score(done)
 
 
-def show(agent: str) -> None:
+def show(wanted: Runs) -> None:
     """The configurations, best first, as Markdown."""
-    found = sorted(by_config(store(agent)).values(), key=lambda rows: (len(rows), score(rows)), reverse=True)
-    names = [world.env.rpartition("/")[2] for world in worlds.SEEN]
+    found = sorted(by_config(wanted).values(), key=lambda rows: (len(rows), score(rows)), reverse=True)
+    names = [world.env.rpartition("/")[2] for world, _ in wanted.worlds]
     print(f"| score | {' | '.join(names)} | configuration |\n|{'---|' * (len(names) + 2)}")
     for rows in found:
-        at = {row["env"]: f"{float(row['return_steps']):.4g} / {float(row['return_seconds']):.4g}" for row in rows}
-        cells = [at.get(world.env, "–") for world in worlds.SEEN]
+        at = {
+            wanted.place(row): f"{float(row['return_steps']):.4g} / {float(row['return_seconds']):.4g}" for row in rows
+        }
+        cells = [at.get(place, "–") for place in range(len(names))]
         print(f"| {score(rows):.3f} | {' | '.join(cells)} | {rows[0]['values']} |")
 
 
 def main() -> None:
     """The script."""
     arguments = script.options(Arguments, __doc__)
+    wanted = runs(arguments.agent, arguments.suite, arguments.seed)
     if arguments.table:
-        show(arguments.agent)
+        show(wanted)
         return
-    wanted = [json.loads(text) for text in arguments.config]
+    given = [json.loads(text) for text in arguments.config]
     end = time.monotonic() + arguments.hours * 3600
     with pool.stoppable("what was measured is kept"):
-        while time.monotonic() < end if not arguments.config else wanted:
-            known = by_config(store(arguments.agent), arguments.seed)
-            config = wanted.pop(0) if wanted else suggest(arguments.agent, known, int(time.time_ns() % 2**31))
+        while time.monotonic() < end if not arguments.config else given:
+            config = given.pop(0) if given else suggest(arguments.agent, by_config(wanted), time.time_ns() % 2**31)
             print(json.dumps(config), flush=True)
-            print(f"= {tried(arguments, config):.3f}", flush=True)
+            print(f"= {tried(arguments, wanted, config):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,13 @@ UNSEEN = (
     World("gymnasium/LunarLander-v3", -200, 200, 5e5),
 )
 
+# For what the Brax suite alone should set. One run of them says little, so the search trains each with two seeds.
+BRAX = (
+    World("brax/inverted_double_pendulum", 60, 9340, 5e5),
+    World("brax/reacher", -450, -40, 5e5),
+    World("brax/hopper", 60, 1500, 1e6),
+)
+
 
 def named(env: str) -> World:
     """The world of an environment's name.
