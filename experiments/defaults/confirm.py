@@ -75,6 +75,9 @@ PARTS = {  # today's defaults with one thing changed
     "no skip": Defaults("eggroll", {"skip": False}),
     "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),
     "32x32 tanh": Defaults("eggroll", {"hidden": [32, 32], "activation": "tanh"}),
+    "32x32 tanh, outputs 1, no skip": Defaults(
+        "eggroll", {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False}
+    ),
     "32x32 tanh, 16 x 1": Defaults(  # small, for Brax
         "eggroll",
         {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
