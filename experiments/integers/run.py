@@ -47,7 +47,13 @@ INTEGER: dict[str, dict[str, Any]] = {
     "gymnax/CartPole-v1": {"population": 64},
     "gymnax/Acrobot-v1": {"population": 64},
     "brax/inverted_double_pendulum": {"population": 8, **LONG_STEPS},
-    "gymnasium/LunarLander-v3": {"population": 16, **LONG_STEPS},
+    "gymnasium/LunarLander-v3": {  # many members, since landings differ
+        "population": 32,
+        "sigma_shift": 2,
+        "quantile": 1.0,
+        "quantile_decay": 0.0,
+        "averaging_shift": 4,
+    },
     "brax/hopper": {  # and shorter steps
         "population": 16,
         "sigma_shift": 3,
