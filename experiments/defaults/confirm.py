@@ -54,14 +54,14 @@ AGENTS = {
 }
 SIZES, SIZED = (8, 32, 128, 512), "sized 8 to 512"
 PARTS = {  # today's defaults with one thing changed
-    "Adam 0.02": Defaults("eggroll", options={"optimizer": "adam"}),
-    "RMSprop 0.02": Defaults("eggroll", options={"optimizer": "rmsprop"}),
-    "SGD, momentum 0.9, 0.2": Defaults("eggroll", options={"optimizer": "sgd", "momentum": 0.9}),
+    "Adam 0.02": Defaults("eggroll", options={"optimizer": "adam", "learning_rate": 0.02}),
+    "RMSprop 0.02": Defaults("eggroll", options={"optimizer": "rmsprop", "learning_rate": 0.02}),
+    "SGD, momentum 0.9, 0.2": Defaults("eggroll", options={"optimizer": "sgd", "momentum": 0.9, "learning_rate": 0.2}),
     "ClipUp 0.1": Defaults("eggroll", options={"learning_rate": 0.1}),
     "no suite defaults": Defaults(
         "eggroll",
         {"hidden": [64, 64], "activation": "layernorm_relu", "output_scale": 0.1, "skip": True},
-        {"population": 8, "episodes_per_member": 2, "optimizer": "clipup", "averaging": 0.97},
+        {"population": 8, "episodes_per_member": 2, "optimizer": "clipup", "learning_rate": 0.2, "averaging": 0.97},
     ),
     "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
@@ -76,7 +76,9 @@ PARTS = {  # today's defaults with one thing changed
     "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),
     "32x32 tanh": Defaults("eggroll", {"hidden": [32, 32], "activation": "tanh"}),
     "32x32 tanh, outputs 1, no skip": Defaults(
-        "eggroll", {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False}
+        "eggroll",
+        {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
+        {"episodes_per_member": 2, "learning_rate": 0.2},
     ),
     "32x32 tanh, 8 x 1, ClipUp 0.1": Defaults(  # of the search on Brax alone: its second, its first
         "eggroll",
@@ -86,12 +88,12 @@ PARTS = {  # today's defaults with one thing changed
     "32x32 tanh, 32 x 1, sigma 0.075": Defaults(
         "eggroll",
         {"hidden": [32, 32], "activation": "tanh", "skip": False},
-        {"population": 32, "episodes_per_member": 1, "sigma": 0.075, "averaging": 0.9},
+        {"population": 32, "episodes_per_member": 1, "learning_rate": 0.2, "sigma": 0.075, "averaging": 0.9},
     ),
-    "32x32 tanh, 16 x 1": Defaults(  # small, for Brax
+    "32x32 tanh, 16 x 1": Defaults(
         "eggroll",
         {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
-        {"population": 16, "episodes_per_member": 1, "averaging": 0.9},
+        {"population": 16, "episodes_per_member": 1, "learning_rate": 0.2, "averaging": 0.9},
     ),
     "linear": Defaults("eggroll", {"hidden": [], "skip": False}),
     "warm statistics": Defaults("eggroll", options={"warm_statistics": 3}),

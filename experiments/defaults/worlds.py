@@ -45,6 +45,7 @@ UNSEEN = (
     World("brax/halfcheetah", -300, 3000, 1e6),
     World("brax/walker2d", 0, 2000, 1e6),
     World("gymnasium/LunarLander-v3", -200, 200, 5e5),
+    World("gymnasium/Hopper-v5", 10, 1500, 5e5),
 )
 
 # For what the Brax suite alone should set. One run of them says little, so the search trains each with two seeds.
