@@ -187,7 +187,7 @@ def _base(given: dict[str, Any]) -> Recipe:
             check_code(vars(recipe), target, "trust" in given)
         return recipe.override(agent, network)
     recipe = Recipe(target or "").override(agent)
-    policy, options = suite_defaults(recipe.env, recipe.agent)
+    policy, options = suite_defaults(recipe.env, recipe.agent, given.get("optimizer"))
     return dataclasses.replace(recipe, policy=policy, options=options).override({}, network)
 
 

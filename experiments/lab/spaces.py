@@ -147,7 +147,8 @@ def _plain(value: Any) -> Any:
 
 def suggest(trial: Any, space: Space, env: str, agent: str) -> Space:
     """One configuration: what an Optuna trial takes from the space, over the defaults of the environment's suite."""
-    suite_policy, suite_options = suite_defaults(env, agent)
+    fixed = space["options"].get("optimizer")
+    suite_policy, suite_options = suite_defaults(env, agent, fixed if isinstance(fixed, str) else None)
     network = suite_policy.get("network", "mlp")
     if space["policy"].get("network", network) != network:  # its other keys are not for another network
         suite_policy = {}
@@ -176,10 +177,11 @@ def suggest(trial: Any, space: Space, env: str, agent: str) -> Space:
 
 def default(space: Space, env: str, agent: str) -> dict[str, Any]:
     """The parameters, as Optuna names and stores them, that are nearest to what `esrl train` takes by default."""
-    suite_policy, suite_options = suite_defaults(env, agent)
+    fixed = space["options"].get("optimizer")
+    fixed = fixed if isinstance(fixed, str) else None
+    suite_policy, suite_options = suite_defaults(env, agent, fixed)
     own = {name: option.default for name, option in options_of(recipes.agent_named(agent)).items()}
-    optimizer = space["options"].get("optimizer")
-    optimizer = optimizer if isinstance(optimizer, str) else suite_options.get("optimizer")
+    optimizer = fixed or suite_options.get("optimizer")
     own |= {"learning_rate": base_rate(agent, optimizer)}
     network = space["policy"].get("network", suite_policy.get("network", "mlp"))
     policy = recipes.policy_defaults(agent, network if isinstance(network, str) else network[0])

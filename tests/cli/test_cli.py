@@ -660,7 +660,12 @@ def test_suites_have_defaults_that_flags_and_recipes_overrule():
     assert (sparse.policy["hidden"], sparse.policy["skip"]) == ((8,), False)
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
     assert recipe("navix/Navix-Empty-5x5-v0", "--network", "gru").policy == {"network": "gru"}
-    assert recipe("brax/hopper").options == recipe("path/to/navix/file.py:Class").options == {}
+    robot = recipe("brax/hopper", "--activation", "silu")
+    assert robot.policy == {"hidden": [32, 32], "activation": "silu"} and robot.options["learning_rate"] == 0.1
+    assert "learning_rate" not in recipe("brax/hopper", "--optimizer", "adam").options  # the rate was ClipUp's
+    assert recipe("brax/hopper", "--optimizer", "clipup").options["learning_rate"] == 0.1
+    assert recipe("brax/hopper", "--agent", "ppo").options == {}
+    assert recipe("gymnasium/Hopper-v5").options == recipe("path/to/navix/file.py:Class").options == {}
 
 
 # ---- first seconds --------------------------------------------------------------------------------------------------
