@@ -75,6 +75,19 @@ PARTS = {  # today's defaults with one thing changed
     "no skip": Defaults("eggroll", {"skip": False}),
     "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),
     "32x32 tanh": Defaults("eggroll", {"hidden": [32, 32], "activation": "tanh"}),
+    "32x32 tanh, outputs 1, no skip": Defaults(
+        "eggroll", {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False}
+    ),
+    "32x32 tanh, 8 x 1, ClipUp 0.1": Defaults(  # of the search on Brax alone: its second, its first
+        "eggroll",
+        {"hidden": [32, 32], "activation": "tanh"},
+        {"population": 8, "episodes_per_member": 1, "learning_rate": 0.1},
+    ),
+    "32x32 tanh, 32 x 1, sigma 0.075": Defaults(
+        "eggroll",
+        {"hidden": [32, 32], "activation": "tanh", "skip": False},
+        {"population": 32, "episodes_per_member": 1, "sigma": 0.075, "averaging": 0.9},
+    ),
     "32x32 tanh, 16 x 1": Defaults(  # small, for Brax
         "eggroll",
         {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
