@@ -53,6 +53,7 @@ from esrl.perturbation.noise import Leaf
 from esrl.policies import integer_statistics
 from esrl.policies.integer_statistics import IntegerMoments, IntegerSums
 from esrl.policies.policy import Policy
+from esrl.policies.running_statistics import AnySums
 from esrl.rollouts.types import Runner
 
 SCORE_BITS, SCORE_MOST = 3, 63  # of a z-score: 8 is 1, and 63 almost 8
@@ -99,7 +100,7 @@ class IntegerES:
       policy: the network bound to the environment. runner: plays its episodes.
       leaves: how each parameter is perturbed.
       forward: `forward(params, factors, signs [S], observations, carries) -> (outputs, carries)` of every member.
-      score: `score(fitness [P, 2]) -> f [P] int32`. most: the largest |f|.
+      score: `score(fitness [P, 2], present [P] or None) -> f [P] int32`. most: the largest |f|.
       thresholds: int32, the generation from which on z is one 256th larger, for each 256th from `first` on.
       first: z at the start, in 256ths.
       averaging: the shift of the average, 0 for none: it moves by 2^-averaging of what it is away.
@@ -113,7 +114,7 @@ class IntegerES:
     runner: Runner
     leaves: tuple[Leaf, ...]
     forward: Callable[..., Any]
-    score: Callable[[Array], Array]
+    score: Callable[..., Array]
     most: int
     thresholds: np.ndarray
     first: int
@@ -127,6 +128,11 @@ class IntegerES:
     update_chunk: int
     pair_bytes: dict[str, int]
     mesh: Mesh
+
+    @property
+    def signs(self) -> tuple[int, ...]:
+        """Of a pair's members."""
+        return SIGNS
 
     def act(self, context: PyTree, observations: PyTree, carries: PyTree, keys: Key) -> tuple[PyTree, PyTree]:
         """One decision of every member in all its lanes."""
@@ -148,26 +154,62 @@ def _generation_key(state: IntegerESState, generation: Array) -> Key:
 def rollout(es: IntegerES, state: IntegerESState) -> Experience:
     """Plays one generation: every member of the population, on all devices, `chunk` pairs at once on each."""
 
-    def play(state: IntegerESState, pairs: Array) -> tuple[tuple[Array | None, ...], PyTree]:
-        key, worlds = noise_key(es, state), jax.random.fold_in(_generation_key(state, state.generation), 1)
+    def part(state: IntegerESState, pairs: Array) -> tuple[tuple[Array | None, ...], PyTree]:
+        rows = play(es, state, pairs, es.chunk)
+        return rows[:-1], rows[-1]
 
-        def bring(pairs: Array) -> tuple[list[Any], Key]:
-            drawn = integer_noise.sample(key, es.leaves, pairs, state.table)
-            return drawn, world_keys(worlds, pairs // jnp.uint32(es.group), len(SIGNS), es.episodes)
+    rows, sums = sharding.map_devices(part, state, sharding.iota(es.pairs), es.mesh)
+    fitness, halves, returns, lengths, nonfinite, steps = rows
+    return Experience(fitness, halves, returns, lengths, nonfinite, steps, sums)
 
-        shared = (state.params, state.moments)
-        played = es.runner.stream(es.act, shared, bring, pairs, es.chunk, es.policy.carry, state.moments, None)
-        fitness = jnp.mean(played.shaped, axis=2)
-        return (fitness, played.returns, played.lengths, played.nonfinite, played.steps), played.sums
 
-    rows, sums = sharding.map_devices(play, state, sharding.iota(es.pairs), es.mesh)
-    fitness, returns, lengths, nonfinite, steps = rows
-    return Experience(fitness, None, returns, lengths, nonfinite, steps, sums)
+def play(es: IntegerES, state: IntegerESState, pairs: Array, slots: int) -> tuple[Any, ...]:
+    """Plays the pairs with these numbers [C], so many at once: the fields of an `Experience` of C pairs, in order.
+
+    Of a state it takes the weights, the moments, the table, the key and the generation alone.
+    """
+    key, worlds = noise_key(es, state), jax.random.fold_in(_generation_key(state, state.generation), 1)
+
+    def bring(pairs: Array) -> tuple[list[Any], Key]:
+        drawn = integer_noise.sample(key, es.leaves, pairs, state.table)
+        return drawn, world_keys(worlds, pairs // jnp.uint32(es.group), len(SIGNS), es.episodes)
+
+    shared = (state.params, state.moments)
+    played = es.runner.stream(es.act, shared, bring, pairs, slots, es.policy.carry, state.moments, None)
+    fitness = jnp.mean(played.shaped, axis=2)
+    return fitness, None, played.returns, played.lengths, played.nonfinite, played.steps, played.sums
 
 
 def update(es: IntegerES, state: IntegerESState, experience: Experience) -> tuple[IntegerESState, Metrics]:
     """Moves each weight by one step where the sum over pairs passes the test."""
-    scores = es.score(experience.fitness)
+    present = experience.present
+    scores = es.score(experience.fitness, present)
+    after, moves = follow(es, state, scores, experience.sums)
+    live = count_sum(experience.lengths)
+    after = after._replace(
+        env_steps=count_add(state.env_steps, live),
+        padded_steps=count_add(state.padded_steps, count_sum(experience.steps[:, None, None] - experience.lengths)),
+    )
+    flat = jax.tree.leaves(after.params)
+    number = sum(w.size for w in flat)
+    part = lambda counts: jnp.sum(jnp.stack(counts)).astype(jnp.float32) / number  # noqa: E731
+    tied = (scores == 0).astype(jnp.float32)
+    return after, {
+        **summary(experience),
+        "moved": part([jnp.sum(jnp.abs(move)) for move in moves]),
+        "saturated": part([jnp.sum((jnp.abs(w) == MOST).astype(jnp.int32)) for w in flat]),
+        "threshold": threshold_z(es, state.generation).astype(jnp.float32) / (1 << Z_BITS),
+        "tied": jnp.mean(tied) if present is None else jnp.mean(tied, where=present),
+    }
+
+
+def follow(
+    es: IntegerES, state: IntegerESState, scores: Array, sums: AnySums | None
+) -> tuple[IntegerESState, list[Array]]:
+    """The state after a generation with these votes [P], all but its counts of steps; and each weight's move.
+
+    It is exact: whoever has the votes and the sums of observations comes to the same state.
+    """
     z = threshold_z(es, state.generation)
     voted, power = votes(es, state, scores), jnp.sum(scores * scores)
     if state.votes is not None and state.chance is not None:
@@ -175,33 +217,22 @@ def update(es: IntegerES, state: IntegerESState, experience: Experience) -> tupl
     least = [least_vote(z, power, leaf) for leaf in es.leaves]
     moves = [jnp.sign(s) * (jnp.abs(s) > t).astype(jnp.int32) for s, t in zip(voted, least, strict=True)]
     flat, tree = jax.tree.flatten(state.params)
-    flat = [saturated(w.astype(jnp.int32) + move) for w, move in zip(flat, moves, strict=True)]
+    params = tree.unflatten([saturated(w.astype(jnp.int32) + move) for w, move in zip(flat, moves, strict=True)])
     average = state.average
     if average is not None:
-        average = jax.tree.map(lambda a, w: _averaged(a, w, es.averaging), average, tree.unflatten(flat))
-    moments, sums = state.moments, experience.sums
+        average = jax.tree.map(lambda a, w: _averaged(a, w, es.averaging), average, params)
+    moments = state.moments
     if moments is not None and isinstance(sums, IntegerSums):
         moments = integer_statistics.merge(moments, sums)
-    live = count_sum(experience.lengths)
     after = state._replace(
-        params=tree.unflatten(flat),
+        params=params,
         average=average,
         votes=voted if es.momentum else None,
         chance=power if es.momentum else None,
         moments=moments,
         generation=state.generation + 1,
-        env_steps=count_add(state.env_steps, live),
-        padded_steps=count_add(state.padded_steps, count_sum(experience.steps[:, None, None] - experience.lengths)),
     )
-    number = sum(w.size for w in flat)
-    part = lambda counts: jnp.sum(jnp.stack(counts)).astype(jnp.float32) / number  # noqa: E731
-    return after, {
-        **summary(experience),
-        "moved": part([jnp.sum(jnp.abs(move)) for move in moves]),
-        "saturated": part([jnp.sum((jnp.abs(w) == MOST).astype(jnp.int32)) for w in flat]),
-        "threshold": z.astype(jnp.float32) / (1 << Z_BITS),
-        "tied": jnp.mean((scores == 0).astype(jnp.float32)),
-    }
+    return after, moves
 
 
 def votes(es: IntegerES, state: IntegerESState, scores: Array) -> list[Array]:
@@ -262,25 +293,28 @@ def schedule(quantile: float, decay: float) -> tuple[int, np.ndarray]:
     return first, when[when < 2**31].astype(np.int32)
 
 
-def signs(fitness: Array) -> Array:
-    """f of fitness [P, 2]: which member of the pair was better, int32 [P]."""
-    clean = finite(fitness)
+def signs(fitness: Array, present: Array | None = None) -> Array:
+    """f of fitness [P, 2]: which member of the pair was better, int32 [P]; 0 of pairs that are not `present` [P]."""
+    clean = finite(fitness, None if present is None else present[:, None])
     return jnp.sign(clean[:, 0] - clean[:, 1]).astype(jnp.int32)
 
 
-def z_scores(group: int) -> Callable[[Array], Array]:
+def z_scores(group: int) -> Callable[..., Array]:
     """f of fitness [P, 2]: a pair's difference over the mean absolute difference of its group, times 8 / 1.25, in
-    -63 .. 63; int32 [P]."""
+    -63 .. 63; int32 [P]. Pairs that are not `present` [P] have 0, and are in no mean."""
 
-    def score(fitness: Array) -> Array:
-        clean = finite(fitness)
+    def score(fitness: Array, present: Array | None = None) -> Array:
+        clean = finite(fitness, None if present is None else present[:, None])
         far = clean[:, 0] - clean[:, 1]
         far = jnp.where(jnp.isfinite(far), far, 0.0)
         # To integers of at most 15 bits, by a power of two that depends on the largest alone: no sum of floats.
         exponent = (jax.lax.bitcast_convert_type(jnp.max(jnp.abs(far)), jnp.int32) >> 23) - 127
         scale = jax.lax.bitcast_convert_type((jnp.clip(13 - exponent, -126, 127) + 127) << 23, jnp.float32)
         q = jnp.floor(far * scale + 0.5).astype(jnp.int32).reshape(-1, group)
-        mean = jnp.maximum(jnp.sum(jnp.abs(q), axis=1, keepdims=True) // group, 1)
+        there: Any = group
+        if present is not None:
+            there = jnp.maximum(jnp.sum(present.astype(jnp.int32).reshape(-1, group), axis=1, keepdims=True), 1)
+        mean = jnp.maximum(jnp.sum(jnp.abs(q), axis=1, keepdims=True) // there, 1)
         size = (jnp.abs(q) * 51 + 4 * mean) // (8 * mean)  # 51 / 8 is 8 times sqrt(2 / pi)
         return (jnp.sign(q) * jnp.minimum(size, SCORE_MOST)).reshape(-1)
 

@@ -7,6 +7,7 @@ import os
 import platform
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from esrl.training.recipe import Recipe
 
 _LOOK = 0.5  # seconds that an answer is waited for, before a signal is looked for
 _SAVED = 60.0  # seconds that trials have to save themselves when the search ends
+_SILENT = 5.0  # seconds that trials may wait for cores which were taken from the start; then it is said
+_STARTING = 60.0  # seconds after which that is said in any case: a process that has its core would have started
 _PATIENCE = 20.0  # seconds that the process which had a trial before may take to end: that of a driver that was killed
 
 
@@ -73,17 +76,31 @@ class Everywhere:
     Args:
       recipe: of all trials. folder: of the search, which every node has to see.
       address: as `esrl.iterate` has it. workers: trials at once, one for each core of the cluster where it is None.
-      most: trials at once at most.
+      most: trials at once at most. tell: what says a line to who looks on.
 
     Raises:
       EsrlError: Ray is missing or does not answer.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, address: str, workers: int | None, most: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        address: str,
+        workers: int | None,
+        most: int,
+        *,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._session = Session(address, workers)
         self._ray = self._session.ray
+        self._tell, self._clock = tell, clock
+        self._free = self._session.free  # before anything of this search has a core
+        self._silent = clock()  # since when nothing was heard, or said
+        self._told = False
         self.slots = max(min(workers or self._session.cores, most), 1)
-        self._told = recipe, os.getcwd(), str(folder.absolute() / "study.db"), versions()
+        self._common = recipe, os.getcwd(), str(folder.absolute() / "study.db"), versions()
         self._actors: dict[int, Any] = {}
         self._refs: dict[Any, int] = {}
         self._then: dict[Any, tuple[dict[str, Any], Path]] = {}  # what begins when an actor is ready
@@ -95,7 +112,7 @@ class Everywhere:
             # A second thread hears `stop` while the first one plays.
             options = {"num_cpus": 1, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": "SPREAD"}
             self._actors[slot] = self._kind.options(**options).remote(os.environ.get("XLA_FLAGS", ""))
-            ready = self._actors[slot].prepare.remote(*self._told)
+            ready = self._actors[slot].prepare.remote(*self._common)
             self._refs[ready], self._then[ready] = slot, (params, folder)
             return
         self._refs[self._actors[slot].begin.remote(params, str(folder.absolute()))] = slot
@@ -113,6 +130,7 @@ class Everywhere:
             unbegun, self._unbegun = self._unbegun, []
             return [(slot, Step([], False, True, 0.0)) for slot in unbegun]
         ready, _ = self._ray.wait(list(self._refs), timeout=_LOOK) if self._refs else ([], [])
+        self._say_what_waits()
         found: list[tuple[int, Answer]] = []
         for ref in ready:
             slot = self._refs.pop(ref)
@@ -132,6 +150,22 @@ class Everywhere:
             else:
                 self.begin(slot, *given)
         return found
+
+    def _say_what_waits(self) -> None:
+        """Says once that trials wait for cores, where that is why they have not begun: Ray itself is silent."""
+        if not self._then:
+            self._silent, self._told = self._clock(), False
+            return
+        # A process that was given its core starts for some seconds, in which it waits for nothing.
+        taken = len(self._actors) > self._free
+        if self._told or self._clock() - self._silent < (_SILENT if taken else _STARTING) or self._session.free:
+            return
+        self._told = True
+        few = "1 trial waits for a core" if len(self._then) == 1 else f"{len(self._then)} trials wait for a core each"
+        self._tell(
+            f"{few}: the search asks for {len(self._actors)}, and of the cluster's {self._session.cores} none is free;"
+            " it goes on by itself as soon as one is"
+        )
 
     def stop(self) -> None:
         for ref in list(self._then):  # these may wait for a core without end

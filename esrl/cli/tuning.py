@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,7 +209,7 @@ class Search:
 
     def _play(self, number: int, folder: Path, stop: Stop, stream: Any) -> None:
         under: dict[int, Under] = {}
-        players = self._players(folder, number - len(self.done()))
+        players = self._players(folder, number - len(self.done()), stream)
         try:
             while True:
                 if stop.asked:
@@ -231,11 +232,12 @@ class Search:
         finally:
             players.close()
 
-    def _players(self, folder: Path, most: int) -> Players:
+    def _players(self, folder: Path, most: int, stream: Any) -> Players:
         """Who plays: this process, or a cluster's."""
         if not self._spread:
             return Here(self._player)
-        return Everywhere(self.recipe, folder, self._address or "", self._workers, most)
+        tell = partial(print, file=stream, flush=True)
+        return Everywhere(self.recipe, folder, self._address or "", self._workers, most, tell=tell)
 
     def _folder(self, trial: Any, folder: Path) -> Path:
         """The folder of a trial: a new one, or that in which it was begun."""

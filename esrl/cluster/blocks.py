@@ -7,9 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from esrl.algorithms.agent import Agent
 from esrl.algorithms.es import ES
+from esrl.algorithms.integer_es import IntegerES
 from esrl.algorithms.ppo import PPO
 from esrl.cluster.lanes import LaneBlocks
-from esrl.cluster.playing import PairBlocks
+from esrl.cluster.playing import IntegerPairBlocks, PairBlocks
 from esrl.core.types import EsrlError, PyTree
 
 
@@ -25,6 +26,7 @@ class Blocks(Protocol):
       size: how many there are in a generation. together: how many stay in one block.
       needs_all: whether the update needs all blocks, and the whole state stays with the driver.
       stay: whether a block can go on in the process alone in which it was played last.
+      frozen_field: of a state, in which lies what `frozen` gives; "" where there is nothing.
     """
 
     agent: Agent
@@ -34,6 +36,7 @@ class Blocks(Protocol):
     together: int
     needs_all: bool
     stay: bool
+    frozen_field: str
 
     @staticmethod
     def on_one_device(agent: Agent) -> Agent:
@@ -70,11 +73,21 @@ class Blocks(Protocol):
     def put_together(self, state: Any, bounds: list[int], rows: dict[int, PyTree]) -> Any:
         """A generation's experience, from the rows of blocks by their places in `bounds`."""
 
+    def played_by(self, state: Any) -> PyTree:
+        """What of a state says what is played, but for its key and generation."""
 
-_OF: dict[type, type[PairBlocks] | type[LaneBlocks]] = {ES: PairBlocks, PPO: LaneBlocks}
+    def scalars(self, experience: Any) -> bytes:
+        """Packed, what of a generation the update needs beside what a worker can draw again; not where it needs all."""
+
+    def follow(self, agent: Agent, state: Any, message: bytes) -> Any:
+        """The state after the generation that such a message tells of."""
 
 
-def kind_of(agent: Agent) -> type[PairBlocks] | type[LaneBlocks]:
+_Kind = type[PairBlocks] | type[IntegerPairBlocks] | type[LaneBlocks]
+_OF: dict[type, _Kind] = {ES: PairBlocks, IntegerES: IntegerPairBlocks, PPO: LaneBlocks}
+
+
+def kind_of(agent: Agent) -> _Kind:
     """Which blocks an agent's generations have.
 
     Raises:
@@ -83,8 +96,8 @@ def kind_of(agent: Agent) -> type[PairBlocks] | type[LaneBlocks]:
     found = _OF.get(type(agent.config))
     if found is None:
         raise EsrlError(
-            f"workers play eggroll, open_es, es, ppo and eggroll_ac, and {agent.name} is none of them; leave out"
-            " ray_address and the size of blocks"
+            f"workers play eggroll, open_es, es, eggroll_int8, ppo and eggroll_ac, and {agent.name} is none of them;"
+            " leave out ray_address and the size of blocks"
         )
     return found
 

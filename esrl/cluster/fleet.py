@@ -148,7 +148,7 @@ class Fleet:
             self._check_there_is_one()
         experience = self._blocks.put_together(state, self._bounds, now.rows)
         if self._scalars:
-            self._last = now.number + 1, messages.pack(messages.scalars_of(self._blocks.agent.config, experience))
+            self._last = now.number + 1, self._blocks.scalars(experience)
         self.metrics = now.metrics()
         return experience
 
@@ -179,7 +179,7 @@ class _Generation:
         self.sent = self.received = self.resent = 0
         self._handles: dict[str, tuple[Any, int]] = {}  # of each kind of message: published, and its bytes
         self._told: set[tuple[str, str]] = set()  # kinds of messages, and the nodes that have them
-        self._print = messages.fingerprint(state) if fleet._scalars else b""
+        self._print = messages.fingerprint(fleet._blocks.played_by(state)) if fleet._scalars else b""
         frozen = fleet._blocks.frozen(state)
         if not messages.same_numbers(fleet._frozen, frozen):  # the first generation, or another run's state
             fleet._frozen, fleet._have_frozen = frozen, set()
@@ -260,7 +260,7 @@ class _Generation:
         if kind not in self._handles:
             whole = self.state if self.fleet._scalars else self.fleet._blocks.playable(self.state)
             if kind == "trained":
-                whole = messages.without_frozen(whole)
+                whole = messages.without_frozen(whole, self.fleet._blocks.frozen_field)
             message = self.fleet._last[1] if kind == "scalars" and self.fleet._last else messages.pack(whole)
             self._handles[kind] = self.fleet._workers.publish(message), len(message)
         return self._handles[kind]

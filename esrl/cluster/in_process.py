@@ -31,7 +31,7 @@ class InProcess:
         begun = time.monotonic()
         if message is not None:
             like = self._blocks.playable(self._shapes)
-            self._state = messages.state_of(orders.kind, message, like, self._state)
+            self._state = messages.state_of(orders.kind, message, like, self._state, self._blocks.frozen_field)
         part = messages.unpack(orders.part, self._blocks.part_like(self._shapes, orders.end - orders.first))
         # The environment is the driver's own: it counts its faults there, and raises here.
         rows = messages.pack(self._play(self._state, part, orders.first, orders.end))

@@ -6,7 +6,8 @@ Two ways to tell workers where the search is:
 
 * "parameters": what playing needs of the state, to every worker in every generation. Frozen parameters go along once.
 * "scalars": the last generation's fitness, from which each worker draws the perturbations again and repeats the update
-  itself (Salimans et al., arXiv 1703.03864, algorithm 2). It does not grow with the network.
+  itself (Salimans et al., arXiv 1703.03864, algorithm 2). It does not grow with the network. Of an agent of integers
+  they are the pairs' votes, a byte each.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from esrl.algorithms.es import ES, ESState, Experience
+from esrl.algorithms.integer_es import IntegerES
 from esrl.core.types import EsrlError, PyTree
 from esrl.policies import running_statistics
 from esrl.policies.running_statistics import AnySums
@@ -85,18 +87,18 @@ def playable(state: ESState) -> ESState:
     return state._replace(opt_state=None, average=None, signal=state.signal._replace(gradient=None))
 
 
-def without_frozen(state: ESState) -> ESState:
-    """A state, or what is playable of it, for a worker that has its frozen parameters."""
-    return state._replace(frozen=())
+def without_frozen(state: Any, field: str = "frozen") -> Any:
+    """A state, or what is playable of it, for a worker that has what lies frozen in this field of it."""
+    return state._replace(**{field: ()})
 
 
-def state_of(kind: str, message: bytes, like: Any, before: Any) -> Any:
+def state_of(kind: str, message: bytes, like: Any, before: Any, field: str = "frozen") -> Any:
     """The state that a message of the kind "state" or "trained" tells.
 
     Args:
-      kind: "trained" leaves out the frozen parameters. like: the shapes of a whole one.
-        It may be any agent's; that of an evolution strategy alone has parameters that can be left out.
+      kind: "trained" leaves out what is frozen. like: the shapes of a whole one, which may be any agent's.
       before: the state that this worker had, whose frozen parameters stay; "state" needs none, and takes None.
+      field: in which they lie.
 
     Raises:
       EsrlError: the message has another length, or it leaves out what this worker has never been sent.
@@ -105,7 +107,7 @@ def state_of(kind: str, message: bytes, like: Any, before: Any) -> Any:
         return unpack(message, like)
     if before is None:
         raise EsrlError("a worker was not sent its frozen parameters; this is an error of esrl")
-    return unpack(message, without_frozen(like))._replace(frozen=before.frozen)
+    return unpack(message, without_frozen(like, field))._replace(**{field: getattr(before, field)})
 
 
 def same_numbers(one: PyTree, other: PyTree) -> bool:
@@ -114,13 +116,13 @@ def same_numbers(one: PyTree, other: PyTree) -> bool:
     return len(pairs[0]) == len(pairs[1]) and all(map(np.array_equal, *pairs))
 
 
-def fingerprint(state: ESState) -> bytes:
-    """Eight bytes that differ where two states would play differently.
+def fingerprint(played: PyTree) -> bytes:
+    """Eight bytes that differ where two states would play differently, of what in them says what is played.
 
     Workers that repeat the update compute the same only where their processors do. These bytes say whether they did.
     """
     words = hashlib.blake2b(digest_size=8)
-    words.update(pack((state.params, state.moments, state.signal.sigma)))
+    words.update(pack(played))
     return words.digest()
 
 
@@ -139,11 +141,11 @@ class Rows(NamedTuple):
     sums: AnySums | None
 
 
-def rows_like(es: ES, moments: PyTree, pairs: int) -> Rows:
+def rows_like(es: ES | IntegerES, moments: PyTree, pairs: int) -> Rows:
     """The shapes of what so many pairs have played."""
     shape = pairs, len(es.signs), es.episodes
     of = jax.ShapeDtypeStruct
-    halves = of((*shape[:2], 2), jnp.float32) if es.episodes > 1 else None
+    halves = of((*shape[:2], 2), jnp.float32) if isinstance(es, ES) and es.episodes > 1 else None
     sums = None if moments is None else jax.eval_shape(running_statistics.zero_sums, moments)
     returns, lengths, nonfinite = (of(shape, kind) for kind in (jnp.float32, jnp.int32, jnp.bool_))
     return Rows(of(shape[:2], jnp.float32), halves, returns, lengths, nonfinite, of((pairs,), jnp.int32), sums)
@@ -196,3 +198,19 @@ def experience_of(es: ES, scalars: Scalars) -> Experience:
     return Experience(
         scalars.fitness, scalars.halves, unseen, lengths, zeros.astype(bool), steps, scalars.sums, present
     )
+
+
+class Votes(NamedTuple):
+    """What the update of an agent of integers needs of a generation.
+
+    Attributes:
+      scores: [P] int8, what each pair votes with; 0 of those that are missing. sums: of observations.
+    """
+
+    scores: Numbers
+    sums: AnySums | None
+
+
+def votes_like(es: IntegerES, moments: PyTree) -> Votes:
+    """Their shapes."""
+    return Votes(jax.ShapeDtypeStruct((es.pairs,), jnp.int8), rows_like(es, moments, es.pairs).sums)

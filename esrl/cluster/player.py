@@ -111,17 +111,15 @@ class Player:
             rows, told, failed, started = self._play(orders)
         except EsrlError as error:
             return Played(b"", str(error), "", 0, 0, b"", time.monotonic() - begun)
-        seen = messages.fingerprint(self.state) if self.whole else b""
+        seen = messages.fingerprint(self.blocks.played_by(self.state)) if self.whole else b""
         return Played(messages.pack(rows), "", told, failed, started, seen, time.monotonic() - begun)
 
     def _hear(self, orders: Orders, message: bytes) -> None:
         if orders.kind in ("state", "trained"):
-            state = messages.state_of(orders.kind, message, self.like, self.state)
+            state = messages.state_of(orders.kind, message, self.like, self.state, self.blocks.frozen_field)
             self.state = jax.tree.map(jax.numpy.asarray, state)
         elif orders.kind == "scalars":
-            es = self.agent.config
-            scalars = messages.unpack(message, messages.scalars_like(es, self.state.moments))
-            self.state = self.agent.update(self.state, messages.experience_of(es, scalars))[0]
+            self.state = self.blocks.follow(self.agent, self.state, message)
         if self.state is None or int(self.state.generation) != orders.generation:
             raise EsrlError("a worker was asked for a generation that it has not heard of; this is an error of esrl")
 

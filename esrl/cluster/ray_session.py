@@ -71,6 +71,11 @@ class Session:
         """Logical cores of all nodes that are there now."""
         return int(self.ray.cluster_resources().get("CPU", 0))
 
+    @property
+    def free(self) -> int:
+        """Those of them that nobody has been given, as far as this node has heard."""
+        return int(self.ray.available_resources().get("CPU", 0))
+
     def close(self) -> None:
         """Ends what this has begun."""
         if self._owned and self.ray.is_initialized():

@@ -523,13 +523,12 @@ def iterate(
       max_failed: share of a generation's episodes that may fail so; above it the run stops.
       env_timeout: seconds that a reset or a step of a Gymnasium environment may take; one that takes longer has failed.
       ray_address: let workers of Ray play the generations: "local" starts Ray on this machine, "auto" or HOST:PORT is a
-        cluster that this machine is a node of (`esrl[ray]`; eggroll, open_es, es, ppo, eggroll_ac). None plays them in
-        this process.
+        cluster that this machine is a node of (`esrl[ray]`; every agent but random). None plays them in this process.
       workers: workers of Ray, of one core each; None is as many as the cluster has cores, also of nodes that join.
       broadcast: what workers are told in each generation: the "parameters", or the last fitness alone ("scalars"), from
         which each of them repeats the update.
-      block_pairs: pairs that are played and summed together; it decides the order of sums. None is half of a worker's
-        share, and without ray_address the whole population.
+      block_pairs: pairs that are played and summed together; it decides the order of sums, but of integers, which have
+        none. None is half of a worker's share, and without ray_address the whole population.
       block_envs: as block_pairs, for ppo and eggroll_ac: environments that are stepped and summed together. None is
         half of a worker's share (all of it, where Python steps them), and without ray_address all of num_envs.
       block_timeout: seconds that a block may take before its worker is replaced; None follows what blocks have taken.

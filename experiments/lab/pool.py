@@ -159,7 +159,13 @@ def _start(job: Job, own: set[int]) -> subprocess.Popen[str]:
     words = [sys.executable if word == "python" else word for word in job.command]
     variables = {**os.environ, **job.environment, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        words, env=variables, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words,
+        env=variables,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",  # what is no text is none of the job's results
     )
     if own:
         os.sched_setaffinity(process.pid, own)  # long before it imports JAX, which counts its cores

@@ -33,13 +33,21 @@ class _Job:
         command = [sys.executable if word == "python" else word for word in words]
         own = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(
-            command, env=own, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_heard
+            command,
+            env=own,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",  # what is no text is none of the job's results
+            preexec_fn=_heard,
         )
         if self._asked:  # before there was a process
             self._process.send_signal(self._asked)
-        # No `yield from`: Ray sends into its generators, which a file does not take.
-        for line in self._process.stdout:  # noqa: UP028
-            yield line
+        with self._process.stdout as printed:
+            # No `yield from`: Ray sends into its generators, which a file does not take.
+            for line in printed:  # noqa: UP028
+                yield line
         yield self._process.wait()
 
     def send_signal(self, number: int) -> None:

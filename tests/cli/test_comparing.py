@@ -280,7 +280,7 @@ class OneCore(Here):
 
 
 def test_a_trial_that_waits_for_a_core_has_that_of_a_slot_without_trials(capsys, monkeypatch):
-    monkeypatch.setattr(Search, "_players", lambda search, folder, most: OneCore(search._player))
+    monkeypatch.setattr(Search, "_players", lambda search, *_: OneCore(search._player))
     command = ("tune", ENV, "--population", 8, "--generations", 2, *TINY, "--trials", 3, "--out", "search", "--json")
     assert len(json.loads(ran(capsys, *command))["trials"]) == 3
 
@@ -288,7 +288,7 @@ def test_a_trial_that_waits_for_a_core_has_that_of_a_slot_without_trials(capsys,
 def test_a_trial_whose_process_has_not_begun_is_stopped_without_it(tmp_path, monkeypatch):
     session = mock.MagicMock(cores=1)
     monkeypatch.setattr(remote_trials, "Session", lambda *_: session)
-    players = remote_trials.Everywhere(Recipe(ENV), tmp_path, "auto", None, 1)
+    players = remote_trials.Everywhere(Recipe(ENV), tmp_path, "auto", None, 1, tell=print)
     players.begin(0, {}, tmp_path)
     players.stop()
     assert players.wait() == [(0, Step([], over=False, stopped=True, seconds=0.0))]

@@ -160,6 +160,21 @@ def test_a_cluster_trains_what_one_process_trains_though_workers_are_killed(clus
     assert sum(row["workers_lost"] for row in result.rows) >= 1
 
 
+@pytest.mark.parametrize("broadcast", messages.BROADCASTS)
+def test_a_cluster_trains_integers_as_one_process_does_though_workers_are_killed(cluster, folder, broadcast):
+    env = esrl.make(f"{folder / 'slow.py'}:Slow?vectorization=sync", folder=str(folder))
+    agent = esrl.eggroll_int8(env, esrl.mlp((4,), dtype="int8"), population=12, momentum_shift=2, noise_table=500)
+    wanted = trained(agent).state
+
+    def on_generation(generation, state, metrics):
+        if generation in (2, 4):
+            kill_soon()
+
+    result = trained(agent, on_generation, ray_address="auto", workers=2, broadcast=broadcast)
+    assert same(result.state, wanted)
+    assert sum(row["workers_lost"] for row in result.rows) >= 1
+
+
 def test_a_hung_environment_and_a_node_that_ends_and_one_that_joins(cluster, folder, agent, alone):
     def on_generation(generation, state, metrics):
         if generation == 1:
