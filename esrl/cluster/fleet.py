@@ -21,6 +21,7 @@ from esrl.envs.base import name_of
 from esrl.envs.faults import Faults
 
 PATIENCE = 600.0  # seconds that a generation waits while there is not one worker
+_SILENT = 60.0  # seconds after which it says so; workers start within that, but on a busy machine
 _LOOK = 0.5  # seconds between looks at who is late
 _STRANGE = 2  # times that a worker may have computed other parameters; then it is always sent them
 _HEAD = 32  # bytes of the numbers in an order
@@ -123,7 +124,7 @@ class Fleet:
         self._have_frozen: set[int] = set()
         self._strange: dict[int, int] = {}
         self._node: dict[int, str] = {}
-        self._since_one = clock()  # when there last was a worker
+        self._since_one, self._told = clock(), False  # when there last was a worker; whether it was said since
 
     def rollout(self, state: Any) -> Any:
         """Plays one generation. It is the same, bit for bit, whoever plays; but for what `close_at` leaves out.
@@ -158,14 +159,21 @@ class Fleet:
 
     def _check_there_is_one(self) -> None:
         if self._schedule.workers:
-            self._since_one = self._clock()
-        elif self._clock() - self._since_one > PATIENCE:
+            self._since_one, self._told = self._clock(), False
+            return
+        alone = self._clock() - self._since_one
+        if alone > PATIENCE:
             raise EsrlError(
                 f"there has been no worker for {PATIENCE:.0f} s; start nodes with free cores (ray status says what the"
                 " cluster has)"
             )
-        else:
-            self._workers.look()
+        if alone > _SILENT and not self._told:
+            self._told = True
+            notice(
+                f"there is no worker yet: the cluster has no free core, or its processes start slowly; the run goes on"
+                f" as soon as there is one, and ends where none has come after {PATIENCE:.0f} s"
+            )
+        self._workers.look()
 
 
 class _Generation:

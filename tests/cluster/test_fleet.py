@@ -221,10 +221,11 @@ def test_a_block_at_which_all_workers_end_has_failed_and_is_counted(fleets):
         fleet.rollout(state)
 
 
-def test_without_any_worker_the_run_ends_with_a_sentence(fleets):
+def test_without_any_worker_the_run_says_so_once_and_ends_with_a_sentence(fleets, capsys):
     fleet, _ = fleets.fleet(0)
     with pytest.raises(EsrlError, match="no worker"):
         fleet.rollout(fleets.agent.init(seed_key(0)))
+    assert capsys.readouterr().err.count("there is no worker yet") == 1
 
 
 @pytest.mark.parametrize("name", ["gymnasium/phys2d/CartPole-v1?max_episode_steps=20"])
