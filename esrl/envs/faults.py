@@ -136,8 +136,10 @@ def is_users(error: BaseException) -> bool:
     """Whether an interrupt that came while an environment was stepped is the user's, and not raised by its code."""
     if not isinstance(error, KeyboardInterrupt):
         return False
-    # While a run hears signals, an interrupt of the user's is a class of its own, which says so.
-    return type(error) is not KeyboardInterrupt or signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if type(error) is not KeyboardInterrupt:  # while a run hears signals, the user's is a class of its own
+        return True
+    # Scripts let SIGTERM interrupt as well, and those in the background hear it alone: a shell has SIGINT ignored there.
+    return any(signal.getsignal(each) is signal.default_int_handler for each in (signal.SIGINT, signal.SIGTERM))
 
 
 # ---- time limits ----------------------------------------------------------------------------------------------------

@@ -126,6 +126,19 @@ def test_an_interrupt_of_an_environments_own_is_its_fault(tmp_path, capsys, quic
     assert "step 2 of an episode raised KeyboardInterrupt (" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("heard", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_the_users_where_a_signal_raises_it(heard):
+    """A shell has SIGINT ignored in a script's background, and a script may let SIGTERM interrupt."""
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert not faults.is_users(KeyboardInterrupt())
+        signal.signal(heard, signal.default_int_handler)
+        assert faults.is_users(KeyboardInterrupt()) and not faults.is_users(SystemExit())
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 def test_observations_that_are_not_finite_are_counted(tmp_path, quick):
     trained(esrl.make(Flaky, kind="nan"), tmp_path / "run")
     assert all(row["nonfinite"] > 0 for row in Metrics(tmp_path / "run" / "metrics.jsonl").rows())
