@@ -138,7 +138,7 @@ def is_users(error: BaseException) -> bool:
         return False
     if type(error) is not KeyboardInterrupt:  # while a run hears signals, the user's is a class of its own
         return True
-    # Scripts let SIGTERM interrupt as well, and those in the background hear it alone: a shell has SIGINT ignored there.
+    # Scripts let SIGTERM interrupt as well, and in the background they hear it alone: a shell ignores SIGINT for them.
     return any(signal.getsignal(each) is signal.default_int_handler for each in (signal.SIGINT, signal.SIGTERM))
 
 

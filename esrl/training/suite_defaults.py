@@ -28,15 +28,23 @@ _GRIDS: dict[str, Any] = {"deterministic": False}  # memoryless and partially ob
 # defaults reach 0.26 [0.19, 0.29] in a million steps, and these 0.53 [0.53, 0.54]: experiments/defaults/README.md.
 _SPARSE_POLICY: dict[str, Any] = {"hidden": [256, 256, 256], "output_scale": 1.0, "skip": False}
 _SPARSE: dict[str, Any] = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
-# Robots: a search on three of Brax (experiments/defaults/README.md). On walker2d, which it did not see, the other
-# defaults have 893 [539, 1045] in a million steps, and these 1215 [1166, 1293].
+# Robots: from a search on three of Brax (experiments/defaults/README.md). Of those that it did not see, walker2d has 893
+# [540, 1056] by the other defaults, 1214 [1164, 1308] by these; the lander -47 [-115, -12] and 85 [43, 195].
 _ROBOT_POLICY: dict[str, Any] = {"hidden": [32, 32], "activation": "tanh"}
 _ROBOT: dict[str, Any] = {"episodes_per_member": 1, "learning_rate": 0.1}
+_GYMNASIUM_ROBOTS = (
+    *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "Pusher", "Reacher", "Swimmer", "Walker2d"),
+    *("InvertedPendulum", "InvertedDoublePendulum"),
+    *("BipedalWalker", "BipedalWalkerHardcore", "LunarLander", "LunarLanderContinuous"),
+)
 DEFAULTS = (
     Defaults("gymnax/*-MinAtar", EVERY, policy={"network": "cnn", "channels": [16]}),
     Defaults("craftax/*-Pixels-*", EVERY, policy=_PICTURES),
     Defaults("atari/*", EVERY, policy=_PICTURES),
-    Defaults("brax/*", ES, policy=_ROBOT_POLICY, options=_ROBOT),
+    *(
+        Defaults(pattern, ES, policy=_ROBOT_POLICY, options=_ROBOT)
+        for pattern in ("brax/*", *(f"gymnasium/{name}-v*" for name in _GYMNASIUM_ROBOTS))
+    ),
     Defaults("navix/*", ES, policy=_SPARSE_POLICY, options=_GRIDS | _SPARSE),
     Defaults("navix/*", ("eggroll_ac",), options=_GRIDS | {"learning_rate": 1e-3, "entropy_coef": 0.01}),
     # PPO too: by the mode of its policy its defaults have 0.1 on Snake, by sampling 10: experiments/defaults/README.md.

@@ -665,7 +665,8 @@ def test_suites_have_defaults_that_flags_and_recipes_overrule():
     assert "learning_rate" not in recipe("brax/hopper", "--optimizer", "adam").options  # the rate was ClipUp's
     assert recipe("brax/hopper", "--optimizer", "clipup").options["learning_rate"] == 0.1
     assert recipe("brax/hopper", "--agent", "ppo").options == {}
-    assert recipe("gymnasium/Hopper-v5").options == recipe("path/to/navix/file.py:Class").options == {}
+    assert recipe("gymnasium/LunarLander-v3").options == robot.options
+    assert recipe("gymnasium/CartPole-v1").options == recipe("path/to/navix/file.py:Class").options == {}
 
 
 # ---- first seconds --------------------------------------------------------------------------------------------------
