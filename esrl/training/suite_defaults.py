@@ -28,8 +28,8 @@ _GRIDS: dict[str, Any] = {"deterministic": False}  # memoryless and partially ob
 # defaults reach 0.26 [0.19, 0.29] in a million steps, and these 0.53 [0.53, 0.54]: experiments/defaults/README.md.
 _SPARSE_POLICY: dict[str, Any] = {"hidden": [256, 256, 256], "output_scale": 1.0, "skip": False}
 _SPARSE: dict[str, Any] = {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "averaging": 0.0}
-# Robots: from a search on three of Brax (experiments/defaults/README.md). Of those that it did not see, walker2d has 893
-# [540, 1056] by the other defaults, 1214 [1164, 1308] by these; the lander -47 [-115, -12] and 85 [43, 195].
+# Robots: from a search on three of Brax (experiments/defaults/README.md). Of those that it did not see, walker2d has
+# 893 [540, 1056] by the other defaults, 1214 [1164, 1308] by these; the lander -47 [-115, -12] and 85 [43, 195].
 _ROBOT_POLICY: dict[str, Any] = {"hidden": [32, 32], "activation": "tanh"}
 _ROBOT: dict[str, Any] = {"episodes_per_member": 1, "learning_rate": 0.1}
 _GYMNASIUM_ROBOTS = (
