@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import dropwhile, takewhile
 from typing import Annotated, Any, TypedDict
 
-from esrl.cli.output import HELP
+from esrl.cli.output import HELP, Helped
 from esrl.core.errors import EsrlError, nearest, notice_once
 from esrl.core.extras import import_extra
 from esrl.core.names import called_here, todays_name, todays_value
@@ -33,7 +33,7 @@ def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], a
 
     Raises:
       EsrlError: an unknown flag (near names are offered), a flag without its value, or an argument too many.
-      SystemExit: `argv` has `--help`, and the help was printed.
+      Helped: `argv` has `--help`, and the help was printed.
     """
     tyro = import_extra("tyro", "cli", "the command line")
     typed_dict: Any = TypedDict  # mypy wants its fields written out
@@ -57,7 +57,7 @@ def texts(command: str, argument: Option, groups: Groups, argv: Sequence[str], a
     except SystemExit as stop:
         if stop.code:
             raise EsrlError(_sentence(errors.getvalue())) from None
-        raise
+        raise Helped from None
     given = {name: value for name, value in found.items() if name == argument.name}
     return given | {name: value for heading in groups for name, value in found[heading].items()}
 

@@ -20,7 +20,7 @@ def invocation(command: Callable[..., Any], argv: Sequence[str]) -> dict[str, An
 
     Raises:
       EsrlError: anything unknown or unfit in the arguments, or in the recipe that they name.
-      SystemExit: `--help` is among them, and was printed.
+      Helped: `--help` is among them, and was printed.
     """
     first = next(iter(inspect.signature(command).parameters.values()))
     own = options_of(command)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import esrl
-from esrl.cli.output import HELP
+from esrl.cli.output import HELP, Helped
 from esrl.core.errors import EsrlError, nearest
 from esrl.core.extras import import_extra
 from esrl.envs.catalog import check_spelling, spoken
@@ -138,11 +138,11 @@ def _main(argv: Sequence[str] | None) -> int:
             traceback.print_exception(error)
         print(f"esrl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except SystemExit as stop:  # tyro ends so after --help
-        if isinstance(stop.code, str):  # of an environment's own
-            print(f"esrl: error: exit was called: {stop.code}", file=sys.stderr)
-            return 2
-        return int(stop.code or 0)
+    except Helped:
+        return 0
+    except SystemExit as stop:  # of an environment's own, or of other code of the user's
+        print(f"esrl: error: exit was called: {'status 0' if stop.code is None else stop.code}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("esrl: stopped", file=sys.stderr)
         return 130

@@ -11,6 +11,10 @@ from esrl.training.logs import finite
 HELP = ("-h", "--help")
 
 
+class Helped(SystemExit):
+    """The help was printed. Any other exit is that of somebody's code."""
+
+
 def width() -> int:
     """Characters of a line of a table."""
     return max(100, min(140, shutil.get_terminal_size((110, 24)).columns))

@@ -27,6 +27,7 @@ from esrl.training.recipe import (
     read,
     run_keys,
 )
+from esrl.training.recipe_table import FIXED
 from esrl.training.run_folder import RunFolder
 from esrl.training.suite_defaults import suite_defaults
 from esrl.training.trust import check_code
@@ -40,7 +41,7 @@ _WITHOUT_RAY = {k: v for k, v in Cluster._field_defaults.items() if k not in ("r
 _RESUMABLE = (  # what a run that goes on may still be told
     *(*_JOINING, *PLAYERS),
     *("resume", "trust", "json", "dry_run", *Budget._fields),
-    *("films", "keep", "minutes", "stop_at_return", "track"),
+    *(name for name in run_keys() if name not in FIXED),
 )
 OF_ENV = {  # options of the environment that have flags; they become a part of its name
     option.name: option

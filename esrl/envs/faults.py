@@ -149,6 +149,24 @@ class Hang(BaseException):
     """A call of an environment took too long. No `Exception`, so that an environment's own handlers let it through."""
 
 
+_TRIED = [LIMIT]  # the innermost `trying_for` is the last
+
+
+@contextlib.contextmanager
+def trying_for(seconds: float) -> Iterator[None]:
+    """Within it, a call of an environment that is made and tried may take so many seconds."""
+    _TRIED.append(seconds)
+    try:
+        yield
+    finally:
+        _TRIED.pop()
+
+
+def trial_limit() -> float:
+    """Seconds that a call may take where an environment is made and tried, before a run says what it allows."""
+    return _TRIED[-1]
+
+
 class Watch:
     """Breaks off a call in the main thread that takes longer than its limit; there is one in a process.
 

@@ -92,18 +92,37 @@ def network(
             raise EsrlError("a ready-made network has a carry of its own; leave out carry, or give your own module")
         # No spec: a recipe could not say what it starts from, and would train another start without a word.
         return module if start is None else module._replace(start=start, spec=None)
+    if inspect.isclass(module) and issubclass(module, nn.Module):
+        module = _instance(module)
     if isinstance(module, nn.Module):
         return Network(lambda obs, size, *, observation_space: started(linen(module, obs, carry), start))
     if isinstance(module, nnx.Module) or _makes_nnx(module):
         return Network(lambda obs, size, *, observation_space: started(_nnx(module, carry), start))
-    if inspect.isclass(module) and issubclass(module, nn.Module):
-        raise EsrlError(f"{module.__name__} is a Linen class; give an instance, {module.__name__}(...)")
     if not callable(module):
         raise EsrlError(f"a policy is a Flax module or a function, but got {type(module).__name__}")
     if start is None:
-        raise EsrlError("a policy function needs its parameters: give init=function(key), or params=...")
+        raise EsrlError(
+            "a policy function needs its parameters: give init=function(key), or params=...; what makes a network is"
+            " called first, as esrl.gru()"
+        )
     apply = module if jax.tree.leaves(carry) else lambda p, obs, c: (module(p, obs), c)
     return Network(lambda obs, size, *, observation_space: Bound(start, apply, carry))
+
+
+def _instance(kind: type[nn.Module]) -> nn.Module:
+    """An instance of a Linen class with its defaults.
+
+    Raises:
+      EsrlError: one of its fields has no default.
+    """
+    try:
+        return kind()
+    except TypeError:
+        name = kind.__name__
+        raise EsrlError(
+            f"{name} is a Linen class whose fields have no defaults; give an instance, {name}(...), which in a file has"
+            f" a name of its own: net = {name}(...)"
+        ) from None
 
 
 def started(bound: Bound, init: Callable[[Key], PyTree] | None) -> Bound:

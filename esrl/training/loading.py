@@ -55,6 +55,8 @@ def load(folder: str | Path, *, env: Any = None, policy: Any = None, agent: Agen
     """
     run = RunFolder.existing(folder)
     recipe = read(run.recipe, run=True)
+    if generation == "best":
+        run.say_if_best_is_gone()
     if agent is None:
         check_code({"policy": recipe.policy if policy is None else {}}, folder, trust)
         env = _environment(run, recipe, trust) if env is None else env

@@ -25,6 +25,7 @@ from esrl.core.sharding import here
 from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT, Faults
+from esrl.envs.objectives import Objective
 from esrl.training.agreement import agree, check_alike, read_by_first, seconds_of_first
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.curves import Kept
@@ -394,10 +395,8 @@ class Run:
         if values.pop("all_nonfinite", False):
             if self._faults is not None:
                 self._faults.check()  # why it is so, where the environment failed
-            raise EsrlError(
-                f"{name_of(self.agent.env)}: generation {int(after.generation)} has not one finite return; the"
-                " environment's rewards are NaN or infinite (esrl.check_env says at which step)"
-            )
+            number, why = int(after.generation), self._why_nothing()
+            raise EsrlError(f"{name_of(self.agent.env)}: generation {number} has not one finite {why}")
         steps = int(after.env_steps)
         row: Row = {"generation": int(after.generation), "env_steps": steps}
         if hasattr(after, "padded_steps"):
@@ -416,6 +415,14 @@ class Run:
             row |= self._score(after)
         row |= self.clock.row(steps - steps_before)  # last: an evaluation's seconds belong to its own row
         return after, row
+
+    def _why_nothing(self) -> str:
+        """What a generation has none of that is finite, and where to look."""
+        if isinstance(self.agent.env, Objective):
+            return "score; the objective gives NaN or infinity for each member"
+        if self._faults is not None and self._faults.count:
+            return "return; its episodes have failed (env_faults)"
+        return "return; the environment's rewards are NaN or infinite (esrl.check_env says at which step)"
 
     def _score(self, state: Any) -> Row:
         self._count_faults()

@@ -40,7 +40,7 @@ from esrl.core.brief import options_text
 from esrl.core.names import todays_name, todays_value
 from esrl.core.options import Option, options_of
 from esrl.core.types import EsrlError, nearest
-from esrl.envs.faults import LIMIT
+from esrl.envs.faults import LIMIT, trying_for
 from esrl.envs.objectives import Objective
 from esrl.envs.registry import load_attribute, make
 from esrl.policies.networks import NETWORKS, network_of
@@ -177,7 +177,9 @@ class Recipe:
             if name not in options_of(constructor):
                 raise EsrlError(f"unknown option {name!r} of {self.agent}{nearest(name, options_of(constructor))}")
         defaults = policy_defaults(self.agent, self.network, self.policy.get("hidden"), self.policy.get("dtype"))
-        env = make(self.env) if env is None else env
+        if env is None:
+            with trying_for(self.env_timeout):
+                env = make(self.env)
         brought = getattr(env, "network", None) if isinstance(env, Objective) else None
         of_objective = self.policy == OF_OBJECTIVE or not self.policy
         if network is None and self.policy == OF_OBJECTIVE and brought is None:

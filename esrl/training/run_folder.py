@@ -84,7 +84,8 @@ class RunFolder:
         """
         run = cls(path)
         if not run.recipe.is_file():
-            why = "has no recipe.toml" if run.path.is_dir() else "does not exist"
+            why = "is a file" if run.path.is_file() else "does not exist"
+            why = "has no recipe.toml" if run.path.is_dir() else why
             raise EsrlError(f"{run.path} is not the folder of a run: it {why}")
         folder = run.checkpoints.folder
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -176,6 +177,16 @@ class RunFolder:
     def rows(self) -> list[Row]:
         """The first row and the last, those with a score, and about a thousand others, evenly spaced."""
         return self._metrics.thinned(MOST, "eval_return_mean")
+
+    def say_if_best_is_gone(self) -> None:
+        """Says so where another generation had a higher score than the best whose checkpoint was kept."""
+        scores = {row["generation"]: score for row in self.rows() if (score := row.get("eval_return_mean")) is not None}
+        best, kept = max(scores, key=lambda generation: scores[generation], default=None), self.checkpoints.best()
+        if best is not None and kept in scores and scores[best] > scores[kept]:
+            notice(
+                f"the best evaluation was of generation {best}, whose checkpoint was not kept; this is generation"
+                f" {kept}, the best of those that were (train with keep=best)"
+            )
 
     def open(self, generation: int) -> Row | None:
         """Opens the logs to go on after a generation: what was written beyond it is cut off.

@@ -1,5 +1,6 @@
 """Laws of objectives: a score in the place of an episode changes nothing else."""
 
+from functools import partial
 from textwrap import dedent
 
 import flax.linen as nn
@@ -284,6 +285,13 @@ def test_integers_are_scored_too_and_devices_and_chunks_change_nothing(shared):
     scored = scoring.scored(agent.policy, objective)
     found = [scored.apply(start, key, ())[0][0] for key in keys]
     np.testing.assert_allclose(found, fitness, rtol=1e-6)
+
+
+@pytest.mark.parametrize("agent", [esrl.eggroll, partial(esrl.eggroll_int8, policy=esrl.mlp((8,), dtype="int8"))])
+def test_an_objective_without_one_finite_score_is_said_to_be_that(agent):
+    nothing = esrl.objective(lambda apply, key: jnp.nan * jnp.mean(apply(POINTS)), inputs=1, outputs=1)
+    with pytest.raises(EsrlError, match="generation 1 has not one finite score; the objective gives NaN"):
+        esrl.train(agent(nothing, population=8), generations=2, num_evals=0)
 
 
 def test_integers_learn_an_objective():

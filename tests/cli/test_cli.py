@@ -278,6 +278,7 @@ REFUSED = {
     "out is a file": (["train", "w.py:Line", "--out", "w.py"], "output folder w.py exists and is a file"),
     "out is in use": (["train", "w.py:Line", "--out", "."], "output folder . exists and holds files"),
     "resume nothing": (["train", "--resume", "none"], "none is not the folder of a run: it does not exist"),
+    "resume a file": (["train", "--resume", "w.py"], "w.py is not the folder of a run: it is a file"),
     "resume no run": (["train", "--resume", "."], "is not the folder of a run: it has no recipe.toml"),
     "evaluate nothing": (["evaluate"], "say the folder of a run"),
     "evaluate no run": (["evaluate", "none"], "it does not exist"),
@@ -573,8 +574,10 @@ def test_a_stopped_run_ends_where_it_would_have(env, capsys, monkeypatch):
         assert main(["train", env, *TINY, "--out", "parts"]) == 130
     assert "stopped after generation 3; everything is saved" in capsys.readouterr().out
     assert len(rows("parts")) == 3 and int(esrl.load("parts").state.generation) == 3
-    shown = ran(capsys, "train", "--resume", "parts")
-    assert "\ngen 4 " in shown and "\ngen 1 " not in shown
+    assert main(["train", "--resume", "parts", "--max-failed", "0.75"]) == 0  # what does not shape the training
+    said = capsys.readouterr()
+    assert "goes on with max_failed 0.75 (was 0.5)" in said.err
+    assert "\ngen 4 " in said.out and "\ngen 1 " not in said.out
     assert [row["generation"] for row in rows("parts")] == [1, 2, 3, 4, 5, 6]
     assert timeless("parts") == timeless("whole")
     for mine, other in zip(arrays("parts"), arrays("whole"), strict=True):

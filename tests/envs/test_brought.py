@@ -141,6 +141,7 @@ def test_the_meaning_of_step_is_taken_where_it_is_clear():
         ((0, 1.0, True, {}), "4 values.*truncated is new since Gymnasium 0.26"),
         ((0, np.zeros(3), False, False, {}), r"an array \[3\] as reward, but it must be one float"),
         ((0, None, False, False, {}), "None as reward, but it must be one float"),
+        ((0, 1.0, "no", False, {}), "'no' as terminated, but it must be one bool"),
         ((0, 1.0, np.zeros(2, bool), False, {}), r"an array \[2\] as terminated, but it must be one bool"),
         (0.5, "a float, but must return"),
     ],

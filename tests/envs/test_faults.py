@@ -121,6 +121,38 @@ def test_a_fault_costs_its_episode(tmp_path, capsys, quick, kind, agent):
     assert "Flaky" in said and SAYS[kind] in said and ("test_faults.py, line" in said or "longer" in said)
 
 
+class Early(gymnasium.Env):
+    """Its second step does what `does` does, also while it is tried."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, does: str = "exit") -> None:
+        self.does, self.time = does, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        if self.time == 2:
+            DOES[self.does]()
+        return np.zeros(2, np.float32), 1.0, self.time == 4, False, {}
+
+
+def test_an_environment_that_exits_while_it_is_tried_is_refused():
+    """And does not end the process without a word."""
+    with pytest.raises(EsrlError, match="step 2 raised SystemExit"):
+        esrl.make(Early, does="exit")
+
+
+def test_an_environment_that_hangs_while_it_is_tried_is_broken_off():
+    with faults.trying_for(0.3), pytest.raises(EsrlError, match=r"step 2 took longer than 0.3 s \(env_timeout\)"):
+        esrl.make(Early, does="sleep")
+
+
 def test_an_interrupt_of_an_environments_own_is_its_fault(tmp_path, capsys, quick):
     trained(esrl.make(Flaky, kind="interrupt"), tmp_path / "run")
     assert "step 2 of an episode raised KeyboardInterrupt (" in capsys.readouterr().err

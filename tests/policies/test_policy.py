@@ -116,6 +116,10 @@ class Linen(nn.Module):
         return nn.Dense(self.size)(nn.tanh(nn.Dense(3)(x)))
 
 
+class LinenOf(nn.Module):
+    width: int
+
+
 class LinenGRU(nn.Module):
     @nn.compact
     def __call__(self, carry, x):
@@ -322,7 +326,8 @@ class NNXBatchNorm(NNX):
         (lambda: network(lambda p, x: jnp.zeros(2), params=()), "nothing to train"),
         (lambda: network(lambda p, x: p @ x, params=jnp.zeros((2, 9))), r"cannot take one observation float32\[1\]"),
         (lambda: network(lambda p, x, c: (p, c[:1]), params=jnp.zeros(2), carry=jnp.zeros(2)), "carry changes"),
-        (lambda: Linen, "Linen is a Linen class; give an instance"),
+        (lambda: LinenOf, "LinenOf is a Linen class whose fields have no defaults; give an instance"),
+        (lambda: esrl.gru, r"needs its parameters: .* called first, as esrl\.gru\(\)"),
         (lambda: linear, "needs its parameters"),
         (lambda: network(linear, params=LINEAR, init=lambda key: LINEAR), "both were given"),
         (lambda: 3, "a Flax module or a function, but got int"),
@@ -336,6 +341,12 @@ class NNXBatchNorm(NNX):
 def test_what_does_not_fit_is_said(make, words):
     with pytest.raises(EsrlError, match=words):
         bind(make(), Memory.observation_space, Memory.action_space)
+
+
+def test_a_linen_class_whose_fields_have_defaults_stands_for_its_instance():
+    spaces_of = Memory.observation_space, Memory.action_space
+    one, other = (bind(module, *spaces_of).init(seed_key(0)) for module in (Linen, Linen()))
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, one, other))
 
 
 def masked_space(entries):

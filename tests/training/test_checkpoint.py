@@ -243,6 +243,15 @@ def test_the_best_one_is_loaded_by_name(tmp_path):
     assert result.out == tmp_path / "run"
 
 
+def test_the_best_of_those_that_were_kept_is_said_to_be_that(tmp_path, capsys):
+    esrl.train(agent(), generations=4, out=tmp_path / "run", num_evals=4, eval_episodes=2)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows[0]["eval_return_mean"] = 1e6  # of generation 1, whose checkpoint is gone
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert int(esrl.load(tmp_path / "run", agent=agent(), generation="best").state.generation) > 1
+    assert "the best evaluation was of generation 1, whose checkpoint was not kept" in capsys.readouterr().err
+
+
 def test_a_run_of_version_1_is_read_and_gone_on_with(tmp_path):
     """`former_run.tar.gz` holds a run of three generations that was saved by Orbax, when that was what esrl did."""
     with tarfile.open(Path(__file__).with_name("former_run.tar.gz")) as archive:

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from esrl.core.types import EsrlError, PyTree, notice, seed_key
 from esrl.envs.base import HostEnv, reason_of
 from esrl.envs.checks.device import alike, check_step
-from esrl.envs.faults import LIMIT, WATCH, Hang
+from esrl.envs.faults import WATCH, Hang, trial_limit
 from esrl.envs.suites.gymnasium_lanes import observation_of, outcome_of
 from esrl.policies.policy import action_mask
 from esrl.policies.random_policy import random_policy
@@ -32,12 +32,12 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
     """
     try:
         one = env.make_one()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EsrlError(f"{env.name} cannot be made a second time: {reason_of(error)}") from error
-    call, act, told = "reset", _allowed_actions(env, seed), False
+    call, act, told, seconds = "reset", _allowed_actions(env, seed), False, trial_limit()
     try:
         env.action_space.seed(seed)
-        WATCH.start(LIMIT, env.name)
+        WATCH.start(seconds, env.name)
         # Twice: the first reset may make what the second finds.
         earlier, observation = (first(env, one.reset(seed=seed)) for _ in range(2))
         if not _repeats(env.observation_space, earlier, observation):
@@ -45,7 +45,7 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
             raise EsrlError(f"{env.name}: reset with the same seed gave two different observations; {advice}")
         for t in range(min(steps, env.max_episode_steps)):
             seen, call = observation, f"step {t + 1}"
-            WATCH.start(LIMIT, env.name)
+            WATCH.start(seconds, env.name)
             problem = outside(env.observation_space, seen)
             action = env.action_space.sample() if problem or act is None else act(seen, t)
             observation, reward, terminated, truncated = outcome_of(env.name, one.step(action), call)
@@ -60,8 +60,8 @@ def check_host(env: HostEnv, steps: int, seed: int, strict: bool = True) -> None
     except EsrlError:
         raise
     except Hang:
-        raise EsrlError(f"{env.name}: {call} took longer than {LIMIT:g} s") from None
-    except Exception as error:
+        raise EsrlError(f"{env.name}: {call} took longer than {seconds:g} s (env_timeout)") from None
+    except (Exception, SystemExit) as error:  # of an environment that exits, esrl would end without a word
         _explain(env, one.unwrapped, seed)
         raise EsrlError(f"{env.name}: {call} raised {reason_of(error)}") from error
     finally:
@@ -81,7 +81,7 @@ def _explain(env: HostEnv, bare: Any, seed: int) -> None:
         outcome_of(env.name, bare.step(bare.action_space.sample()), "step 1")
     except EsrlError:
         raise
-    except Exception:  # it fails by itself, which is said already
+    except (Exception, SystemExit):  # it fails by itself, which is said already
         return
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector.utils import concatenate, create_empty_array
 
 from esrl.core.types import EsrlError, PyTree, reason_of
-from esrl.envs.faults import LIMIT, WATCH, Fault, Hang, fault_of, hung, is_users
+from esrl.envs.faults import WATCH, Fault, Hang, fault_of, hung, is_users, trial_limit
 from esrl.envs.host_lanes import Outcome
 from esrl.policies.spaces import outside, rows_of, seen, visible
 
@@ -32,7 +32,7 @@ class SyncPool:
 
     def __init__(self, name: str, make: Callable[[], gymnasium.Env], lanes: int) -> None:
         self.faults: list[Fault] = []
-        self.seconds = LIMIT
+        self.seconds = trial_limit()
         self._name, self._make = name, make
         self._envs: list[gymnasium.Env] = []
         self._close = weakref.finalize(self, _close_all, self._envs)
@@ -181,6 +181,8 @@ def outcome_of(name: str, out: Any, called: str) -> tuple[Any, float, bool, bool
     for what, value in zip(("reward", "terminated", "truncated"), out[1:4], strict=True):
         kind = float if what == "reward" else bool
         try:
+            if isinstance(value, str):  # bool("no") is True
+                raise TypeError
             plain.append(kind(np.asarray(value).item()))
         except (TypeError, ValueError) as error:
             said = f"an array {list(np.shape(value))}" if np.shape(value) else repr(value)
