@@ -194,10 +194,8 @@ def update(es: IntegerES, state: IntegerESState, experience: Experience) -> tupl
     number = sum(w.size for w in flat)
     part = lambda counts: jnp.sum(jnp.stack(counts)).astype(jnp.float32) / number  # noqa: E731
     tied = (scores == 0).astype(jnp.float32)
-    good = jnp.isfinite(experience.fitness)
     return after, {
         **summary(experience),
-        "all_nonfinite": ~jnp.any(good if present is None else good & present[:, None]),
         "moved": part([jnp.sum(jnp.abs(move)) for move in moves]),
         "saturated": part([jnp.sum((jnp.abs(w) == MOST).astype(jnp.int32)) for w in flat]),
         "threshold": threshold_z(es, state.generation).astype(jnp.float32) / (1 << Z_BITS),
