@@ -255,7 +255,7 @@ def network_from(spec: dict[str, Any]) -> Any:
             raise EsrlError(f"[policy] {', '.join(given)} cannot be set for a network from a file; set it in {kind}")
         return _network_in_file(kind)
     if kind not in NETWORKS:
-        raise EsrlError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}, or path/to/file.py:Name")
+        raise EsrlError(f"unknown network {kind!r}; yours is path/to/file.py:Name{nearest(kind, NETWORKS)}")
     takes = inspect.signature(NETWORKS[kind]).parameters
     for name in given:
         if name not in takes:
