@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from esrl.envs.base import name_of
-from esrl.envs.objectives import unit_of
+from esrl.envs.base import max_episode_steps_of, name_of
+from esrl.envs.objectives import Objective, unit_of
 from esrl.training.notebook import NotebookLine, in_notebook
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -54,7 +54,13 @@ class Progress:
         how = getattr(agent.env, "how", None)  # of an environment that Python steps
         at_once += f" ({text})" if how is not None and (text := how(plan.lanes)) else ""
         what = f"{agent.name} on {name_of(agent.env)}"
-        self._print(f"{what}: {plan.lanes:,} {at_once}, {plan.num_params:,} weights{each}{writing}")
+        # An episode that is cut off at a limit which nobody gave looks like a perfect one.
+        limit = (
+            ""
+            if isinstance(agent.env, Objective)
+            else f", episodes of at most {max_episode_steps_of(agent.env):,} steps"
+        )
+        self._print(f"{what}: {plan.lanes:,} {at_once}, {plan.num_params:,} weights{each}{limit}{writing}")
         self._begun = time.monotonic()
         self._live = _live_line(self._to, self._now)
         if self._live is None:

@@ -207,7 +207,10 @@ REFUSED = {
         ["train", "w.py:Line", "--agent", "egroll"],
         "unknown agent 'egroll'; did you mean eggroll, eggroll_ac or eggroll_int8?",
     ),
-    "unknown network": (["train", "w.py:Line", "--network", "mpl"], "unknown network 'mpl'; yours is path/to/file.py:Name; did you mean mlp?"),
+    "unknown network": (
+        ["train", "w.py:Line", "--network", "mpl"],
+        "unknown network 'mpl'; yours is path/to/file.py:Name; did you mean mlp?",
+    ),
     "unknown flag": (
         ["train", "w.py:Line", "--popluation", "3"],
         "unknown flag --popluation; did you mean --population",
