@@ -55,11 +55,8 @@ class Progress:
         at_once += f" ({text})" if how is not None and (text := how(plan.lanes)) else ""
         what = f"{agent.name} on {name_of(agent.env)}"
         # An episode that is cut off at a limit which nobody gave looks like a perfect one.
-        limit = (
-            ""
-            if isinstance(agent.env, Objective)
-            else f", episodes of at most {max_episode_steps_of(agent.env):,} steps"
-        )
+        played = not isinstance(agent.env, Objective)
+        limit = f", episodes of at most {max_episode_steps_of(agent.env):,} steps" if played else ""
         self._print(f"{what}: {plan.lanes:,} {at_once}, {plan.num_params:,} weights{each}{limit}{writing}")
         self._begun = time.monotonic()
         self._live = _live_line(self._to, self._now)

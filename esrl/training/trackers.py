@@ -137,9 +137,8 @@ class Tracking:
         self._packaged = isinstance(track, str)
         if isinstance(track, str):
             if track not in TRACKERS:
-                raise EsrlError(
-                    f"track is {track!r}; yours is an object with start, log and end{nearest(track, TRACKERS)}"
-                )
+                near = nearest(track, TRACKERS)
+                raise EsrlError(f"track is {track!r}; yours is an object with start, log and end{near}")
             track = TRACKERS[track]()
         if not isinstance(track, Tracker):
             raise EsrlError(f"track is {track!r}, but must be {', '.join(TRACKERS)}, or an object with start, log, end")

@@ -561,6 +561,7 @@ def test_a_recipe_runs_with_flags(capsys):
     scores = ["--num-evals", "1", "--early-evals", "2", "--eval-seed", "9"]
     out = ran(capsys, "train", "r.toml", "--generations", "2", "--hidden", "3", *scores, "--out", "run")
     assert out.splitlines()[1].startswith("eggroll on w.py:Line: 12 episodes a generation") and "done: return" in out
+    assert ", episodes of at most " in out.splitlines()[1]  # no limit that nobody gave goes unsaid
     kept = recipes.read("run/recipe.toml")
     assert (kept.seed, kept.generations, kept.env_steps) == (3, 2, None)
     assert (kept.num_evals, kept.early_evals, kept.eval_seed) == (1, 2, 9)  # a resumed run is scored as it was
