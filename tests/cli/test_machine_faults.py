@@ -102,9 +102,9 @@ def test_a_full_disk(tmp_path):
 
 
 def begun(out):
-    """Waits until a run has its first row."""
+    """Waits until a run has its first checkpoint, which comes after its row."""
     until = time.monotonic() + PATIENCE
-    while not Metrics(out / "metrics.jsonl").last() and time.monotonic() < until:
+    while not Checkpoints(out / "checkpoints").generations() and time.monotonic() < until:
         time.sleep(0.05)
 
 
