@@ -31,7 +31,7 @@ _SPARSE: dict[str, Any] = {"population": 512, "episodes_per_member": 1, "optimiz
 # Robots: from a search on three of Brax (experiments/defaults/README.md). Of those that it did not see, walker2d has
 # 893 [540, 1056] by the other defaults, 1214 [1164, 1308] by these; the lander -47 [-115, -12] and 85 [43, 195].
 _ROBOT_POLICY: dict[str, Any] = {"hidden": [32, 32], "activation": "tanh"}
-_ROBOT: dict[str, Any] = {"episodes_per_member": 1, "learning_rate": 0.1}
+_ROBOT: dict[str, Any] = {"episodes_per_member": 1, "optimizer": "clipup", "learning_rate": 0.1}
 _GYMNASIUM_ROBOTS = (
     *("Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "Pusher", "Reacher", "Swimmer", "Walker2d"),
     *("InvertedPendulum", "InvertedDoublePendulum"),
@@ -59,8 +59,8 @@ def suite_defaults(env: str, agent: str, optimizer: str | None = None) -> tuple[
 
     Args:
       env: a whole name, as "brax/hopper". agent: "eggroll", "ppo", ...
-      optimizer: the one that is used whatever the suite says. A suite's rate is its own optimizer's, so another one
-        leaves it out.
+      optimizer: the one that is used whatever the suite says. Where a suite sets an optimizer and its rate, another one
+        leaves that rate out.
     """
     name = env.partition("?")[0]
     policy: dict[str, Any] = {}
@@ -68,6 +68,6 @@ def suite_defaults(env: str, agent: str, optimizer: str | None = None) -> tuple[
     for found in DEFAULTS:
         if agent in found.agents and fnmatch.fnmatchcase(name, found.pattern):
             policy, options = policy | found.policy, options | found.options
-    if optimizer not in (None, options.get("optimizer", "clipup")):
+    if optimizer is not None and optimizer != options.get("optimizer", optimizer):
         options.pop("learning_rate", None)
     return policy, options
