@@ -15,6 +15,20 @@ from esrl.core.types import EsrlError, PyTree
 
 
 @runtime_checkable
+class Retold(Protocol):
+    """An agent whose generations can be told by scalars, from which a worker repeats the update."""
+
+    def played_by(self, state: Any) -> PyTree:
+        """What of a state says what is played, but for its key and generation."""
+
+    def scalars(self, experience: Any) -> bytes:
+        """Packed, what of a generation the update needs beside what a worker can draw again."""
+
+    def follow(self, agent: Agent, state: Any, message: bytes) -> Any:
+        """The state after the generation that such a message tells of."""
+
+
+@runtime_checkable
 class Blocks(Protocol):
     """A generation of an agent, in parts that are played by themselves.
 
@@ -26,6 +40,7 @@ class Blocks(Protocol):
       size: how many there are in a generation. together: how many stay in one block.
       needs_all: whether the update needs all blocks, and the whole state stays with the driver.
       stay: whether a block can go on in the process alone in which it was played last.
+      retold: what tells a generation by scalars; None where the update needs every step.
       frozen_field: of a state, in which lies what `frozen` gives; "" where there is nothing.
     """
 
@@ -37,6 +52,9 @@ class Blocks(Protocol):
     needs_all: bool
     stay: bool
     frozen_field: str
+
+    @property
+    def retold(self) -> Retold | None: ...
 
     @staticmethod
     def on_one_device(agent: Agent) -> Agent:
@@ -72,15 +90,6 @@ class Blocks(Protocol):
 
     def put_together(self, state: Any, bounds: list[int], rows: dict[int, PyTree]) -> Any:
         """A generation's experience, from the rows of blocks by their places in `bounds`."""
-
-    def played_by(self, state: Any) -> PyTree:
-        """What of a state says what is played, but for its key and generation."""
-
-    def scalars(self, experience: Any) -> bytes:
-        """Packed, what of a generation the update needs beside what a worker can draw again; not where it needs all."""
-
-    def follow(self, agent: Agent, state: Any, message: bytes) -> Any:
-        """The state after the generation that such a message tells of."""
 
 
 _Kind = type[PairBlocks] | type[IntegerPairBlocks] | type[LaneBlocks]

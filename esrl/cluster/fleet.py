@@ -117,7 +117,7 @@ class Fleet:
             if blocks.stay
             else Scheduler(sizes, close_at=close_at, limit=limit)
         )
-        self._scalars = broadcast == "scalars"
+        self._retold = blocks.retold if broadcast == "scalars" else None
         self._last: tuple[int, bytes] | None = None  # the generation that the last scalars lead to, and these
         self._at: dict[int, int] = {}  # the generation that each worker knows the state of
         self._frozen: Any = ()  # the frozen parameters, and the workers that have been sent them
@@ -148,8 +148,8 @@ class Fleet:
             commands += self._schedule.tick(self._clock())
             self._check_there_is_one()
         experience = self._blocks.put_together(state, self._bounds, now.rows)
-        if self._scalars:
-            self._last = now.number + 1, self._blocks.scalars(experience)
+        if self._retold is not None:
+            self._last = now.number + 1, self._retold.scalars(experience)
         self.metrics = now.metrics()
         return experience
 
@@ -187,7 +187,7 @@ class _Generation:
         self.sent = self.received = self.resent = 0
         self._handles: dict[str, tuple[Any, int]] = {}  # of each kind of message: published, and its bytes
         self._told: set[tuple[str, str]] = set()  # kinds of messages, and the nodes that have them
-        self._print = messages.fingerprint(fleet._blocks.played_by(state)) if fleet._scalars else b""
+        self._print = messages.fingerprint(fleet._retold.played_by(state)) if fleet._retold else b""
         frozen = fleet._blocks.frozen(state)
         if not messages.same_numbers(fleet._frozen, frozen):  # the first generation, or another run's state
             fleet._frozen, fleet._have_frozen = frozen, set()
@@ -266,7 +266,7 @@ class _Generation:
 
     def _published(self, kind: str) -> tuple[Any, int]:
         if kind not in self._handles:
-            whole = self.state if self.fleet._scalars else self.fleet._blocks.playable(self.state)
+            whole = self.state if self.fleet._retold else self.fleet._blocks.playable(self.state)
             if kind == "trained":
                 whole = messages.without_frozen(whole, self.fleet._blocks.frozen_field)
             message = self.fleet._last[1] if kind == "scalars" and self.fleet._last else messages.pack(whole)

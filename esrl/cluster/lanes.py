@@ -22,7 +22,7 @@ import numpy as np
 from esrl.algorithms.agent import Agent, stepping
 from esrl.algorithms.ppo import PPO, Experience, PPOState, update
 from esrl.core import sharding
-from esrl.core.types import EsrlError, PyTree
+from esrl.core.types import EsrlError
 from esrl.envs.base import name_of, on_device
 from esrl.envs.stand_in import StandIn
 from esrl.rollouts.types import Lanes
@@ -36,7 +36,7 @@ class LaneBlocks:
     """Blocks of lanes. See `blocks.Blocks`."""
 
     option, unit, needs_all = "block_envs", "environments", True
-    frozen_field = ""
+    frozen_field, retold = "", None
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
@@ -161,17 +161,6 @@ class LaneBlocks:
         if self.stay:
             lanes = lanes._replace(state=self._mark)
         return Experience(lanes, trajectory, last_value, *totals)
-
-    # ---- what is told by scalars: nothing, since the update needs every step (`opening.Cluster.check` says so)
-
-    def played_by(self, state: PPOState) -> PyTree:
-        raise NotImplementedError
-
-    def scalars(self, experience: Experience) -> bytes:
-        raise NotImplementedError
-
-    def follow(self, agent: Agent, state: PPOState, message: bytes) -> PPOState:
-        raise NotImplementedError
 
 
 def _block(ppo: PPO, state: PPOState, lanes: Lanes) -> Experience:

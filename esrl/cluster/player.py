@@ -81,7 +81,7 @@ class Player:
     """
 
     def __init__(self, broadcast: str) -> None:
-        self.whole = broadcast == "scalars"
+        self.scalars = broadcast == "scalars"
         self.agent: Any = None
         self.state: Any = None
 
@@ -94,8 +94,9 @@ class Player:
         try:
             self.agent = on_one_device(agent_of(job))
             self.blocks = blocks_of(self.agent)
+            self.retold = self.blocks.retold if self.scalars else None
             self.shapes = jax.eval_shape(self.agent.init.function, jax.eval_shape(lambda: seed_key(0)))
-            self.like = self.shapes if self.whole else self.blocks.playable(self.shapes)
+            self.like = self.shapes if self.retold else self.blocks.playable(self.shapes)
             self.play_block = self.blocks.player()
         except EsrlError as error:
             return str(error)
@@ -111,15 +112,15 @@ class Player:
             rows, told, failed, started = self._play(orders)
         except EsrlError as error:
             return Played(b"", str(error), "", 0, 0, b"", time.monotonic() - begun)
-        seen = messages.fingerprint(self.blocks.played_by(self.state)) if self.whole else b""
+        seen = messages.fingerprint(self.retold.played_by(self.state)) if self.retold else b""
         return Played(messages.pack(rows), "", told, failed, started, seen, time.monotonic() - begun)
 
     def _hear(self, orders: Orders, message: bytes) -> None:
         if orders.kind in ("state", "trained"):
             state = messages.state_of(orders.kind, message, self.like, self.state, self.blocks.frozen_field)
             self.state = jax.tree.map(jax.numpy.asarray, state)
-        elif orders.kind == "scalars":
-            self.state = self.blocks.follow(self.agent, self.state, message)
+        elif orders.kind == "scalars" and self.retold:
+            self.state = self.retold.follow(self.agent, self.state, message)
         if self.state is None or int(self.state.generation) != orders.generation:
             raise EsrlError("a worker was asked for a generation that it has not heard of; this is an error of esrl")
 

@@ -81,6 +81,11 @@ class PairBlocks(_Pairs):
         super().__init__(agent)
         self._es: ES = agent.config
 
+    @property
+    def retold(self) -> PairBlocks:
+        """It tells generations by scalars itself."""
+        return self
+
     @staticmethod
     def on_one_device(agent: Agent) -> Agent:
         """The agent with one device, in whose order every worker sums; on a host's environments it is that already."""
@@ -131,6 +136,11 @@ class IntegerPairBlocks(_Pairs):
         self._learn = jax.jit(
             lambda state, told: integer_es.follow(es, state, told.scores.astype(jnp.int32), told.sums)[0]
         )
+
+    @property
+    def retold(self) -> IntegerPairBlocks:
+        """It tells generations by scalars itself."""
+        return self
 
     @staticmethod
     def on_one_device(agent: Agent) -> Agent:

@@ -37,6 +37,7 @@ from experiments.lab.stats import interquartile_mean
 from experiments.lab.store import Row, Store, digest, results
 
 RANDOM = 16  # configurations before TPE begins
+FEW = 4  # configurations whose median says whether to give another one up
 SPACES: dict[str, dict[str, Any]] = {
     "eggroll": {
         "population": [8, 16, 32],
@@ -228,7 +229,7 @@ def tried(arguments: Arguments, wanted: Runs, config: dict[str, Any]) -> float:
         if measured or (arguments.envs and world.env not in arguments.envs):
             continue
         others = [score(rows[:place]) for rows in known.values() if len(rows) >= place]
-        if not given and place >= wanted.warm and len(others) >= 4 and score(done) < np.median(others):
+        if not given and place >= wanted.warm and len(others) >= FEW and score(done) < np.median(others):
             print(f"  given up after {place} runs", flush=True)
             break
         row = measure(world, arguments.agent, config, seed, arguments.seconds, **wanted.settings)

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from esrl.cluster.ray_session import Session
 from esrl.core.runtime import cores
 from esrl.core.types import EsrlError
-from experiments.lab.remote import RemoteProcess
+from experiments.lab.remote import RemoteProcess, started
 from experiments.lab.store import ROOT
 
 MARK = "@@progress "  # begins a line of a job's standard output that says how far it is
@@ -156,17 +156,7 @@ def _start_remotely(job: Job, session: Session) -> RemoteProcess:
 
 
 def _start(job: Job, own: set[int]) -> subprocess.Popen[str]:
-    words = [sys.executable if word == "python" else word for word in job.command]
-    variables = {**os.environ, **job.environment, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        words,
-        env=variables,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",  # what is no text is none of the job's results
-    )
+    process = started(job.command, job.environment, ROOT)
     if own:
         os.sched_setaffinity(process.pid, own)  # long before it imports JAX, which counts its cores
     return process

@@ -13,12 +13,29 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from esrl.cluster.ray_session import Session
 
 LOST = 255  # exit status of a job whose node has ended
+
+
+def started(
+    words: Sequence[str], variables: dict[str, str], folder: str | Path, preexec_fn: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    """The process of a job, whose lines can be read; "python" is this process's."""
+    return subprocess.Popen(
+        [sys.executable if word == "python" else word for word in words],
+        env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"},
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",  # what is no text is none of the job's results
+        preexec_fn=preexec_fn,
+    )
 
 
 class _Job:
@@ -30,18 +47,7 @@ class _Job:
 
     def lines(self, words: Sequence[str], variables: dict[str, str], folder: str) -> Iterator[str | int]:
         """Runs the process: the lines that it prints, and then its exit status."""
-        command = [sys.executable if word == "python" else word for word in words]
-        own = {**os.environ, **variables, "PYTHONUNBUFFERED": "1"}
-        self._process = subprocess.Popen(
-            command,
-            env=own,
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",  # what is no text is none of the job's results
-            preexec_fn=_heard,
-        )
+        self._process = started(words, variables, folder, preexec_fn=_heard)
         if self._asked:  # before there was a process
             self._process.send_signal(self._asked)
         with self._process.stdout as printed:
