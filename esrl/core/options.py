@@ -109,6 +109,7 @@ CHOICES = {
     "variance": ("group", "global"),
     "x": ("env_steps", "seconds", "generations"),
 }
+_KINDS = {"Agent": "esrl.eggroll(env) or another agent"}
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",
@@ -174,7 +175,7 @@ class Option(NamedTuple):
         return plain
 
     def _wanted(self, limit: Limit) -> str:
-        words = ["a function" if kind is Callable else f"a {kind.__name__}" for kind in self.others]
+        words = [_KINDS.get(kind.__name__, f"a {kind.__name__}") for kind in self.others]
         if self.type is not None:
             choices = [f'"{choice}"' for choice in CHOICES.get(self.name, ())]
             words = (choices or [_WORDS[self.type] + limit.words()]) + words

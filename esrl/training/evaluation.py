@@ -58,6 +58,8 @@ def evaluate(agent: Agent, state: Any, episodes: int = 128, seed: int = 0) -> Ev
     """
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
         raise EsrlError("the state is traced by JAX, but evaluate gives Python numbers; call it outside of jax.jit")
+    if not hasattr(state, "env_steps"):
+        raise EsrlError(f"the state is a {type(state).__name__}, but must be what training left (result.state)")
     keys = held_out_keys(seed, episodes)
     returns, lengths = (np.asarray(x, np.float64) for x in _compiled(agent, episodes)(state, keys))
     return Evaluation(float(returns.mean()), float(returns.std()), float(lengths.mean()), episodes, returns)

@@ -87,6 +87,8 @@ class Run:
         self.stop_at_return, self.minutes, self.track = stop_at_return, minutes, track
         if stop_at_return is not None and not grid.num_evals:
             raise EsrlError("stop_at_return is given, but nothing is scored; give num_evals")
+        if keep == "best" and not grid.num_evals:
+            raise EsrlError('keep is "best", but nothing is scored; give num_evals, or keep "last" or "all"')
         unused = [name for name, given in (("early_evals", grid.early), ("eval_seed", eval_seed is not None)) if given]
         if unused and not grid.num_evals:
             notice(f"{' and '.join(unused)} changes nothing, since nothing is scored (num_evals is 0)")

@@ -261,7 +261,7 @@ def check_new(path: str | os.PathLike[str]) -> None:
     if run.path.exists() and (not run.path.is_dir() or _holds_files(run)):
         kind = "holds files" if run.path.is_dir() else "is a file"
         go_on = f"; to go on with the run in it: --resume {run.path}" if run.recipe.exists() else ""
-        raise EsrlError(f"output folder {run.path} exists and {kind}; choose another --out{go_on}")
+        raise EsrlError(f"output folder {run.path} exists and {kind}; choose another{go_on}")
 
 
 def _holds_files(run: RunFolder) -> bool:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from esrl.algorithms.agent import Agent
 from esrl.core.lanes import broadcast_lanes, reset_lanes
+from esrl.core.options import shown
 from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.envs.base import name_of
 from esrl.policies.spaces import row, to_device, to_environment
@@ -72,12 +73,15 @@ class Trained:
             another number of lanes than before, for a policy with memory (call `reset()` first).
         """
         space = self.agent.env.observation_space
-        given = to_device(space, _entries(space, observation))
+        try:
+            given = to_device(space, _entries(space, observation))
+        except (TypeError, ValueError) as error:  # text, None, or rows of several lengths
+            raise EsrlError(f"{shown(observation)} was given, but an observation of {space} is needed") from error
         extra = {np.ndim(x) - want.ndim for x, want in self._pairs(given)}
-        shapes = [x.shape[x.ndim - want.ndim :] == want.shape for x, want in self._pairs(given)]
-        if extra not in ({0}, {1}) or not all(shapes):
-            shown = jax.tree.map(np.shape, given)
-            raise EsrlError(f"an observation of shape {shown} was given, but {space} is needed, or a batch of it")
+        fits = [x.shape[x.ndim - want.ndim :] == want.shape for x, want in self._pairs(given)]
+        if extra not in ({0}, {1}) or not all(fits):
+            shapes = jax.tree.map(np.shape, given)
+            raise EsrlError(f"an observation of shape {shapes} was given, but {space} is needed, or a batch of it")
         alone = extra == {0}
         given = jax.tree.map(lambda x: x[None], given) if alone else given
         lanes = jax.tree.leaves(given)[0].shape[0]

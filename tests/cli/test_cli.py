@@ -548,7 +548,7 @@ def test_train_evaluate_and_render_report(capsys):
 
     assert "a/run/episode.gif: return" in ran(capsys, "render", "a/run", "--form", "gif")
     assert Path("a/run/episode.gif").read_bytes().startswith(b"GIF8")
-    assert "choose another --out; to go on with the run in it: --resume a/run" in refused(
+    assert "choose another; to go on with the run in it: --resume a/run" in refused(
         capsys, "train", "w.py:Host", "--out", "a/run"
     )
     assert "leave out --seed" in refused(capsys, "train", "--resume", "a/run", "--seed", "4")

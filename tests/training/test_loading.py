@@ -230,3 +230,19 @@ def test_a_policy_acts_without_the_environments_package(tmp_path):
         "gymnax/CartPole-v1 cannot be stepped here: gymnax is not installed; install it with: pip install"
         " 'esrl[gymnax]'",
     ], done.stderr
+
+
+@pytest.mark.parametrize("wrong", ["abc", {"a": 1}, [[0.0], [0.0, 1.0]]], ids=str)
+def test_what_is_no_observation_is_refused_in_one_sentence(wrong):
+    agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((4,)))
+    acts = esrl.Trained(agent, agent.init(jax.random.key(0)))
+    with pytest.raises(EsrlError, match=r"was given, but an observation of Box.* is needed"):
+        acts.predict(wrong)
+
+
+def test_a_state_that_is_none_and_a_name_for_an_agent_are_refused():
+    agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((4,)))
+    with pytest.raises(EsrlError, match="the state is a NoneType, but must be what training left"):
+        esrl.evaluate(agent, None)
+    with pytest.raises(EsrlError, match=r"agent is 'gymnasium/phys2d/CartPole-v1', but must be .*esrl\.eggroll"):
+        esrl.train("gymnasium/phys2d/CartPole-v1")

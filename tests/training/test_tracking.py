@@ -180,6 +180,8 @@ def test_a_run_ends_at_a_return(tmp_path):
     assert int(esrl.train(agent(), **given, resume=True).state.generation) == 1
     with pytest.raises(EsrlError, match="stop_at_return is given, but nothing is scored"):
         esrl.iterate(agent(), generations=1, num_evals=0, stop_at_return=1.0)
+    with pytest.raises(EsrlError, match='keep is "best", but nothing is scored'):
+        esrl.iterate(agent(), generations=1, num_evals=0, keep="best", out=tmp_path / "best")
 
 
 def test_a_run_ends_after_minutes_and_goes_on(tmp_path):
