@@ -509,11 +509,9 @@ def _scales(leaves: tuple[Leaf, ...], options: SimpleNamespace) -> list[float]:
 
 def _horizon(env: Any, options: SimpleNamespace) -> Callable[[ESState], Array] | None:
     """The cap on an episode's steps, from a state; None without one."""
-    if options.horizon is None:
-        return None
     whole = max_episode_steps_of(env)
-    if options.horizon >= whole:
-        raise EsrlError(f"horizon is {options.horizon}, but episodes have at most {whole} steps; leave it out")
+    if options.horizon is None or options.horizon >= whole:
+        return None
 
     def now(state: ESState) -> Array:
         done = jnp.minimum(1.0, count_float(state.env_steps) / options.horizon_steps)

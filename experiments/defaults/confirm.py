@@ -37,6 +37,7 @@ class Defaults(NamedTuple):
     options: dict[str, Any] = {}  # noqa: RUF012
 
 
+WITHOUT = {"weight_decay": None, "horizon": None}  # what the robots' defaults had not until later
 AGENTS = {
     "now": Defaults("eggroll"),
     "open_es": Defaults("open_es"),
@@ -49,7 +50,8 @@ AGENTS = {
     "before": Defaults(  # EGGROLL's until version 0.2
         "eggroll",
         {"hidden": [256, 256, 256], "activation": "layernorm_relu", "output_scale": 1.0, "skip": False},
-        {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "learning_rate": 0.02, "averaging": 0.0},
+        {"population": 512, "episodes_per_member": 1, "optimizer": "adam", "learning_rate": 0.02, "averaging": 0.0}
+        | WITHOUT,
     ),
 }
 SIZES, SIZED = (8, 32, 128, 512), "sized 8 to 512"
@@ -61,7 +63,8 @@ PARTS = {  # today's defaults with one thing changed
     "no suite defaults": Defaults(
         "eggroll",
         {"hidden": [64, 64], "activation": "layernorm_relu", "output_scale": 0.1, "skip": True},
-        {"population": 8, "episodes_per_member": 2, "optimizer": "clipup", "learning_rate": 0.2, "averaging": 0.97},
+        {"population": 8, "episodes_per_member": 2, "optimizer": "clipup", "learning_rate": 0.2, "averaging": 0.97}
+        | WITHOUT,
     ),
     "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
@@ -80,20 +83,20 @@ PARTS = {  # today's defaults with one thing changed
         {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
         {"episodes_per_member": 2, "learning_rate": 0.2},
     ),
-    "32x32 tanh, 8 x 1, ClipUp 0.1": Defaults(  # of the search on Brax alone: its second, its first
+    "32x32 tanh, 8 x 1, ClipUp 0.1": Defaults(  # of the search on Brax alone: its second, which robots had, its first
         "eggroll",
         {"hidden": [32, 32], "activation": "tanh"},
-        {"population": 8, "episodes_per_member": 1, "learning_rate": 0.1},
+        {"population": 8, "episodes_per_member": 1, "learning_rate": 0.1} | WITHOUT,
     ),
     "32x32 tanh, 32 x 1, sigma 0.075": Defaults(
         "eggroll",
         {"hidden": [32, 32], "activation": "tanh", "skip": False},
-        {"population": 32, "episodes_per_member": 1, "learning_rate": 0.2, "sigma": 0.075, "averaging": 0.9},
+        {"population": 32, "episodes_per_member": 1, "learning_rate": 0.2, "sigma": 0.075, "averaging": 0.9} | WITHOUT,
     ),
     "32x32 tanh, 16 x 1": Defaults(
         "eggroll",
         {"hidden": [32, 32], "activation": "tanh", "output_scale": 1.0, "skip": False},
-        {"population": 16, "episodes_per_member": 1, "learning_rate": 0.2, "averaging": 0.9},
+        {"population": 16, "episodes_per_member": 1, "learning_rate": 0.2, "averaging": 0.9} | WITHOUT,
     ),
     "linear": Defaults("eggroll", {"hidden": [], "skip": False}),
     "warm statistics": Defaults("eggroll", options={"warm_statistics": 3}),
@@ -105,6 +108,7 @@ BRAX_EVALUATIONS, BRAX_EARLY, BRAX_EPISODES = 4, 2, 64  # where scoring takes as
 PPO_SECONDS = 60  # and then PPO stops: longer than EGGROLL takes in all but two environments
 LONGER = {"brax/hopper": 2e6, "brax/inverted_double_pendulum": 5e5, "gymnasium/phys2d/Pendulum-v0": 1e6}
 SEEN = tuple(world._replace(env_steps=LONGER.get(world.env, 1e6)) for world in worlds.SEEN)
+SEEN = (*SEEN, *worlds.ROBOTS)
 ALL = (*worlds.UNSEEN, *SEEN)
 
 

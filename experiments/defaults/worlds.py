@@ -42,11 +42,15 @@ UNSEEN = (
     World("gymnax/SpaceInvaders-MinAtar", 3, 60, 1e6),
     World("jumanji/Knapsack-v1", 11, 16, 1e6),
     World("navix/Navix-FourRooms-v0", 0, 1, 1e6),
-    World("brax/halfcheetah", -300, 3000, 1e6),
     World("brax/walker2d", 0, 2000, 1e6),
     World("gymnasium/LunarLander-v3", -200, 200, 5e5),
     World("gymnasium/Hopper-v5", 10, 1500, 5e5),
+    World("brax/swimmer", 0, 100, 1e6),
+    World("brax/pusher", -1000, -200, 1e6),
 )
+
+# What the robots' defaults were chosen by, beside Brax's of the search.
+ROBOTS = (World("brax/halfcheetah", -300, 3000, 1e6), World("brax/ant", 0, 2500, 1.5e6))
 
 # For what the Brax suite alone should set. One run of them says little, so the search trains each with two seeds.
 BRAX = (
@@ -62,4 +66,4 @@ def named(env: str) -> World:
     Raises:
       KeyError: it is none of these.
     """
-    return {world.env: world for world in (*SEEN, *UNSEEN)}[env]
+    return {world.env: world for world in (*SEEN, *UNSEEN, *ROBOTS)}[env]
