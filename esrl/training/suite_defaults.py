@@ -32,7 +32,7 @@ _SPARSE: dict[str, Any] = {"population": 512, "episodes_per_member": 1, "optimiz
 
 
 class Robot(NamedTuple):
-    """What decides how a robot is trained: the numbers of its action, of a discrete one its choices, and whether it falls.
+    """What decides how a robot is trained: the numbers of its action (of a discrete one its choices), and if it falls.
 
     To fall is to end an episode early by losing one's balance, which Brax's ant hardly does.
     """
