@@ -742,6 +742,10 @@ def test_every_brax_backend_steps(backend, lenient):
         ("brax/hoper", "brax has no environment 'hoper'; did you mean hopper"),
         ("brax/ant?backend=sprin", "brax has no backend 'sprin'; use one of spring"),
         ("brax/inverted_pendulum?colour=red", "cannot be made with backend spring"),
+        (
+            "brax/swimmer",
+            r"cannot be made with backend spring: Unsupported backend: spring; use brax/swimmer\?backend=gen",
+        ),
         ("gymnasium/CartPole-v9", "gymnasium has no environment 'CartPole-v9'; did you mean CartPole"),
         ("gymnasium/phys2d/CartPol-v1", "did you mean phys2d/CartPole-v1"),
         ("gymnasium/CartPole-v1?vectorization=parallel", "must be one of auto, sync, async"),

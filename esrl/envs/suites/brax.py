@@ -69,17 +69,33 @@ def make(name: str, backend: str = "spring", max_episode_steps: int = MAX_EPISOD
     if backend not in BACKENDS:
         raise EsrlError(f"brax has no backend {backend!r}; use one of {', '.join(BACKENDS)}")
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
-            env = envs.get_environment(name, backend=backend, **options)
+        env = _made(name, backend, options)
     except (TypeError, ValueError, AttributeError) as error:
-        raise EsrlError(f"brax/{name} cannot be made with backend {backend} and {options}: {error}") from error
+        others = [other for other in BACKENDS if other != backend and _makes(name, other, options)]
+        advice = f"; use brax/{name}?backend={others[0]}" if others else ""
+        said = f"backend {backend}" + (f" and {options}" if options else "")
+        raise EsrlError(f"brax/{name} cannot be made with {said}: {str(error).rstrip('.')}{advice}") from error
     limit = None if max_episode_steps == MAX_EPISODE_STEPS else max_episode_steps
     own = given(backend=None if backend == "spring" else backend, max_episode_steps=limit)
     return wrap(env, with_options(f"brax/{name}", own | options), max_episode_steps)
 
 
 @lenient
+def _made(name: str, backend: str, options: dict[str, Any]) -> Any:
+    """Brax's own environment."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Brax System, piplines and environments")
+        return _envs().get_environment(name, backend=backend, **options)
+
+
+def _makes(name: str, backend: str, options: dict[str, Any]) -> bool:
+    """Whether an environment can be made so."""
+    try:
+        return _made(name, backend, options) is not None
+    except (TypeError, ValueError, AttributeError):
+        return False
+
+
 def wrap(env: Any, name: str, max_episode_steps: int | None = None) -> BraxEnv:
     """A Brax environment that is made already, without Brax's wrappers."""
     limit = MAX_EPISODE_STEPS if max_episode_steps is None else max_episode_steps
