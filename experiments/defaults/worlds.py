@@ -45,7 +45,6 @@ UNSEEN = (
     World("brax/walker2d", 0, 2000, 1e6),
     World("gymnasium/LunarLander-v3", -200, 200, 5e5),
     World("gymnasium/Hopper-v5", 10, 1500, 5e5),
-    World("brax/pusher", -1000, -200, 1e6),
 )
 
 # What the robots' defaults were chosen by, beside Brax's of the search.
