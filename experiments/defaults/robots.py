@@ -48,6 +48,7 @@ class Arguments:
     config: tuple[str, ...] = ()  # configurations as JSON, over BASE
     envs: tuple[str, ...] = tuple(STEPS)
     seeds: int = 3
+    times: float = 1.0  # the steps of STEPS
     table: bool = False  # only print what is there
 
 
@@ -56,14 +57,14 @@ def store() -> Store:
     return Store(results("defaults") / "robots.csv", key=("config", "env", "seed"))
 
 
-def measure(config: dict[str, Any], env: str, seed: int) -> list[Row]:
+def measure(config: dict[str, Any], env: str, seed: int, env_steps: float) -> list[Row]:
     """One run's evaluations."""
     wanted = BASE | config
     policy = {name: value for name, value in wanted.items() if name in NETWORK_KEYS}
     options = {name: value for name, value in wanted.items() if name not in NETWORK_KEYS}
     agent = esrl.Recipe(env, "eggroll", policy=policy, options=options).build()
     episodes = 64 if env in CHEAP else 16
-    found = curves.measure(agent, STEPS[env], seed, num_evals=4, early_evals=0, eval_episodes=episodes)
+    found = curves.measure(agent, env_steps, seed, num_evals=4, early_evals=0, eval_episodes=episodes)
     key = {"config": json.dumps(config), "env": env, "seed": seed}
     return [{**key, "env_steps": row["env_steps"], "return_mean": row["return_mean"]} for row in found]
 
@@ -99,7 +100,7 @@ def main() -> None:
     wanted = itertools.product(given, arguments.envs, range(arguments.seeds))
     with pool.stoppable("what was measured is kept"):
         for config, env, seed in store().missing(list(wanted)):
-            rows = measure(json.loads(config), env, seed)
+            rows = measure(json.loads(config), env, seed, arguments.times * STEPS[env])
             store().add(rows)
             print(f"{config} {env} {seed}: {rows[-1]['return_mean']:.4g}", flush=True)
 
