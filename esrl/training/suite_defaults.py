@@ -64,10 +64,11 @@ _BRAX = {"InvertedPendulum": "inverted_pendulum", "InvertedDoublePendulum": "inv
 ROBOTS = {f"brax/{_BRAX.get(name, name.lower())}": robot for name, robot in _MUJOCO.items()} | {
     f"gymnasium/{name}-v*": robot for name, robot in (_MUJOCO | _BOX2D).items()
 }
-# From a search on three of Brax; the rest from experiments/defaults/README.md as well, "Robots".
+# The network is from a search on three of Brax; the rest: experiments/defaults/README.md, "Robots".
 _ROBOT_POLICY: dict[str, Any] = {"hidden": [32, 32], "activation": "tanh"}
 _ROBOT: dict[str, Any] = {"episodes_per_member": 1, "optimizer": "clipup", "weight_decay": 0.01}
-# Where nothing ends an episode early, its first steps say as much as all of them, at a fraction of the cost.
+# Where no balance has to be kept, an episode's first steps say as much as all of them, with less chance in it: in a
+# hundred steps an ant learns to walk, in a thousand to stand still.
 _SHORT: dict[str, Any] = {"horizon": 100, "horizon_steps": 1e7}
 
 
