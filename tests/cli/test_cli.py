@@ -668,13 +668,14 @@ def test_suites_have_defaults_that_flags_and_recipes_overrule():
     assert recipe("craftax/Craftax-Pixels-v1", "--network", "mlp").policy == {"network": "mlp"}
     assert recipe("navix/Navix-Empty-5x5-v0", "--network", "gru").policy == {"network": "gru"}
     robot = recipe("brax/hopper", "--activation", "silu")
-    assert robot.policy == {"hidden": [32, 32], "activation": "silu"} and robot.options["learning_rate"] == 0.1
+    assert robot.policy == {"hidden": [32, 32], "activation": "silu"} and robot.options["learning_rate"] == 0.087
     assert "learning_rate" not in recipe("brax/hopper", "--optimizer", "adam").options  # the rate was ClipUp's
-    assert recipe("brax/hopper", "--optimizer", "clipup").options["learning_rate"] == 0.1
+    assert recipe("brax/hopper", "--optimizer", "clipup").options["learning_rate"] == 0.087
     rate = recipe("navix/Navix-Empty-5x5-v0", "--agent", "eggroll_ac", "--optimizer", "adam").options["learning_rate"]
     assert rate == 1e-3  # its own optimizer, told again
     assert recipe("brax/hopper", "--agent", "ppo").options == {}
-    assert recipe("gymnasium/LunarLander-v3").options == robot.options
+    assert recipe("gymnasium/Hopper-v5").options == robot.options
+    assert recipe("brax/ant", "--horizon", "none").options["horizon"] is None
     assert recipe("gymnasium/CartPole-v1").options == recipe("path/to/navix/file.py:Class").options == {}
 
 
