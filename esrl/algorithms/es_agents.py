@@ -509,8 +509,7 @@ def _scales(leaves: tuple[Leaf, ...], options: SimpleNamespace) -> list[float]:
 
 def _horizon(env: Any, options: SimpleNamespace) -> Callable[[ESState], Array] | None:
     """The cap on an episode's steps, from a state; None without one."""
-    whole = max_episode_steps_of(env)
-    if options.horizon is None or options.horizon >= whole:
+    if options.horizon is None or options.horizon >= (whole := max_episode_steps_of(env)):
         return None
 
     def now(state: ESState) -> Array:

@@ -80,7 +80,6 @@ def make(name: str, backend: str = "spring", max_episode_steps: int = MAX_EPISOD
     return wrap(env, with_options(f"brax/{name}", own | options), max_episode_steps)
 
 
-@lenient
 def _made(name: str, backend: str, options: dict[str, Any]) -> Any:
     """Brax's own environment."""
     with warnings.catch_warnings():
@@ -96,6 +95,7 @@ def _makes(name: str, backend: str, options: dict[str, Any]) -> bool:
         return False
 
 
+@lenient
 def wrap(env: Any, name: str, max_episode_steps: int | None = None) -> BraxEnv:
     """A Brax environment that is made already, without Brax's wrappers."""
     limit = MAX_EPISODE_STEPS if max_episode_steps is None else max_episode_steps
