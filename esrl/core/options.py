@@ -109,7 +109,7 @@ CHOICES = {
     "variance": ("group", "global"),
     "x": ("env_steps", "seconds", "generations"),
 }
-_KINDS = {"Agent": "esrl.eggroll(env) or another agent"}
+_KINDS = {"Callable": "a function", "Agent": "esrl.eggroll(env) or another agent"}
 _WORDS: dict[Any, str] = {
     bool: "true or false",
     int: "a whole number",

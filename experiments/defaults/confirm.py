@@ -107,8 +107,7 @@ EVALUATIONS, EARLY, EPISODES = 8, 3, 128
 BRAX_EVALUATIONS, BRAX_EARLY, BRAX_EPISODES = 4, 2, 64  # where scoring takes as long as training
 PPO_SECONDS = 60  # and then PPO stops: longer than EGGROLL takes in all but two environments
 LONGER = {"brax/hopper": 2e6, "brax/inverted_double_pendulum": 5e5, "gymnasium/phys2d/Pendulum-v0": 1e6}
-SEEN = tuple(world._replace(env_steps=LONGER.get(world.env, 1e6)) for world in worlds.SEEN)
-SEEN = (*SEEN, *worlds.ROBOTS)
+SEEN = (*(world._replace(env_steps=LONGER.get(world.env, 1e6)) for world in worlds.SEEN), *worlds.ROBOTS)
 ALL = (*worlds.UNSEEN, *SEEN)
 
 

@@ -240,9 +240,11 @@ def test_what_is_no_observation_is_refused_in_one_sentence(wrong):
         acts.predict(wrong)
 
 
-def test_a_state_that_is_none_and_a_name_for_an_agent_are_refused():
+def test_what_has_a_wrong_kind_is_told_what_is_needed():
     agent = esrl.eggroll("gymnasium/phys2d/CartPole-v1", esrl.mlp((4,)))
     with pytest.raises(EsrlError, match="the state is a NoneType, but must be what training left"):
         esrl.evaluate(agent, None)
     with pytest.raises(EsrlError, match=r"agent is 'gymnasium/phys2d/CartPole-v1', but must be .*esrl\.eggroll"):
         esrl.train("gymnasium/phys2d/CartPole-v1")
+    with pytest.raises(EsrlError, match="must be a text or a function"):
+        esrl.eggroll("gymnasium/phys2d/CartPole-v1", shaping=3.0)
