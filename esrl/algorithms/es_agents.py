@@ -41,13 +41,14 @@ from esrl.policies.policy import Policy, bind
 from esrl.policies.precision import arithmetic
 from esrl.rollouts import scoring
 from esrl.rollouts.runner import runner
+from esrl.rollouts.types import Transform
 
 # The defaults below are those of experiments/defaults: one search over eight environments.
 RATES = {"clipup": 0.2, "sgd": 0.2}  # learning rates unless given; their steps have other units than the others' 0.02
 BASE_RATE = 0.02
 NETWORK = mlp((64, 64), output_scale=0.1, skip=True)  # the policy unless given
 OF_OBJECTIVE = {"network": "objective"}  # what a recipe says of a network that only an objective's code can make
-_OF_STEPS = ("reward_offset", "warm_statistics", "horizon", "deterministic", "squash")
+_OF_STEPS = ("gamma", "reward_offset", "warm_statistics", "horizon", "deterministic", "squash")
 _WIDE = 64  # inputs of a layer, from which on layer_sigma="fan_in" makes sigma and step smaller
 
 
@@ -71,6 +72,7 @@ def es(
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
+    gamma: float = 1.0,
     reward_offset: float = 0.0,
     warm_statistics: int = 0,
     averaging: float = 0.97,
@@ -118,6 +120,8 @@ def es(
       gradient_scale: "unbiased" is the gradient of the expected fitness, (1 / (N sigma)) sum f E; "paper" is sqrt(N)
         mean(f sigma E), which is sqrt(N) sigma^2 times as long.
       normalize_observations: normalize observations by their running mean and variance, frozen within a generation.
+      gamma: discount of a reward for each step before it, in fitness only; returns stay as they are. Below 1 a goal is
+        worth more the sooner it is reached, so that members which all reach it, or all miss it later, are told apart.
       reward_offset: added to each step's reward for training only, as -1 against a bonus for being alive.
       warm_statistics: generations at the start that only gather the statistics of observations; the parameters stay.
       averaging: decay of the exponential moving average of the parameters, by which the trained agent acts and is
@@ -188,6 +192,7 @@ def eggroll(
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
+    gamma: float = 1.0,
     reward_offset: float = 0.0,
     warm_statistics: int = 0,
     averaging: float = 0.97,
@@ -255,6 +260,7 @@ def open_es(
     antithetic: bool = True,
     gradient_scale: str = "unbiased",
     normalize_observations: bool = True,
+    gamma: float = 1.0,
     reward_offset: float = 0.0,
     warm_statistics: int = 0,
     averaging: float = 0.97,
@@ -442,7 +448,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         )
     config = ES(
         policy=policy,
-        runner=runner(env, (lambda r: r + options.reward_offset) if options.reward_offset else None),
+        runner=runner(env, _fitness(options)),
         noise=noise,
         leaves=leaves,
         same_worlds=isinstance(env, Objective) and env.shared == "population",
@@ -517,6 +523,14 @@ def _horizon(env: Any, options: SimpleNamespace) -> Callable[[ESState], Array] |
         return jnp.round(options.horizon + done * (whole - options.horizon)).astype(jnp.int32)
 
     return now
+
+
+def _fitness(options: SimpleNamespace) -> Transform | None:
+    """What a reward is worth in fitness, gamma^t (r + offset) after t steps; None where that is the reward."""
+    if options.gamma == 1:  # no power to take
+        return (lambda reward, _: reward + options.reward_offset) if options.reward_offset else None
+    # 0^0 is 1 here, so gamma=0 is the first reward alone.
+    return lambda reward, time: options.gamma ** time.astype(jnp.float32) * (reward + options.reward_offset)
 
 
 def _decayed(name: str, value: Any, decay: float) -> Callable[[ESState], Array]:

@@ -109,7 +109,7 @@ def _tally(
     """Adds a step's rewards and lengths of the live lanes to (returns, shaped, lengths, nonfinite)."""
     returns, shaped, lengths, nonfinite = totals
     returns = returns + jnp.where(live, reward, 0.0)
-    shaped = returns if transform is None else shaped + jnp.where(live, transform(reward), 0.0)
+    shaped = returns if transform is None else shaped + jnp.where(live, transform(reward, lengths), 0.0)
     return returns, shaped, lengths + live.astype(jnp.int32), nonfinite | (live & ~sound)
 
 

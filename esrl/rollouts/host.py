@@ -103,7 +103,8 @@ def players(env: HostEnv, transform: Transform | None) -> tuple[PlayEpisodes, St
                 nonfinite |= live & ~(sound & np.isfinite(reward))
                 returns += reward  # 0 in lanes that do not live
                 if transform is not None:
-                    shaped += np.where(live, np.asarray(transform(jnp.asarray(_float32(reward)))), 0.0)
+                    trained = transform(jnp.asarray(_float32(reward)), jnp.asarray(lengths))
+                    shaped += np.where(live, np.asarray(trained), 0.0)
                 lengths += live
                 live = live & ~(terminated | truncated)
                 time += 1

@@ -14,7 +14,8 @@ from esrl.core.lanes import broadcast_lanes
 from esrl.core.types import Array, Key, PyTree
 from esrl.policies.running_statistics import AnyMoments, AnySums
 
-Transform = Callable[[Array], Array]  # from rewards to what is trained on
+# From rewards, and the steps of their episodes before them, to what is trained on.
+Transform = Callable[[Array, Array], Array]
 Draw = Callable[[Array], tuple[PyTree, Key]]
 
 

@@ -235,6 +235,26 @@ def test_reward_offset_changes_fitness_and_not_the_return():
     np.testing.assert_allclose(batch.fitness, batch.returns[:, :, 0] - 3)
 
 
+@pytest.mark.parametrize("gamma", [1.0, 0.9, 0.0])
+def test_gamma_discounts_fitness_and_not_the_return(gamma):
+    """Of 3 steps with rewards 0, 0, r the fitness is gamma^2 r; an offset is discounted with each step's reward."""
+    agent = esrl.eggroll(Delayed(), TINY, population=8, gamma=gamma, reward_offset=-1.0)
+    batch = agent.rollout(agent.init(seed_key(0)))
+    returns = np.asarray(batch.returns[:, :, 0])
+    assert set(np.unique(returns)) <= {0.0, 1.0}
+    np.testing.assert_allclose(batch.fitness, gamma**2 * returns - (1 + gamma + gamma**2), rtol=1e-6)
+
+
+@pytest.mark.parametrize("env", ["gymnasium/CartPole-v1", "gymnasium/phys2d/CartPole-v1"])
+def test_gamma_counts_from_each_episode_s_own_start(env):
+    """A reward of 1 in every step of n is worth (1 - gamma^n) / (1 - gamma), by Python's steps and by JAX's."""
+    agent = esrl.eggroll(env, TINY, population=8, episodes_per_member=2, gamma=0.9)
+    batch = agent.rollout(agent.init(seed_key(0)))
+    lengths = np.asarray(batch.lengths)
+    assert len(np.unique(lengths)) > 1
+    np.testing.assert_allclose(batch.fitness, np.mean((1 - 0.9**lengths) / (1 - 0.9), axis=2), rtol=1e-5)
+
+
 def test_observation_moments_are_those_of_the_live_observations():
     class Recorded(Walk):
         def step(self, state, action, key):
