@@ -232,14 +232,15 @@ def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Met
     total = jax.tree.unflatten(jax.tree.structure(state.params), [a + b for a, b in zip(*halves, strict=True)])
     live = count_sum(experience.lengths)
     signal = signals.heard(state.signal, experience.halves, experience.present)
-    signal = signals.grown(signal, total, jnp.sum(experience.lengths.astype(jnp.float32)))
+    told = signals.told(experience.fitness, experience.present)
+    signal = signals.grown(signal, total, jnp.sum(experience.lengths.astype(jnp.float32)), told)
     gradient = jax.tree.map(lambda x: x / signal.groups.astype(x.dtype), signal.gradient)
     rate = es.learning_rate(state)
     if es.sizing.rate:
         rate = rate * signals.rate_factor(es.sizing, signal, es.pairs)
 
     if es.sizing.waits or es.warm:
-        worth = signals.ready(es.sizing, signal, es.pairs) & (state.generation >= es.warm)
+        worth = signals.ready(es.sizing, signal) & (state.generation >= es.warm)
         moved = jax.lax.cond(worth, lambda: _step(es, state, signal, gradient, rate), lambda: _wait(es, state, signal))
     else:
         moved = _step(es, state, signal, gradient, rate)

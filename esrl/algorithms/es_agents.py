@@ -136,10 +136,11 @@ def es(
         None is true where that is so and sigma is a number without decay.
       signal_rate: let the learning rate follow the measured signal: it is multiplied by the square root of the pairs
         without chance that an estimate is worth, over signal_pairs, within 0.1 .. 3. It needs two episodes as well.
-      signal_pairs: pairs without chance that an estimate is worth before a step is taken; see max_population.
-      max_population: members of which one step may be made. Generations of `population` members are added up until
-        their estimate is worth signal_pairs, or until they have so many members together. None is `population`: every
-        generation makes a step. It needs episodes_per_member of at least 2.
+      signal_pairs: pairs that are not tied, of which an estimate has so many before a step is taken; see
+        max_population.
+      max_population: members of which one step may be made, where rewards are rare. Generations of `population` members
+        are added up until signal_pairs of their pairs are not tied, or until another one would make them more members
+        than these. None is `population`: every generation makes a step.
       generation_steps: live environment steps that a step waits for as well, within max_population.
       horizon: cap on the steps of a training episode at the start; it grows evenly to the environment's own over
         horizon_steps environment steps. None is no cap.
@@ -392,7 +393,6 @@ def _check_together(options: SimpleNamespace) -> None:
     halves = {
         "signal_sigma": options.signal_sigma,
         "signal_rate": options.signal_rate,
-        "max_population": options.max_population,
     }
     for name in [name for name, value in halves.items() if value and options.episodes_per_member < 2]:
         raise EsrlError(
@@ -400,8 +400,10 @@ def _check_together(options: SimpleNamespace) -> None:
         )
     if options.signal_sigma and (callable(options.sigma) or options.sigma_decay != 1):
         raise EsrlError("signal_sigma changes sigma by the signal, and a schedule or sigma_decay by time; give one")
-    if options.max_population is not None and options.max_population % members:
-        raise EsrlError(f"max_population is {options.max_population}, but must be a multiple of population {members}")
+    if options.max_population is not None and options.max_population < members:
+        raise EsrlError(
+            f"max_population is {options.max_population}, but must be at least the population, which is {members}"
+        )
     if options.generation_steps is not None and options.max_population is None:
         raise EsrlError("generation_steps needs max_population, the members that a step may wait for at most")
     if options.chunk_pairs is not None and options.memory_gib is not None:
@@ -483,7 +485,7 @@ def _sizing(options: SimpleNamespace) -> Sizing:
     """What the measured signal may change."""
     plain = not callable(options.sigma) and options.sigma_decay == 1
     return Sizing(
-        groups=-(-(options.max_population or options.population) // options.population),
+        groups=(options.max_population or options.population) // options.population,
         steps=options.generation_steps or 0,
         pairs=options.signal_pairs,
         sigma=plain and options.episodes_per_member > 1 if options.signal_sigma is None else options.signal_sigma,

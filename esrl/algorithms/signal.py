@@ -7,7 +7,8 @@ Three measurements, none of which costs an environment step:
 * `agreement`: how far two halves of a member's episodes agree on which sign of a pair is better, in [-1, 1]: the
   correlation of the fitness differences d = f(+) - f(-). It is 0 where chance decides and 1 where the noise of the
   parameters does. It needs two episodes of a member.
-* `tied`: the part of the pairs whose two members are equally good, which tell nothing.
+* `tied`: the part of the pairs whose two members are equally good, which tell nothing. A step may wait until enough
+  pairs are not tied: where a reward is rare, that takes hundreds of them.
 
 From the agreement `a` of halves follows the reliability `r = 2 a / (1 + a)` of the whole (Spearman and Brown, 1910):
 the share of the variance of d that is due to the parameters. An estimate of P pairs is worth what r P pairs without
@@ -38,7 +39,8 @@ class Sizing(NamedTuple):
     Attributes:
       groups: generations that one estimate may be the sum of; 1 steps after each.
       steps: live environment steps that an estimate waits for, 0 for none.
-      pairs: pairs without chance that an estimate is worth before it is taken for a step.
+      pairs: pairs that are not tied, of which an estimate has so many before it is taken for a step; and the pairs
+        without chance that it is worth where the rate is as it was given.
       sigma, rate: whether sigma and the learning rate follow the signal.
     """
 
@@ -61,7 +63,8 @@ class Signal(NamedTuple):
       cross, energy: running sums over pairs of the product of the two halves' differences, and of their mean square.
       sigma: the factor on sigma.
       gradient: the sum of the estimates since the last step (None where every generation steps). groups: how many they
-        are, int32. steps: their live steps, float32. updates: steps of the optimizer so far, int32.
+        are, int32. steps: their live steps, float32. told: their pairs that are not tied, float32. updates: steps of the
+        optimizer so far, int32.
     """
 
     cross: Array
@@ -70,6 +73,7 @@ class Signal(NamedTuple):
     gradient: PyTree | None
     groups: Array
     steps: Array
+    told: Array
     updates: Array
 
 
@@ -77,7 +81,7 @@ def init(sizing: Sizing, params: PyTree) -> Signal:
     """Nothing measured, nothing summed."""
     empty = jax.tree.map(jnp.zeros_like, params) if sizing.waits else None
     zero, none = jnp.float32(0), jnp.int32(0)
-    return Signal(zero, zero, jnp.float32(1), empty, none, zero, none)
+    return Signal(zero, zero, jnp.float32(1), empty, none, zero, zero, none)
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
@@ -94,6 +98,21 @@ def measured(
     each = {f"signal_cosine/{name}": _cosine(d, *two) for name, d, two in zip(names, dots, squares, strict=True)}
     tied = {"tied": jnp.mean(fitness[:, 0] == fitness[:, 1], where=present)} if fitness.shape[1] == 2 else {}
     return {"signal_cosine": whole, **tied, **each}
+
+
+def told(fitness: Array, present: Array | None = None) -> Array:
+    """How many pairs of those present tell their members apart, by the fitness [P, S] of these; float32.
+
+    Without pairs it is how many members are told apart from the best and from the worst, whichever are fewer.
+    """
+    finite = jnp.isfinite(fitness)
+    if fitness.shape[1] == 2:
+        differs = (fitness[:, 0] != fitness[:, 1]) & jnp.all(finite, axis=1)
+        return jnp.sum(differs, where=present, dtype=jnp.float32)
+    there = finite if present is None else finite & present[:, None]
+    least, most = jnp.where(there, fitness, jnp.inf).min(), jnp.where(there, fitness, -jnp.inf).max()
+    above, below = (jnp.sum(there & (fitness != end), dtype=jnp.float32) for end in (least, most))
+    return jnp.minimum(above, below)
 
 
 def _cosine(dot: Any, first: Any, second: Any) -> Array:
@@ -146,9 +165,13 @@ def worth(signal: Signal, pairs: int) -> Array:
 # ---- following ------------------------------------------------------------------------------------------------------
 
 
-def ready(sizing: Sizing, signal: Signal, pairs: int) -> Array:
-    """Whether the sum of `groups` estimates of so many pairs is to be taken for a step."""
-    enough = (worth(signal, pairs) >= sizing.pairs) & (signal.steps >= sizing.steps)
+def ready(sizing: Sizing, signal: Signal) -> Array:
+    """Whether the sum of `groups` estimates is to be taken for a step.
+
+    Only ties are waited out. Chance is not: many noisy steps learn more of as many episodes than few that are less
+    noisy, wherever a step is small (experiments/defaults/README.md).
+    """
+    enough = (signal.told >= sizing.pairs) & (signal.steps >= sizing.steps)
     return enough | (signal.groups >= sizing.groups)
 
 
@@ -169,11 +192,14 @@ def followed(sizing: Sizing, signal: Signal) -> Signal:
     return signal._replace(sigma=jnp.clip(moved, 1 / SIGMA_RANGE, SIGMA_RANGE))
 
 
-def grown(signal: Signal, gradient: PyTree, steps: Array) -> Signal:
-    """A generation's estimate and live steps added to the sum."""
+def grown(signal: Signal, gradient: PyTree, steps: Array, told: Array) -> Signal:
+    """A generation's estimate, live steps and pairs that are not tied added to the sum."""
     total = gradient if signal.gradient is None else jax.tree.map(jnp.add, signal.gradient, gradient)
     return signal._replace(
-        gradient=total, groups=signal.groups + 1, steps=signal.steps + jnp.asarray(steps, jnp.float32)
+        gradient=total,
+        groups=signal.groups + 1,
+        steps=signal.steps + jnp.asarray(steps, jnp.float32),
+        told=signal.told + told,
     )
 
 
@@ -181,5 +207,9 @@ def emptied(sizing: Sizing, signal: Signal) -> Signal:
     """After a step of the optimizer."""
     empty = optax.tree.zeros_like(signal.gradient) if sizing.waits else None
     return signal._replace(
-        gradient=empty, groups=jnp.int32(0), steps=jnp.float32(0), updates=signal.updates + jnp.int32(1)
+        gradient=empty,
+        groups=jnp.int32(0),
+        steps=jnp.float32(0),
+        told=jnp.float32(0),
+        updates=signal.updates + jnp.int32(1),
     )

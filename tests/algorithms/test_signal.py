@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from probes import ActionDependsOnObservation, ActionMatters, Constant, Walk
+from probes import ActionDependsOnObservation, ActionMatters, Constant, Target, Walk
 
 import esrl
 from esrl import EsrlError
@@ -24,6 +24,14 @@ class Still(ActionMatters):
 
     def reset(self, key):
         return (jnp.ones(1), jnp.int32(0)), jnp.ones(1)
+
+
+class Seldom(ActionMatters):
+    """A reward of 1 in few episodes, by chance and only for action 1."""
+
+    def step(self, state, action, key):
+        state, observation, reward, terminated = super().step(state, action, key)
+        return state, observation, jnp.where(jax.random.uniform(key) < 0.1, reward, 0.0), terminated
 
 
 def params_of(state):
@@ -108,7 +116,7 @@ def test_the_sum_of_small_generations_is_the_step_of_their_mean():
     options = {"episodes_per_member": 2, "optimizer": "sgd", "learning_rate": 0.1, "signal_sigma": False}
     plain = esrl.eggroll(Walk(), TINY, population=8, normalize_observations=False, **options)
     agent = esrl.eggroll(
-        Walk(), TINY, population=8, max_population=24, signal_pairs=1e9, normalize_observations=False, **options
+        Walk(), TINY, population=8, max_population=30, signal_pairs=1e9, normalize_observations=False, **options
     )
     start = agent.init(seed_key(0))
     state, found = run(agent, 3, state=start)
@@ -121,12 +129,53 @@ def test_the_sum_of_small_generations_is_the_step_of_their_mean():
     np.testing.assert_allclose(params_of(state) - params_of(start), np.mean(moves, axis=0), rtol=1e-3, atol=1e-6)
 
 
-def test_an_estimate_that_is_worth_enough_does_not_wait():
-    agent = esrl.eggroll(
-        Still(), TINY, population=64, max_population=640, episodes_per_member=2, sigma=0.5, signal_pairs=16
-    )
+def test_a_step_does_not_wait_for_pairs_that_no_tie_lacks():
+    agent = esrl.eggroll(Target(), TINY, population=64, max_population=640, signal_pairs=32)
     _, found = run(agent, 3)
     assert [row["updates"] for row in found] == [1, 2, 3]
+
+
+def test_a_step_waits_until_enough_pairs_are_not_tied():
+    agent = esrl.eggroll(
+        Seldom(), TINY, population=16, max_population=1600, sigma=1.0, episodes_per_member=1, signal_pairs=6
+    )
+    _, found = run(agent, 40)
+    told, updates = 0.0, 0
+    for row in found:
+        told += 8 * (1 - row["tied"])
+        if told >= 6:
+            told, updates = 0.0, updates + 1
+        assert row["updates"] == updates
+    assert 0 < updates < 20
+
+
+def test_a_step_of_ties_alone_is_taken_at_last_and_moves_nothing():
+    agent = esrl.eggroll(Constant(), TINY, population=8, max_population=24)
+    start = agent.init(seed_key(0))
+    state, found = run(agent, 6, state=start)
+    assert [row["updates"] for row in found] == [0, 0, 1, 1, 1, 2]
+    np.testing.assert_array_equal(params_of(state), params_of(start))
+
+
+@pytest.mark.parametrize(
+    ("fitness", "told"),
+    [
+        ([[1.0, 2.0], [3.0, 3.0], [4.0, 0.0]], 2),
+        ([[1.0, np.nan], [np.inf, 0.0], [4.0, 0.0]], 1),
+        ([[0.0], [0.0], [1.0], [0.0]], 1),
+        ([[1.0], [1.0], [0.0], [np.nan]], 1),
+        ([[1.0], [2.0], [3.0], [4.0]], 3),
+        ([[5.0], [5.0]], 0),
+    ],
+)
+def test_pairs_that_are_told_apart(fitness, told):
+    assert signals.told(jnp.array(fitness)) == told
+
+
+def test_pairs_that_are_missing_tell_nothing():
+    fitness, present = jnp.array([[1.0, 2.0], [jnp.nan, jnp.nan]]), jnp.array([True, False])
+    assert signals.told(fitness, present) == 1
+    assert signals.told(fitness[:, :1], present) == 0
 
 
 def test_a_step_waits_for_live_steps_as_well():
@@ -249,9 +298,8 @@ def test_fan_in_scales_wide_layers_alone():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"max_population": 64, "episodes_per_member": 1}, "max_population needs the signal between two halves"),
         ({"signal_sigma": True, "episodes_per_member": 1}, "use episodes_per_member=2 or more"),
-        ({"max_population": 100, "episodes_per_member": 2}, "must be a multiple of population 8"),
+        ({"max_population": 4}, "max_population is 4, but must be at least the population, which is 8"),
         ({"generation_steps": 100, "episodes_per_member": 2}, "generation_steps needs max_population"),
         ({"signal_sigma": True, "sigma_decay": 0.9}, "give one"),
         ({"layer_sigma": {"nothing": 2.0}}, "but the parameters are"),
