@@ -63,8 +63,8 @@ class Signal(NamedTuple):
       cross, energy: running sums over pairs of the product of the two halves' differences, and of their mean square.
       sigma: the factor on sigma.
       gradient: the sum of the estimates since the last step (None where every generation steps). groups: how many they
-        are, int32. steps: their live steps, float32. told: their pairs that are not tied, float32. updates: steps of the
-        optimizer so far, int32.
+        are, int32. steps: their live steps, float32. told: their pairs that are not tied, float32. updates: steps of
+        the optimizer so far, int32.
     """
 
     cross: Array
@@ -206,10 +206,5 @@ def grown(signal: Signal, gradient: PyTree, steps: Array, told: Array) -> Signal
 def emptied(sizing: Sizing, signal: Signal) -> Signal:
     """After a step of the optimizer."""
     empty = optax.tree.zeros_like(signal.gradient) if sizing.waits else None
-    return signal._replace(
-        gradient=empty,
-        groups=jnp.int32(0),
-        steps=jnp.float32(0),
-        told=jnp.float32(0),
-        updates=signal.updates + jnp.int32(1),
-    )
+    none, zero = jnp.int32(0), jnp.float32(0)
+    return signal._replace(gradient=empty, groups=none, steps=zero, told=zero, updates=signal.updates + jnp.int32(1))

@@ -54,7 +54,7 @@ AGENTS = {
         | WITHOUT,
     ),
 }
-SIZES, SIZED = (8, 32, 128, 512), "sized 8 to 512"
+SIZES, SIZED, SIZED_8 = (8, 32, 128, 512), "sized", "sized from 8"
 PARTS = {  # today's defaults with one thing changed
     "Adam 0.02": Defaults("eggroll", options={"optimizer": "adam", "learning_rate": 0.02}),
     "RMSprop 0.02": Defaults("eggroll", options={"optimizer": "rmsprop", "learning_rate": 0.02}),
@@ -70,11 +70,10 @@ PARTS = {  # today's defaults with one thing changed
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
     **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in SIZES},
-    "sized 8 to 128": Defaults("eggroll", options={"max_population": 128}),
-    SIZED: Defaults("eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}),
+    SIZED: Defaults("eggroll", options={"max_population": 512}),
+    SIZED_8: Defaults("eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}),
     "one-hot": Defaults("eggroll", {"one_hot": True}),
     "ppo, one-hot": Defaults("ppo", {"one_hot": True}),
-    "sized, rate follows": Defaults("eggroll", options={"max_population": 128, "signal_rate": True}),
     "no skip": Defaults("eggroll", {"skip": False}),
     "outputs 1": Defaults("eggroll", {"output_scale": 1.0}),
     "32x32 tanh": Defaults("eggroll", {"hidden": [32, 32], "activation": "tanh"}),
