@@ -72,6 +72,12 @@ PARTS = {  # today's defaults with one thing changed
     **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in SIZES},
     SIZED: Defaults("eggroll", options={"max_population": 512}),
     SIZED_8: Defaults("eggroll", options={"population": 8, "max_population": 512, "episodes_per_member": 2}),
+    "one-hot, 64 x 4": Defaults(
+        "eggroll",
+        {"hidden": [64, 64], "output_scale": 0.1, "skip": False, "one_hot": True},
+        {"population": 64, "episodes_per_member": 4, "sigma": 0.2, "learning_rate": 0.05, "averaging": 0.97},
+    ),
+    "gamma 0.97": Defaults("eggroll", options={"gamma": 0.97}),
     "one-hot": Defaults("eggroll", {"one_hot": True}),
     "ppo, one-hot": Defaults("ppo", {"one_hot": True}),
     "no skip": Defaults("eggroll", {"skip": False}),
