@@ -49,6 +49,7 @@ BASE_RATE = 0.02
 NETWORK = mlp((64, 64), output_scale=0.1, skip=True)  # the policy unless given
 OF_OBJECTIVE = {"network": "objective"}  # what a recipe says of a network that only an objective's code can make
 _OF_STEPS = ("gamma", "reward_offset", "warm_statistics", "horizon", "deterministic", "squash")
+_TOLD = 4  # pairs that are not tied, which a step waits for unless told
 _WIDE = 64  # inputs of a layer, from which on layer_sigma="fan_in" makes sigma and step smaller
 
 
@@ -80,7 +81,7 @@ def es(
     frozen: Names | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
-    signal_pairs: float = 4.0,
+    signal_pairs: float | None = None,
     max_population: int | None = None,
     generation_steps: int | None = None,
     horizon: int | None = None,
@@ -137,7 +138,7 @@ def es(
       signal_rate: let the learning rate follow the measured signal: it is multiplied by the square root of the pairs
         without chance that an estimate is worth, over signal_pairs, within 0.1 .. 3. It needs two episodes as well.
       signal_pairs: pairs that are not tied, of which an estimate has so many before a step is taken; see
-        max_population.
+        max_population. None is 4, or all pairs of a generation where they are fewer.
       max_population: members of which one step may be made, where rewards are rare. Generations of `population` members
         are added up until signal_pairs of their pairs are not tied, or until another one would make them more members
         than these. None is `population`: every generation makes a step.
@@ -201,7 +202,7 @@ def eggroll(
     frozen: Names | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
-    signal_pairs: float = 4.0,
+    signal_pairs: float | None = None,
     max_population: int | None = None,
     generation_steps: int | None = None,
     horizon: int | None = None,
@@ -269,7 +270,7 @@ def open_es(
     frozen: Names | None = None,
     signal_sigma: bool | None = None,
     signal_rate: bool = False,
-    signal_pairs: float = 4.0,
+    signal_pairs: float | None = None,
     max_population: int | None = None,
     generation_steps: int | None = None,
     horizon: int | None = None,
@@ -465,7 +466,7 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
         sigma=_decayed("sigma", options.sigma, options.sigma_decay),
         learning_rate=_decayed("learning_rate", _rate(options), options.lr_decay),
         averaging=options.averaging,
-        sizing=_sizing(options),
+        sizing=_sizing(options, pairs),
         warm=options.warm_statistics,
         horizon=_horizon(env, options),
         pairs=pairs,
@@ -481,13 +482,13 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
     return config, held
 
 
-def _sizing(options: SimpleNamespace) -> Sizing:
+def _sizing(options: SimpleNamespace, pairs: int) -> Sizing:
     """What the measured signal may change."""
     plain = not callable(options.sigma) and options.sigma_decay == 1
     return Sizing(
         groups=(options.max_population or options.population) // options.population,
         steps=options.generation_steps or 0,
-        pairs=options.signal_pairs,
+        pairs=min(_TOLD, pairs) if options.signal_pairs is None else options.signal_pairs,
         sigma=plain and options.episodes_per_member > 1 if options.signal_sigma is None else options.signal_sigma,
         rate=options.signal_rate,
     )

@@ -219,23 +219,27 @@ def show_parts() -> None:
 
 
 def show_sizes() -> None:
-    """Generations that the signal sizes beside fixed populations, at equal steps: is it level with the best of them?
+    """Generations that wait for pairs without a tie beside fixed populations, at equal steps, and what is level.
 
-    Level: its interquartile mean lies above the lower end of the interval of the best fixed population.
+    Level: an interquartile mean lies above the lower end of the interval of the best fixed population.
     """
     frame = pd.DataFrame(store().read())
     fixed = [f"population {n}" for n in SIZES]
-    print(script.table(["", "steps", SIZED, *fixed, "level"]))
+    print(script.table(["", "steps", SIZED, SIZED_8, *fixed, "level"]))
+    counts = dict.fromkeys((SIZED, SIZED_8, *fixed), 0)
     for world in ALL:
         here = frame[frame["env"] == world.env]
-        runs = {name: rows for name in (SIZED, *fixed) if len(rows := here[here["agent"] == name])}
-        if SIZED not in runs or len(runs) < 1 + len(SIZES):
+        runs = {name: rows for name in counts if len(rows := here[here["agent"] == name])}
+        if SIZED not in runs or not set(fixed) & set(runs):
             continue
         end = min(float(rows.groupby("seed")["env_steps"].max().min()) for rows in runs.values())
         found = {name: at(rows, "env_steps", end) for name, rows in runs.items()}
-        best = max((found[name] for name in fixed), key=interquartile_mean)
-        level = interquartile_mean(found[SIZED]) >= interval(best)[0]
-        print(script.line([world.env, f"{end:.2g}", *map(cell, found.values()), "yes" if level else "no"]))
+        best = max((found[name] for name in fixed if name in found), key=interquartile_mean)
+        level = [name for name, values in found.items() if interquartile_mean(values) >= interval(best)[0]]
+        counts.update({name: counts[name] + 1 for name in level})
+        cells = [cell(found[name]) if name in found else "–" for name in counts]
+        print(script.line([world.env, f"{end:.2g}", *cells, ", ".join(level)]))
+    print("\nlevel on: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def main() -> None:

@@ -135,6 +135,13 @@ def test_a_step_does_not_wait_for_pairs_that_no_tie_lacks():
     assert [row["updates"] for row in found] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("population", [2, 4, 8, 64])
+def test_small_generations_without_ties_do_not_wait_by_default(population):
+    agent = esrl.eggroll(Target(), TINY, population=population, max_population=512)
+    _, found = run(agent, 3)
+    assert [row["updates"] for row in found] == [1, 2, 3]
+
+
 def test_a_step_waits_until_enough_pairs_are_not_tied():
     agent = esrl.eggroll(
         Seldom(), TINY, population=16, max_population=1600, sigma=1.0, episodes_per_member=1, signal_pairs=6
