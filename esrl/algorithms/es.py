@@ -52,7 +52,7 @@ class ESState(NamedTuple):
     Attributes:
       params: the unperturbed parameters, the mean of the search distribution; None in the place of frozen ones.
       opt_state: the optimizer's.
-      average: the exponential moving average of params over steps of the optimizer, by which the agent acts; None
+      average: the exponential moving average of params over generations, by which the agent acts; None
         without averaging, where it acts by params.
       moments: observation statistics, or None without normalization.
       signal: what is remembered of what the estimates were worth.
@@ -314,10 +314,7 @@ def _step(es: ES, state: ESState, signal: Signal, gradient: PyTree, rate: Array)
     direction, opt_state = es.optimizer.update(gradient, state.opt_state, seen)
     change = tree.unflatten([rate * s * u for u, s in zip(jax.tree.leaves(direction), scales, strict=True)])
     params = optax.apply_updates(state.params, change)
-    average = state.average
-    if average is not None:
-        average = jax.tree.map(lambda a, w: a + (1 - es.averaging) * (w - a), average, params)
-    return params, opt_state, average, signals.emptied(es.sizing, signals.followed(es.sizing, signal))
+    return params, opt_state, _averaged(es, state, params), signals.emptied(es.sizing, signals.followed(es.sizing, signal))
 
 
 def _wait(es: ES, state: ESState, signal: Signal) -> _Moved:
@@ -327,7 +324,15 @@ def _wait(es: ES, state: ESState, signal: Signal) -> _Moved:
         fresh = signals.emptied(es.sizing, signal)._replace(updates=signal.updates)
         old = signal if es.sizing.waits else fresh  # which without waiting has no sum either
         signal = jax.tree.map(lambda a, b: jnp.where(early, a, b), fresh, old)
-    return state.params, state.opt_state, state.average, signal
+    # The average nears the parameters while they wait, too: of few steps it would act by those of long ago.
+    return state.params, state.opt_state, _averaged(es, state, state.params), signal
+
+
+def _averaged(es: ES, state: ESState, params: PyTree) -> PyTree | None:
+    """The moving average a generation later."""
+    if state.average is None:
+        return None
+    return jax.tree.map(lambda a, w: a + (1 - es.averaging) * (w - a), state.average, params)
 
 
 def sigma_of(es: ES, state: ESState) -> Array:

@@ -245,9 +245,10 @@ def test_the_rate_follows_what_the_estimate_is_worth():
     assert metrics["learning_rate"] == pytest.approx(0.2, rel=1e-2)
 
 
-def test_the_average_is_the_moving_average_and_acts():
-    plain = esrl.eggroll(Walk(), TINY, population=8)
-    agent = esrl.eggroll(Walk(), TINY, population=8, averaging=0.75)
+@pytest.mark.parametrize("waiting", [{}, {"max_population": 16, "signal_pairs": 1e9}], ids=["steps", "waits"])
+def test_the_average_is_the_moving_average_over_generations_and_acts(waiting):
+    plain = esrl.eggroll(Walk(), TINY, population=8, **waiting)
+    agent = esrl.eggroll(Walk(), TINY, population=8, averaging=0.75, **waiting)
     states = [plain.init(seed_key(0))]
     for _ in range(3):
         states.append(plain.step(states[-1])[0])
