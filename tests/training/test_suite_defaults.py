@@ -29,7 +29,7 @@ def test_gymnasium_has_these_robots_and_so_many_numbers_of_an_action(pattern):
 
 def test_a_robot_has_more_members_the_more_numbers_its_action_has():
     sizes = [suite_defaults(f"brax/{name}", "eggroll")[1] for name in ("inverted_double_pendulum", "hopper", "ant")]
-    assert [options["population"] for options in sizes] == [4, 12, 32]
+    assert [options["population"] for options in sizes] == [4, 12, 64]
     rates = [options["learning_rate"] for options in sizes]
     assert rates == sorted(rates) and rates[0] == 0.05
     assert suite_defaults("brax/ant", "ppo") == ({}, {}) and suite_defaults("brax/ants", "eggroll") == ({}, {})
