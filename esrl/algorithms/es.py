@@ -314,12 +314,8 @@ def _step(es: ES, state: ESState, signal: Signal, gradient: PyTree, rate: Array)
     direction, opt_state = es.optimizer.update(gradient, state.opt_state, seen)
     change = tree.unflatten([rate * s * u for u, s in zip(jax.tree.leaves(direction), scales, strict=True)])
     params = optax.apply_updates(state.params, change)
-    return (
-        params,
-        opt_state,
-        _averaged(es, state, params),
-        signals.emptied(es.sizing, signals.followed(es.sizing, signal)),
-    )
+    signal = signals.emptied(es.sizing, signals.followed(es.sizing, signal))
+    return params, opt_state, _averaged(es, state, params), signal
 
 
 def _wait(es: ES, state: ESState, signal: Signal) -> _Moved:

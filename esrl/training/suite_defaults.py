@@ -76,8 +76,8 @@ def _robot(robot: Robot) -> dict[str, Any]:
     """The options for a robot.
 
     The more numbers an action has, the less a pair says of each: four members are best for one joint, and lose an ant.
-    Short episodes say less, and cost less: twice as many. The rate grows as an estimate's ratio of signal to noise does,
-    up to 0.1: above it an ant does not walk.
+    Short episodes say less and cost less: twice as many. The rate grows as an estimate's ratio of signal to noise
+    does, up to 0.1: above it an ant does not walk.
     """
     population = (4 if robot.falls else 8) * robot.numbers
     rate = min(0.1, round(0.025 * math.sqrt(population), 3))
