@@ -2,7 +2,7 @@
 
     python -m experiments.defaults.confirm --agents now before   # whatever is missing; several may run at once
     python -m experiments.defaults.confirm --table               # what was found, as Markdown
-    python -m experiments.defaults.confirm --sizes               # generations sized by the signal, fixed populations
+    python -m experiments.defaults.confirm --sizes               # steps that wait for ties, fixed populations
 
 Nothing is tuned for an environment: what a suite says of network and sampling stays, and the rest is a default. Each
 run is scored seven to twelve times by 64 or 128 held-out episodes, with the averaged parameters (`now`, `open_es`) or
@@ -125,7 +125,7 @@ class Arguments:
     seeds: int = 5
     parts: bool = False  # today's defaults with one thing changed, in place of agents
     table: bool = False  # only print what is there
-    sizes: bool = False  # only print generations sized by the signal beside fixed populations
+    sizes: bool = False  # only print steps that wait for ties beside fixed populations
 
 
 def store() -> Store:
