@@ -485,10 +485,11 @@ def _configure(env: Any, policy: Policy, noise: Noise, options: SimpleNamespace)
 def _sizing(options: SimpleNamespace, pairs: int) -> Sizing:
     """What the measured signal may change."""
     plain = not callable(options.sigma) and options.sigma_decay == 1
+    most = pairs if options.antithetic else pairs - 1  # what `signals.told` finds without ties
     return Sizing(
         groups=(options.max_population or options.population) // options.population,
         steps=options.generation_steps or 0,
-        pairs=min(_TOLD, pairs) if options.signal_pairs is None else options.signal_pairs,
+        pairs=min(_TOLD, max(most, 1)) if options.signal_pairs is None else options.signal_pairs,
         sigma=plain and options.episodes_per_member > 1 if options.signal_sigma is None else options.signal_sigma,
         rate=options.signal_rate,
     )

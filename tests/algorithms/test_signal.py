@@ -135,9 +135,9 @@ def test_a_step_does_not_wait_for_pairs_that_no_tie_lacks():
     assert [row["updates"] for row in found] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("population", [2, 4, 8, 64])
-def test_small_generations_without_ties_do_not_wait_by_default(population):
-    agent = esrl.eggroll(Target(), TINY, population=population, max_population=512)
+@pytest.mark.parametrize(("population", "antithetic"), [(2, True), (4, True), (64, True), (3, False), (8, False)])
+def test_small_generations_without_ties_do_not_wait_by_default(population, antithetic):
+    agent = esrl.eggroll(Target(), TINY, population=population, max_population=512, antithetic=antithetic)
     _, found = run(agent, 3)
     assert [row["updates"] for row in found] == [1, 2, 3]
 
