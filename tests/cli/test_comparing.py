@@ -135,17 +135,17 @@ def test_compare_goes_on_where_it_was_stopped(tmp_path, capsys):
 
 
 def test_flags_of_compare_go_to_the_agents_that_have_them(capsys):
-    argv = [ENV, "--agents", "eggroll,ppo", "--population", "16", "--gamma", "0.9", "--lr", "0.01", "--seed", "4"]
+    argv = [ENV, "--agents", "eggroll,ppo", "--population", "16", "--gae-lambda", "0.9", "--lr", "0.01", "--seed", "4"]
     made = invocation(compare, argv)["recipes"]
     assert [(r.agent, r.options) for r in made] == [
         ("eggroll", {"population": 16, "learning_rate": 0.01}),
-        ("ppo", {"gamma": 0.9, "learning_rate": 0.01}),
+        ("ppo", {"gae_lambda": 0.9, "learning_rate": 0.01}),
     ]
     assert all(recipe.seed == 4 and recipe.env_steps == 1e6 for recipe in made)
     said = capsys.readouterr().err
-    assert "--population is an option of eggroll alone" in said and "--gamma is an option of ppo alone" in said
-    assert "none of eggroll, open_es has the option gamma" in refused(
-        capsys, "compare", ENV, "--agents", "eggroll", "open_es", "--gamma", "0.9"
+    assert "--population is an option of eggroll alone" in said and "--gae-lambda is an option of ppo alone" in said
+    assert "none of eggroll, open_es has the option gae_lambda" in refused(
+        capsys, "compare", ENV, "--agents", "eggroll", "open_es", "--gae-lambda", "0.9"
     )
     assert "unknown agent 'egroll'; did you mean eggroll" in refused(capsys, "compare", ENV, "--agents", "egroll")
     assert "--seeds is 0" in refused(capsys, "compare", ENV, "--seeds", "0")

@@ -523,7 +523,7 @@ def test_returns_of_the_runner_are_those_of_the_episodes():
     def act(context, observations, carries, keys):
         return observations["side"] + 1, carries
 
-    played = runner(env, lambda reward: reward - 1).episodes(act, None, keys, (), None)
+    played = runner(env, lambda reward, time: reward - time.astype(jnp.float32)).episodes(act, None, keys, (), None)
     for index, seed in np.ndenumerate(seeds[0]):
         one, total, length, end = env.make_one(), 0.0, 0, False
         observation, _ = one.reset(seed=int(seed))
@@ -531,7 +531,7 @@ def test_returns_of_the_runner_are_those_of_the_episodes():
             observation, reward, terminated, truncated, _ = one.step(observation["side"] + 1)
             total, length, end = total + reward, length + 1, terminated or truncated
         assert (played.returns[index], played.lengths[index]) == (total, length)
-        assert played.shaped[index] == total - length
+        assert played.shaped[index] == total - length * (length - 1) / 2  # times begin at 0
     assert np.all(np.asarray(played.steps) == int(played.lengths.max()))
 
 
