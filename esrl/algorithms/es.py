@@ -232,8 +232,8 @@ def update(es: ES, state: ESState, experience: Experience) -> tuple[ESState, Met
     total = jax.tree.unflatten(jax.tree.structure(state.params), [a + b for a, b in zip(*halves, strict=True)])
     live = count_sum(experience.lengths)
     signal = signals.heard(state.signal, experience.halves, experience.present)
-    told = signals.told(experience.fitness, experience.present)
-    signal = signals.grown(signal, total, jnp.sum(experience.lengths.astype(jnp.float32)), told)
+    apart = signals.told(experience.fitness, experience.present)
+    signal = signals.grown(signal, total, jnp.sum(experience.lengths.astype(jnp.float32)), apart)
     gradient = jax.tree.map(lambda x: x / signal.groups.astype(x.dtype), signal.gradient)
     rate = es.learning_rate(state)
     if es.sizing.rate:

@@ -49,7 +49,6 @@ BASE_RATE = 0.02
 NETWORK = mlp((64, 64), output_scale=0.1, skip=True)  # the policy unless given
 OF_OBJECTIVE = {"network": "objective"}  # what a recipe says of a network that only an objective's code can make
 _OF_STEPS = ("gamma", "reward_offset", "warm_statistics", "horizon", "deterministic", "squash")
-_TOLD = 4  # pairs that are not tied, which a step waits for unless told
 _WIDE = 64  # inputs of a layer, from which on layer_sigma="fan_in" makes sigma and step smaller
 
 
@@ -489,7 +488,7 @@ def _sizing(options: SimpleNamespace, pairs: int) -> Sizing:
     return Sizing(
         groups=(options.max_population or options.population) // options.population,
         steps=options.generation_steps or 0,
-        pairs=min(_TOLD, max(most, 1)) if options.signal_pairs is None else options.signal_pairs,
+        pairs=min(signals.TOLD, max(most, 1)) if options.signal_pairs is None else options.signal_pairs,
         sigma=plain and options.episodes_per_member > 1 if options.signal_sigma is None else options.signal_sigma,
         rate=options.signal_rate,
     )

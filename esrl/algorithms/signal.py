@@ -30,6 +30,7 @@ MEMORY = 0.97  # of the running sums behind the agreement, for each generation: 
 SIGMA_PACE = 0.1  # change of log sigma in a generation, for each unit that the agreement misses its target by
 SIGMA_RANGE = 4.0  # sigma stays within this factor of its base value
 SIGMA_TARGET = 0.5
+TOLD = 4  # pairs that are not tied, which a step waits for unless told otherwise
 RATE_RANGE = (0.1, 3.0)  # the learning rate stays within these factors of its base value
 
 
@@ -46,7 +47,7 @@ class Sizing(NamedTuple):
 
     groups: int = 1
     steps: int = 0
-    pairs: float = 4.0
+    pairs: float = TOLD
     sigma: bool = False
     rate: bool = False
 
@@ -192,14 +193,14 @@ def followed(sizing: Sizing, signal: Signal) -> Signal:
     return signal._replace(sigma=jnp.clip(moved, 1 / SIGMA_RANGE, SIGMA_RANGE))
 
 
-def grown(signal: Signal, gradient: PyTree, steps: Array, told: Array) -> Signal:
-    """A generation's estimate, live steps and pairs that are not tied added to the sum."""
+def grown(signal: Signal, gradient: PyTree, steps: Array, apart: Array) -> Signal:
+    """A generation's estimate, live steps and pairs that are not tied (`told`) added to the sum."""
     total = gradient if signal.gradient is None else jax.tree.map(jnp.add, signal.gradient, gradient)
     return signal._replace(
         gradient=total,
         groups=signal.groups + 1,
         steps=signal.steps + jnp.asarray(steps, jnp.float32),
-        told=signal.told + told,
+        told=signal.told + apart,
     )
 
 

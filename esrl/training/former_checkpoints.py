@@ -21,7 +21,6 @@ from esrl.core.types import reason_of
 from esrl.training.state_file import Broken, compare, named_leaves
 
 _NEWER = ("average", "signal", "frozen")  # fields of a state that such a checkpoint may not have
-_NEWER_INSIDE = {"signal": ("told",)}  # and fields of these fields
 
 
 @cache
@@ -38,20 +37,6 @@ def _orbax() -> Any:
     import orbax.checkpoint  # which Flax requires
 
     return orbax.checkpoint
-
-
-def _without(abstract: Any, tree: dict[str, Any]) -> tuple[Any, list[str]]:
-    """A state's form without fields of its fields that a checkpoint's tree lacks, and the fields that lack some."""
-    fields = abstract if isinstance(abstract, dict) else getattr(abstract, "_asdict", dict)()
-    inside = [
-        name
-        for name, newer in _NEWER_INSIDE.items()
-        if fields.get(name) is not None and name in tree and not set(newer) <= set(tree[name])
-    ]
-    if not inside:
-        return abstract, []
-    kept = {name: {key: x for key, x in fields[name]._asdict().items() if key in tree[name]} for name in inside}
-    return fields | kept, inside
 
 
 def read(path: Path, template: Any) -> Any:
@@ -84,15 +69,19 @@ def read(path: Path, template: Any) -> Any:
         newer = [name for name in _NEWER if name in fields and name not in tree]
         if newer and ("average" not in newer or fields["average"] is None):
             abstract = {name: value for name, value in fields.items() if name not in newer}
-        abstract, lacking = _without(abstract, tree)
+        signal = fields.get("signal")
+        if signal is not None and "signal" in tree:  # it may lack newer fields as well
+            known = {name: x for name, x in signal._asdict().items() if name in tree["signal"]}
+            abstract = (abstract if isinstance(abstract, dict) else fields) | {"signal": known}
         # Compared before they are read: Orbax says a misfit in hundreds of lines.
         compare(there, _shapes(abstract))
         try:
             found = checkpointer.restore(place, abstract)
             if not isinstance(abstract, dict):
                 return found
-            whole = {name: getattr(template, name)._replace(**found[name]) for name in lacking}
-            return template._replace(**found | whole)
+            if "signal" in found:
+                found["signal"] = template.signal._replace(**found["signal"])
+            return template._replace(**found)
         except Exception as error:
             raise Broken(reason_of(error)) from error
 
