@@ -188,6 +188,13 @@ def by_config(wanted: Runs) -> dict[str, list[Row]]:
 # ---- searching ------------------------------------------------------------------------------------------------------
 
 
+def inside(values: tuple[float, float] | list[Any], value: Any) -> bool:
+    """Whether a range, or a list of choices, has a value; JSON made lists of tuples."""
+    if isinstance(values, tuple):
+        return values[0] <= value <= values[1]
+    return json.loads(json.dumps(value)) in json.loads(json.dumps(values))
+
+
 def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any]:
     """The next configuration: random at first, then by TPE over what was measured."""
     space = SPACES[agent]
@@ -207,7 +214,7 @@ def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any
             for name, kind in kinds.items()
             if name in values
         }
-        if not all(kinds[name]._contains(kinds[name].to_internal_repr(value)) for name, value in told.items()):
+        if len(told) < len(kinds) or not all(inside(space[name], values[name]) for name in told):
             continue  # set by hand, outside of the space
         study.add_trial(
             optuna.trial.create_trial(
