@@ -3,6 +3,7 @@
     python -m experiments.defaults.search --agent eggroll --hours 1       # go on searching; several may run at once
     python -m experiments.defaults.search --suite brax --hours 1          # for Brax alone: what its suite should set
     python -m experiments.defaults.search --config '{"population": 16}'   # one configuration, the rest as today
+    python -m experiments.defaults.search --best 8 --suite million        # its eight best, after a million steps each
     python -m experiments.defaults.search --table                         # what was found, as Markdown
 
 A configuration is trained on each environment of `worlds.SEEN`, once, and scored twice: by its held-out return after
@@ -11,7 +12,8 @@ evaluating not counted; of a process that is bound to one core, without what oth
 interquartile mean over environments and both budgets. The first configurations are random, later ones come from
 Optuna's TPE (Bergstra et al., 2011); one that does worse on the first environments than the median of those before is
 given up. Rows are one for each configuration, environment and seed, in results/<agent>.csv. `--suite brax` trains on
-`worlds.BRAX` with two seeds each, from no suite's defaults, and writes to results/<agent>_brax.csv.
+`worlds.BRAX` with two seeds each, from no suite's defaults, and writes to results/<agent>_brax.csv. `--suite million`
+trains four times as long, and writes to results/<agent>_million.csv.
 """
 
 from __future__ import annotations
@@ -73,11 +75,12 @@ class Arguments:
     """The command line."""
 
     agent: Literal["eggroll", "ppo"] = "eggroll"
-    suite: Literal["all", "brax"] = "all"  # whose environments
+    suite: Literal["all", "million", "brax"] = "all"  # whose environments, and for how long
     hours: float = 1.0  # of searching; the configuration under way is finished
     seconds: float = 5.0  # the budget of training seconds
     seed: int = 0
     config: tuple[str, ...] = ()  # configurations as JSON, measured in place of a search
+    best: int = 0  # measured in place of a search: so many of those that all of --suite all measured
     envs: tuple[str, ...] = ()  # of these environments only (with --config)
     table: bool = False  # only print what is there
 
@@ -107,14 +110,16 @@ def runs(agent: str, suite: str, seed: int) -> Runs:
         table = Store(results("defaults") / f"{agent}_brax.csv", key=("config", "env", "seed"))
         pairs = tuple((world, each) for world in worlds.BRAX for each in (seed, seed + 1))
         return Runs(table, pairs, 2, {"evaluations": 3, "early_evals": 1, "eval_episodes": 32})
-    table = Store(results("defaults") / f"{agent}.csv", key=("config", "env", "seed"))
-    pairs = tuple((world, seed) for world in worlds.SEEN)
+    name = agent if suite == "all" else f"{agent}_{suite}"
+    table = Store(results("defaults") / f"{name}.csv", key=("config", "env", "seed"))
+    pairs = tuple((world if suite == "all" else world._replace(env_steps=1e6), seed) for world in worlds.SEEN)
     return Runs(table, pairs, 4, {"evaluations": 5, "early_evals": 2, "eval_episodes": 64})
 
 
 def recipe(env: str, agent: str, config: dict[str, Any]) -> esrl.Recipe:
     """A configuration on an environment; what a suite says of the network and of sampling stays."""
     policy, options = suite_defaults(env, agent)
+    options = {k: v for k, v in options.items() if k == "deterministic"}  # robots have had more since
     scale = {"clipup": 10, "sgd": 10}.get(config.get("optimizer", ""), 1)  # their steps have other units than Adam's
     config = config | {"learning_rate": scale * config["learning_rate"]} if "learning_rate" in config else config
     takes = inspect.signature(NETWORKS[policy.get("network", "mlp")]).parameters
@@ -230,7 +235,7 @@ def tried(arguments: Arguments, wanted: Runs, config: dict[str, Any]) -> float:
     name = digest(config)
     known = by_config(wanted)
     done = known.get(name, [])
-    given = bool(arguments.config)
+    given = bool(arguments.config or arguments.best)
     for place, (world, seed) in enumerate(wanted.worlds):
         measured = any(wanted.place(row) == place for row in done)
         if measured or (arguments.envs and world.env not in arguments.envs):
@@ -247,9 +252,14 @@ def tried(arguments: Arguments, wanted: Runs, config: dict[str, Any]) -> float:
     return score(done)
 
 
+def ranked(wanted: Runs) -> list[list[Row]]:
+    """The rows of each configuration, the best first; those that were given up come last."""
+    return sorted(by_config(wanted).values(), key=lambda rows: (len(rows), score(rows)), reverse=True)
+
+
 def show(wanted: Runs) -> None:
     """The configurations, best first, as Markdown."""
-    found = sorted(by_config(wanted).values(), key=lambda rows: (len(rows), score(rows)), reverse=True)
+    found = ranked(wanted)
     names = [world.env.rpartition("/")[2] for world, _ in wanted.worlds]
     print(f"| score | {' | '.join(names)} | configuration |\n|{'---|' * (len(names) + 2)}")
     for rows in found:
@@ -268,9 +278,13 @@ def main() -> None:
         show(wanted)
         return
     given = [json.loads(text) for text in arguments.config]
+    if arguments.best:
+        whole = runs(arguments.agent, "all", arguments.seed)
+        given += [json.loads(rows[0]["values"]) for rows in ranked(whole)[: arguments.best]]
+    chosen = bool(given)
     end = time.monotonic() + arguments.hours * 3600
     with pool.stoppable("what was measured is kept"):
-        while time.monotonic() < end if not arguments.config else given:
+        while given if chosen else time.monotonic() < end:
             config = given.pop(0) if given else suggest(arguments.agent, by_config(wanted), time.time_ns() % 2**31)
             print(json.dumps(config), flush=True)
             print(f"= {tried(arguments, wanted, config):.3f}", flush=True)
