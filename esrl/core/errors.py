@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import sys
+import traceback as tracebacks
 from collections.abc import Iterable
 from functools import cache
 
@@ -17,6 +18,16 @@ def reason_of(error: BaseException) -> str:
     """An error's type and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def place_of(error: BaseException) -> str:
+    """The line that raised an error, as " (file, line 3)": of code outside of packages where its traceback has some.
+
+    Called by who caught it, whose own line does not count; "" where nothing lies below that.
+    """
+    frames = tracebacks.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
+    return "".join(f" ({frame.filename}, line {frame.lineno})" for frame in (own or list(frames))[-1:])
 
 
 def notice(text: str) -> None:

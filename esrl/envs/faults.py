@@ -18,6 +18,7 @@ import traceback as tracebacks
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from esrl.core.errors import place_of
 from esrl.core.types import EsrlError, notice, reason_of
 
 LIMIT = 300.0  # seconds that a reset or a step may take, unless a run says otherwise
@@ -124,12 +125,8 @@ def said(fault: Fault) -> str:
 
 def fault_of(called: str, error: BaseException) -> Fault:
     """The fault of a call that raised: with the line that did, the environment's own where it has one."""
-    frames = tracebacks.extract_tb(error.__traceback__)[1:]  # the first is the caller's
-    own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
-    last = (own or list(frames))[-1:]
-    where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in last)
     whole = "".join(tracebacks.format_exception(error)).rstrip()
-    return Fault(f"{called} raised {reason_of(error)}{where}", whole)
+    return Fault(f"{called} raised {reason_of(error)}{place_of(error)}", whole)
 
 
 def is_users(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 
+from esrl.core.errors import place_of
 from esrl.core.types import EsrlError, PyTree, seed_key
 from esrl.envs.base import max_episode_steps_of, name_of, on_device, reason_of
 from esrl.envs.checks.purity import check_traced
@@ -16,6 +17,13 @@ from esrl.envs.objectives import Objective
 from esrl.policies.heads import head
 from esrl.policies.policy import action_mask
 from esrl.policies.spaces import observation_zeros
+
+# What Python or NumPy raise when they need the value of what is traced.
+_CONCRETE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 def check_contract(env: Any) -> None:
@@ -76,7 +84,15 @@ def _outputs(name: str, call: str, what: str, fn: Callable[..., Any], *args: Any
     try:
         out = jax.eval_shape(fn, *args)
     except Exception as error:
-        raise EsrlError(f"{name}: {call} cannot be traced by JAX: {reason_of(error)}") from error
+        advice = ""
+        if isinstance(error, _CONCRETE):
+            advice = (
+                "; use jnp.where or jax.lax.cond for Python's if, jax.lax.while_loop for while, and jax.numpy for"
+                " NumPy, float() and int() on what depends on state, action or key"
+            )
+        raise EsrlError(
+            f"{name}: {call} cannot be traced by JAX: {reason_of(error)}{place_of(error)}{advice}"
+        ) from error
     number = what.count(",") + 1
     if not isinstance(out, tuple) or len(out) != number:
         given = f"{len(out)} values" if isinstance(out, tuple) else f"a {type(out).__name__}"
@@ -100,7 +116,6 @@ def _check_state(name: str, before: PyTree, after: PyTree) -> None:
     # A loop in a compiled program carries the state, and its types may not change from step to step.
     for (path, want), got in zip(named, jax.tree.leaves(after), strict=True):
         if (want.shape, want.dtype) != (got.shape, got.dtype):
-            where = jax.tree_util.keystr(path) or "the state"
-            raise EsrlError(
-                f"{name}: step turns {where} of its state from {_say(want)} into {_say(got)}; keep it as it is"
-            )
+            part = jax.tree_util.keystr(path)
+            whose = f"{part} of its state" if part else "its state"
+            raise EsrlError(f"{name}: step turns {whose} from {_say(want)} into {_say(got)}; keep it as it is")
