@@ -765,6 +765,8 @@ def test_every_brax_backend_steps(backend, lenient):
         ("hoppr", "unknown environment 'hoppr'; did you mean .*/[Hh]opper"),
         ("CartPole-v1", "several environments are called CartPole-v1; say which: gymnasium/"),
         ("mujoco/thing", "unknown environment 'mujoco/thing'"),
+        ("brax", "unknown environment 'brax'; name one of brax's: esrl envs brax lists them"),
+        ("brx/", "unknown environment 'brx/'; name one of brax's: esrl envs brax"),
         ("envs/none.py:Class", "there is no file"),
         ("envs/rocket.py", "say which class as well: envs/rocket.py:ClassName"),
     ],
