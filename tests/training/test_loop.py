@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,33 @@ def test_what_is_not_finite_is_warned_of_once():
     for steps in ({"nonfinite": 3, "skipped_steps": 0.0}, {"nonfinite": 4, "skipped_steps": 0.5}):
         progress.show({**row, **steps}, 0.5)
     assert shown.getvalue().count("warning: 3 steps of generation 1") == shown.getvalue().count("warning") == 1
+
+
+@pytest.mark.parametrize(
+    ("signal", "scores", "words"),
+    [
+        (
+            {"tied": 0.9, "agreement": 0.0},
+            (1.0, 1.2),
+            "90% of the pairs both members were equally good.*max_population",
+        ),
+        ({"tied": 0.1, "agreement": 0.02}, (1.0, 0.5), r"agreement 0.02\). Try more episodes_per_member"),
+        ({"tied": 0.1, "agreement": 0.6}, (1.0, 1.0), "another learning_rate; or the agent eggroll_ac"),
+        ({"tied": 0.1}, (1.0, 1.0), "more env_steps"),
+        ({"tied": 0.9}, (1.0, 1.3), None),
+    ],
+)
+def test_a_run_that_learnt_nothing_says_what_to_change(signal, scores, words):
+    shown = io.StringIO()
+    progress = Progress(shown)
+    progress.start(agent(), None)
+    row = {"env_steps": 8, "env_steps_per_second": 1.0, "fitness_mean": 0.0, **signal}
+    for generation in range(1, 31):
+        first = {"start_return_mean": scores[0], "start_return_std": 1.0} if generation == 1 else {}
+        last = {"eval_return_mean": scores[1], "eval_return_std": 1.0} if generation == 30 else {}
+        progress.show({**row, **first, **last, "generation": generation}, generation / 30)
+    progress.end(row, None)
+    assert bool(re.search(words or "the return did not rise", shown.getvalue())) == (words is not None)
 
 
 def test_train_is_the_end_of_iterate():
