@@ -27,7 +27,8 @@ def place_of(error: BaseException) -> str:
     """
     frames = tracebacks.extract_tb(error.__traceback__)[1:]
     own = [frame for frame in frames if "site-packages" not in frame.filename and "/lib/python" not in frame.filename]
-    return "".join(f" ({frame.filename}, line {frame.lineno})" for frame in (own or list(frames))[-1:])
+    outside = [frame for frame in frames if "/jax/" not in frame.filename]  # of packages, the one that called JAX
+    return "".join(f" ({frame.filename}, line {frame.lineno})" for frame in (own or outside)[-1:])
 
 
 def notice(text: str) -> None:

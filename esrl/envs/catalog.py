@@ -222,9 +222,10 @@ def check_spelling(name: str) -> None:
 def near_names(name: str) -> str:
     """A clause with names that are near an unknown one; no package is imported for it."""
     suite, slash, rest = name.partition("/")
-    if not rest and (slash or suite in suites()) and (close := close_to(suite, suites())):  # a suite, and nothing of it
-        return f"; name one of {close[0]}'s: esrl envs {close[0]} lists them"
-    if slash and (close := close_to(suite, suites())):
+    close = close_to(suite, suites()) if slash or suite in suites() else []
+    if close and not rest:  # a suite's name without an environment
+        return f"; {close[0]} is a suite, see its environments with: esrl envs {close[0]}"
+    if slash and close:
         return f"; did you mean {close[0]}/{rest}?"
     return near_by_last_part(name, [*_everything(), *plugins.announced(SUITES)])
 

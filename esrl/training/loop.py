@@ -26,6 +26,7 @@ from esrl.core.types import EsrlError, nearest, notice, reason_of, seed_key
 from esrl.envs.base import name_of, on_device, recipe_name_of
 from esrl.envs.faults import LIMIT, Faults
 from esrl.envs.objectives import Objective
+from esrl.training.advice import Advice
 from esrl.training.agreement import agree, check_alike, read_by_first, seconds_of_first
 from esrl.training.budget import Budget, Clock, Grid, Row
 from esrl.training.curves import Kept
@@ -651,7 +652,7 @@ def finish(
     out = run.folder.path if run.folder else None
     state: Any = None
     metrics: Metrics = {}
-    kept = Kept()
+    kept, advice = Kept(), Advice(run.agent, run.eval_episodes)
     if progress is not None:
         progress.start(run.agent, out)
     run.stop = stop = Stop(notice if progress is None else progress.say)
@@ -661,6 +662,7 @@ def finish(
         with stop, closing(generations):
             for generation, state, metrics in generations:
                 kept.add(metrics)
+                advice.hear(metrics)
                 if progress is not None:
                     progress.show(metrics, run.progress(state))
                 if on_generation is not None:
@@ -683,6 +685,8 @@ def finish(
         if run.ended_by:
             progress.say(run.ended_by)
         progress.end(metrics, out)
+        if (text := advice.text()) is not None:
+            progress.say(text)
     rows = kept.rows()
     if run.folder is not None and rows and rows[0]["generation"] > 1:  # it went on
         rows = [row for row in run.folder.rows() if row["generation"] < rows[0]["generation"]] + rows

@@ -13,10 +13,8 @@ from typing import Any
 from esrl.envs.base import max_episode_steps_of, name_of
 from esrl.envs.objectives import Objective, unit_of
 from esrl.training.notebook import NotebookLine, in_notebook
-from esrl.training.suite_defaults import ES
 
 _BARS = "▁▂▃▄▅▆▇█"
-_FEW = 20  # generations that say nothing yet
 
 
 def watched() -> bool:
@@ -39,18 +37,15 @@ class Progress:
         self._text = ""  # of the live line; empty while the first generation is compiled
         self._return: float | None = None
         self._start: float | None = None
-        self._spread = 0.0  # of returns at the start, their standard deviation
         self._scores: list[tuple[int, float]] = []  # environment steps, held-out return
         self._warned = False
-        self._advises = False  # by the signal, where nothing is learnt
-        self._signal: dict[str, list[float]] = {"tied": [], "agreement": []}  # of each generation that measured it
         self._unit, self._format = "steps", ".1f"  # of scores: an accuracy needs more digits than a return
 
     def start(self, agent: Any, out: Path | None) -> None:
         """Says what will run, before compilation."""
         plan = agent.plan
-        self._advises = agent.name in ES and not isinstance(agent.env, Objective)
-        each = f", {plan.num_random:,} random numbers each" if agent.kind == "evolution" else ""
+        evolves = agent.kind == "evolution"
+        each = f", {plan.num_random:,} random numbers each" if evolves else ""
         self._unit, episodes = unit_of(agent.env)
         self._format = ".1f" if self._unit == "steps" else ".4g"
         each_generation = f"{episodes} a generation"
@@ -78,14 +73,10 @@ class Progress:
         self._return = scored if scored is not None else self._return
         if self._start is None and "start_return_mean" in row:
             self._start = row["start_return_mean"]
-            if self._start is not None:
+            if self._start is not None and math.isfinite(self._start):
                 self._scores.append((0, self._start))
-            self._spread = row.get("start_return_std") or 0.0
-            self._print(f"return at the start: {self._start:{self._format}}")
+            self._print(f"return at the start: {_number(self._start, self._format)}")
         self._warn(row)
-        for name, values in self._signal.items():
-            if (value := row.get(name)) is not None and math.isfinite(value):
-                values.append(value)
         line = self._line(row, progress, now)
         best = scored is not None and math.isfinite(scored) and all(scored > past for _, past in self._scores)
         if scored is not None and math.isfinite(scored):
@@ -182,33 +173,9 @@ class Progress:
         if len(self._scores) > 2:
             steps, best = max(self._scores, key=lambda score: score[1])
             self._print(f"returns {self._bars()} best {best:{self._format}} after {_short(steps)} {self._unit}")
-        if (advice := self._advice(row)) is not None:
-            self._print(advice)
         if out is not None:
             curve = f"curve: {out / 'curve.png'}   " if (out / "curve.png").exists() else ""
             self._print(f"{curve}look: esrl render {out}   score: esrl evaluate {out}")
-
-    def _advice(self, row: dict[str, Any]) -> str | None:
-        """What to change where an evolution strategy learnt nothing: no later score is clearly above the first."""
-        generations = len(self._signal["tied"])
-        if not self._advises or self._start is None or generations < _FEW or len(self._scores) < 2:
-            return None
-        # Two standard errors of the difference between two means over 128 episodes.
-        least = self._start + 0.25 * max(self._spread, row.get("eval_return_std") or 0.0)
-        if max(score for _, score in self._scores[1:]) > least:
-            return None
-        mean = {name: sum(values) / len(values) for name, values in self._signal.items() if values}
-        if mean["tied"] >= 0.5:
-            why = f"in {mean['tied']:.0%} of the pairs both members were equally good, which tells nothing"
-            change = "larger sigma or population, max_population=512, deterministic=False"
-        elif mean.get("agreement", 1.0) < 0.1:
-            why = f"chance decides which member of a pair is better (agreement {mean['agreement']:.2f})"
-            change = "more episodes_per_member, a larger population or sigma"
-        else:
-            why, change = "the signal is there", "more env_steps, another learning_rate"
-        return (
-            f"the return did not rise: {why}. Try {change}; or the agent eggroll_ac, which gives credit to every step"
-        )
 
     def _bars(self) -> str:
         """The scores as a row of bars, where the stream can hold them."""

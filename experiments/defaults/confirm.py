@@ -166,7 +166,7 @@ def show() -> None:
     for column, title in (("env_steps", "environment steps"), ("seconds", "seconds of one core")):
         print(f"\nAt equal {title}:\n")
         print(script.table(["", title, *AGENTS, "now beats before", "now beats ppo"]))
-        beaten: dict[str, list[float]] = {"seen": [], "unseen": [], "unseen, of the first nine": []}
+        beaten: dict[str, list[float]] = {"seen": [], "unseen": [], "unseen, the first nine": []}
         for world in ALL:
             here = frame[frame["env"] == world.env]
             runs = {name: rows for name in AGENTS if len(rows := here[here["agent"] == name])}
@@ -192,11 +192,11 @@ def show() -> None:
                 if other == "before":
                     beaten["seen" if world in SEEN else "unseen"].append(chance)
                     if world in worlds.UNSEEN:
-                        beaten["unseen, of the first nine"].append(chance)
+                        beaten["unseen, the first nine"].append(chance)
             print(script.line([world.env, f"{common:.3g}", *cells, *chances]))
         for name, found in beaten.items():
             if found:
-                print(f"\nP(now beats before), mean over {len(found)} {name}: {np.mean(found):.2f}")
+                print(f"\nP(now beats before), {name}: {np.mean(found):.2f}, mean over {len(found)}")
 
 
 def show_parts() -> None:

@@ -2,7 +2,7 @@
 
     python -m experiments.defaults.search --agent eggroll --hours 1       # go on searching; several may run at once
     python -m experiments.defaults.search --suite brax --hours 1          # for Brax alone: what its suite should set
-    python -m experiments.defaults.search --config '{"population": 16}'   # one configuration, the rest as today
+    python -m experiments.defaults.search --config '{"population": 16}'   # one configuration
     python -m experiments.defaults.search --best 8 --suite million        # its eight best, after a million steps each
     python -m experiments.defaults.search --table                         # what was found, as Markdown
 
@@ -80,8 +80,8 @@ class Arguments:
     seconds: float = 5.0  # the budget of training seconds
     seed: int = 0
     config: tuple[str, ...] = ()  # configurations as JSON, measured in place of a search
-    best: int = 0  # measured in place of a search: so many of those that all of --suite all measured
-    envs: tuple[str, ...] = ()  # of these environments only (with --config)
+    best: int = 0  # measured in place of a search: so many, of those that --suite all has on all environments
+    envs: tuple[str, ...] = ()  # of these environments only (with --config or --best)
     table: bool = False  # only print what is there
 
 
@@ -119,7 +119,7 @@ def runs(agent: str, suite: str, seed: int) -> Runs:
 def recipe(env: str, agent: str, config: dict[str, Any]) -> esrl.Recipe:
     """A configuration on an environment; what a suite says of the network and of sampling stays."""
     policy, options = suite_defaults(env, agent)
-    options = {k: v for k, v in options.items() if k == "deterministic"}  # robots have had more since
+    options = {k: v for k, v in options.items() if k == "deterministic"}  # the search began before the rest
     scale = {"clipup": 10, "sgd": 10}.get(config.get("optimizer", ""), 1)  # their steps have other units than Adam's
     config = config | {"learning_rate": scale * config["learning_rate"]} if "learning_rate" in config else config
     takes = inspect.signature(NETWORKS[policy.get("network", "mlp")]).parameters
@@ -220,7 +220,7 @@ def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any
             if name in values
         }
         if len(told) < len(kinds) or not all(inside(space[name], values[name]) for name in told):
-            continue  # set by hand, outside of the space
+            continue  # set by hand: outside of the space, or not all of it
         study.add_trial(
             optuna.trial.create_trial(
                 params=told, distributions={name: kinds[name] for name in told}, value=score(rows)
@@ -230,18 +230,17 @@ def suggest(agent: str, known: dict[str, list[Row]], seed: int) -> dict[str, Any
     return {name: json.loads(value) if isinstance(value, str) else value for name, value in trial.params.items()}
 
 
-def tried(arguments: Arguments, wanted: Runs, config: dict[str, Any]) -> float:
-    """Measures a configuration in every run that is missing, or until it is given up; its score."""
+def tried(arguments: Arguments, wanted: Runs, config: dict[str, Any], searching: bool) -> float:
+    """Measures a configuration in every run that is missing, or while searching until it is given up; its score."""
     name = digest(config)
     known = by_config(wanted)
     done = known.get(name, [])
-    given = bool(arguments.config or arguments.best)
     for place, (world, seed) in enumerate(wanted.worlds):
         measured = any(wanted.place(row) == place for row in done)
         if measured or (arguments.envs and world.env not in arguments.envs):
             continue
         others = [score(rows[:place]) for rows in known.values() if len(rows) >= place]
-        if not given and place >= wanted.warm and len(others) >= FEW and score(done) < np.median(others):
+        if searching and place >= wanted.warm and len(others) >= FEW and score(done) < np.median(others):
             print(f"  given up after {place} runs", flush=True)
             break
         row = measure(world, arguments.agent, config, seed, arguments.seconds, **wanted.settings)
@@ -277,17 +276,18 @@ def main() -> None:
     if arguments.table:
         show(wanted)
         return
+    searching = not (arguments.config or arguments.best)
     given = [json.loads(text) for text in arguments.config]
     if arguments.best:
         whole = runs(arguments.agent, "all", arguments.seed)
-        given += [json.loads(rows[0]["values"]) for rows in ranked(whole)[: arguments.best]]
-    chosen = bool(given)
+        complete = [rows for rows in ranked(whole) if len(rows) == len(whole.worlds)]
+        given += [json.loads(rows[0]["values"]) for rows in complete[: arguments.best]]
     end = time.monotonic() + arguments.hours * 3600
     with pool.stoppable("what was measured is kept"):
-        while given if chosen else time.monotonic() < end:
+        while time.monotonic() < end if searching else given:
             config = given.pop(0) if given else suggest(arguments.agent, by_config(wanted), time.time_ns() % 2**31)
             print(json.dumps(config), flush=True)
-            print(f"= {tried(arguments, wanted, config):.3f}", flush=True)
+            print(f"= {tried(arguments, wanted, config, searching):.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ UNSEEN = (
     World("gymnasium/Hopper-v5", 10, 1500, 5e5),
 )
 
-# Nor have these been seen: they were added to the comparison when all defaults stood, before any run of them, for their
-# speed and their kinds (pictures, puzzles, robots that fall).
+# No default was chosen by these either. They came to the comparison when all defaults stood, before any run of either
+# side on them, for their speed and their kinds (pictures, puzzles, robots that fall). The study had tuned Breakout.
 LATER = (
     World("gymnax/Asterix-MinAtar", 0, 20, 1e6),
     World("gymnax/Breakout-MinAtar", 0, 10, 1e6),

@@ -76,13 +76,18 @@ DEFECTS = [
     (lambda: stepping(lambda s, o, r, t: (s.astype(jnp.int32), o, r, t)), r"from float32\[1\] into int32\[1\]"),
     (
         lambda: stepping(lambda s, o, r, t: (s, o, 1.0 if o[0] > 0 else 0.0, t)),
-        r"test_env.py, line \d+\); use jnp.where",
+        r"test_env.py, line \d+\); use jnp.where or",
     ),
     (
         lambda: stepping(lambda s, o, r, t: (s, np.sin(o), r, t)),
-        r"TracerArrayConversionError.*test_env.py.*jax.numpy for",
+        r"TracerArrayConversionError.*test_env.py.*jax.numpy inst",
     ),
-    (lambda: stepping(lambda s, o, r, t: (s, o, range(5)[s[0].astype(int)], t)), r"TracerIntegerConv.*test_env.py"),
+    (
+        lambda: stepping(lambda s, o, r, t: (s, o, range(5)[s[0].astype(int)], t)),
+        r"TracerIntegerConv.*test_env.py.*fori_loop",
+    ),
+    (lambda: stepping(lambda s, o, r, t: (s, o, jnp.sum(o[o > 0]), t)), r"NonConcreteBoolean.*test_env.py.*mask, x, 0"),
+    (lambda: stepping(lambda s, o, r, t: (s, o, float(r), t)), r"Concretization.*test_env.py.*instead of float"),
     (lambda: instead(reset=lambda self, key: 1 / 0), r"reset\(key\) cannot be traced by JAX: ZeroDivisionError"),
 ]
 DEFECTS_SEEN_RUNNING = [
@@ -765,8 +770,8 @@ def test_every_brax_backend_steps(backend, lenient):
         ("hoppr", "unknown environment 'hoppr'; did you mean .*/[Hh]opper"),
         ("CartPole-v1", "several environments are called CartPole-v1; say which: gymnasium/"),
         ("mujoco/thing", "unknown environment 'mujoco/thing'"),
-        ("brax", "unknown environment 'brax'; name one of brax's: esrl envs brax lists them"),
-        ("brx/", "unknown environment 'brx/'; name one of brax's: esrl envs brax"),
+        ("brax", "unknown environment 'brax'; brax is a suite, see its environments with: esrl envs brax"),
+        ("brx/", "unknown environment 'brx/'; brax is a suite"),
         ("envs/none.py:Class", "there is no file"),
         ("envs/rocket.py", "say which class as well: envs/rocket.py:ClassName"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import re
 
 import jax
@@ -12,6 +13,7 @@ from probes import Walk
 
 import esrl
 from esrl import EsrlError
+from esrl.training.advice import Advice
 from esrl.training.budget import Budget, Grid
 from esrl.training.progress import Progress
 
@@ -49,30 +51,53 @@ def test_what_is_not_finite_is_warned_of_once():
 
 
 @pytest.mark.parametrize(
-    ("signal", "scores", "words"),
+    ("signal", "start", "end", "words"),
     [
         (
             {"tied": 0.9, "agreement": 0.0},
-            (1.0, 1.2),
-            "90% of the pairs both members were equally good.*max_population",
+            1.0,
+            1.1,
+            "in 90% of the pairs .* or max_population=512, or deterministic=False, or the agent",
         ),
-        ({"tied": 0.1, "agreement": 0.02}, (1.0, 0.5), r"agreement 0.02\). Try more episodes_per_member"),
-        ({"tied": 0.1, "agreement": 0.6}, (1.0, 1.0), "another learning_rate; or the agent eggroll_ac"),
-        ({"tied": 0.1}, (1.0, 1.0), "more env_steps"),
-        ({"tied": 0.9}, (1.0, 1.3), None),
+        ({"tied": 0.1, "agreement": 0.02}, 1.0, 0.5, r"agreement 0.02\); try more episodes_per_member"),
+        ({"tied": 0.1, "agreement": 0.6}, 1.0, 1.0, r"a signal \(agreement 0.60\); try more env_steps"),
+        ({"tied": 0.1}, 1.0, 1.0, "try episodes_per_member=2"),
+        ({"tied": 0.9}, 1.0, 1.3, None),  # it rose
+        ({"tied": 0.9}, 1.0, math.nan, None),
+        ({"tied": 0.9}, math.nan, 1.0, None),
+        ({}, 1.0, 1.0, None),  # no pairs
     ],
 )
-def test_a_run_that_learnt_nothing_says_what_to_change(signal, scores, words):
+def test_a_run_that_learnt_nothing_says_what_to_change(signal, start, end, words):
+    advice = Advice(agent(), 128)
+    for generation in range(30):
+        first = {"start_return_mean": start, "start_return_std": 1.0} if generation == 0 else {}
+        last = {"eval_return_mean": end, "eval_return_std": 0.0} if generation == 29 else {}
+        advice.hear({**signal, **first, **last})
+    said = advice.text()
+    assert said is None if words is None else re.search(f"the return did not rise: .*{words}", said)
+
+
+def test_a_short_run_and_one_that_went_on_get_no_advice():
+    short, resumed = Advice(agent(), 128), Advice(agent(), 128)
+    for generation in range(30):
+        scored = {"tied": 1.0, "eval_return_mean": 0.0, "eval_return_std": 0.0}
+        resumed.hear(scored)
+        if generation < 3:
+            short.hear(scored | {"start_return_mean": 0.0, "start_return_std": 0.0})
+    assert short.text() is resumed.text() is None
+
+
+def test_scores_that_are_not_finite_are_shown_as_none():
     shown = io.StringIO()
     progress = Progress(shown)
     progress.start(agent(), None)
-    row = {"env_steps": 8, "env_steps_per_second": 1.0, "fitness_mean": 0.0, **signal}
-    for generation in range(1, 31):
-        first = {"start_return_mean": scores[0], "start_return_std": 1.0} if generation == 1 else {}
-        last = {"eval_return_mean": scores[1], "eval_return_std": 1.0} if generation == 30 else {}
-        progress.show({**row, **first, **last, "generation": generation}, generation / 30)
+    row = {"env_steps": 8, "env_steps_per_second": 1.0, "fitness_mean": 0.0}
+    for generation, score in enumerate((math.nan, 1.0, 2.0, 3.0), start=1):
+        start = {"start_return_mean": math.nan} if generation == 1 else {}
+        progress.show({**row, **start, "eval_return_mean": score, "generation": generation}, generation / 4)
     progress.end(row, None)
-    assert bool(re.search(words or "the return did not rise", shown.getvalue())) == (words is not None)
+    assert "return at the start: -" in shown.getvalue() and "best 3.0" in shown.getvalue()
 
 
 def test_train_is_the_end_of_iterate():

@@ -18,12 +18,14 @@ from esrl.policies.heads import head
 from esrl.policies.policy import action_mask
 from esrl.policies.spaces import observation_zeros
 
-# What Python or NumPy raise when they need the value of what is traced.
-_CONCRETE = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-)
+# JAX's errors where Python or NumPy ask for the value of a traced array, and what to write in place of what asked.
+_INSTEAD = {
+    jax.errors.NonConcreteBooleanIndexError: "use jnp.where(mask, x, 0) instead of x[mask]",
+    jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond instead of if, jax.lax.while_loop of while",
+    jax.errors.TracerArrayConversionError: "use jax.numpy instead of NumPy",
+    jax.errors.TracerIntegerConversionError: "use jax.lax.fori_loop instead of range, jnp.asarray(x)[i] of x[i]",
+    jax.errors.ConcretizationTypeError: "use jax.numpy instead of float(), int() and .item()",
+}
 
 
 def check_contract(env: Any) -> None:
@@ -84,12 +86,7 @@ def _outputs(name: str, call: str, what: str, fn: Callable[..., Any], *args: Any
     try:
         out = jax.eval_shape(fn, *args)
     except Exception as error:
-        advice = ""
-        if isinstance(error, _CONCRETE):
-            advice = (
-                "; use jnp.where or jax.lax.cond for Python's if, jax.lax.while_loop for while, and jax.numpy for"
-                " NumPy, float() and int() on what depends on state, action or key"
-            )
+        advice = "".join(f"; {text}" for kind, text in _INSTEAD.items() if type(error) is kind)
         raise EsrlError(
             f"{name}: {call} cannot be traced by JAX: {reason_of(error)}{place_of(error)}{advice}"
         ) from error
