@@ -69,6 +69,7 @@ PARTS = {  # today's defaults with one thing changed
     "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
     "no decay": Defaults("eggroll", options={"weight_decay": None}),
+    "sampled actions": Defaults("eggroll", options={"deterministic": False}),
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
     **{f"population {n}": Defaults("eggroll", options={"population": n}) for n in SIZES},
     SIZED: Defaults("eggroll", options={"max_population": 512}),
