@@ -68,6 +68,8 @@ PARTS = {  # today's defaults with one thing changed
     ),
     "sigma does not follow": Defaults("eggroll", options={"signal_sigma": False}),
     "rate follows": Defaults("eggroll", options={"signal_rate": True}),
+    "decay 0.01": Defaults("eggroll", options={"weight_decay": 0.01}),
+    "decay 0.03": Defaults("eggroll", options={"weight_decay": 0.03}),
     "no decay": Defaults("eggroll", options={"weight_decay": None}),
     "sampled actions": Defaults("eggroll", options={"deterministic": False}),
     "no averaging": Defaults("eggroll", options={"averaging": 0.0}),
