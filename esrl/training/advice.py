@@ -61,6 +61,8 @@ class Advice:
             change = ["a larger sigma"]
             if in_force.get("population", _MANY) < _MANY:
                 change.append(f"max_population={_MANY}")
+            if not in_force.get("weight_decay"):  # parameters that grow end where nothing changes what is done
+                change.append("weight_decay=0.01")
             if in_force.get("deterministic"):
                 change.append("deterministic=False")
         elif "agreement" not in found:

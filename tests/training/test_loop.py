@@ -57,7 +57,7 @@ def test_what_is_not_finite_is_warned_of_once():
             {"tied": 0.9, "agreement": 0.0},
             1.0,
             1.1,
-            "in 90% of the pairs .* or max_population=512, or deterministic=False, or the agent",
+            "in 90% of the pairs .* or max_population=512, or weight_decay=0.01, or deterministic=False, or the agent",
         ),
         ({"tied": 0.1, "agreement": 0.02}, 1.0, 0.5, r"agreement 0.02\); try more episodes_per_member"),
         ({"tied": 0.1, "agreement": 0.6}, 1.0, 1.0, r"a signal \(agreement 0.60\); try more env_steps"),
