@@ -21,9 +21,9 @@ from esrl.policies.spaces import observation_zeros
 # JAX's errors where Python or NumPy ask for the value of a traced array, and what to write in place of what asked.
 _INSTEAD = {
     jax.errors.NonConcreteBooleanIndexError: "use jnp.where(mask, x, 0) instead of x[mask]",
-    jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond instead of if, jax.lax.while_loop of while",
+    jax.errors.TracerBoolConversionError: "use jnp.where or jax.lax.cond for if, and jax.lax.while_loop for while",
     jax.errors.TracerArrayConversionError: "use jax.numpy instead of NumPy",
-    jax.errors.TracerIntegerConversionError: "use jax.lax.fori_loop instead of range, jnp.asarray(x)[i] of x[i]",
+    jax.errors.TracerIntegerConversionError: "use jax.lax.fori_loop for a loop, and jnp.asarray(x)[i] for x[i]",
     jax.errors.ConcretizationTypeError: "use jax.numpy instead of float(), int() and .item()",
 }
 
@@ -88,7 +88,7 @@ def _outputs(name: str, call: str, what: str, fn: Callable[..., Any], *args: Any
     except Exception as error:
         advice = "".join(f"; {text}" for kind, text in _INSTEAD.items() if type(error) is kind)
         raise EsrlError(
-            f"{name}: {call} cannot be traced by JAX: {reason_of(error)}{place_of(error)}{advice}"
+            f"{name}: {call} cannot be traced by JAX: {reason_of(error).rstrip('.')}{place_of(error)}{advice}"
         ) from error
     number = what.count(",") + 1
     if not isinstance(out, tuple) or len(out) != number:
