@@ -27,8 +27,8 @@ class Advice:
     def __init__(self, agent: Agent, episodes: int) -> None:
         self._agent = agent
         self._episodes = episodes  # of each evaluation
-        self._scores: list[tuple[float, float]] = []  # held-out returns: mean and standard deviation
-        self._begun = False
+        self._start: tuple[float, float] | None = None  # held-out returns: mean and standard deviation
+        self._later: list[tuple[float, float]] = []
         self._generations = 0
         self._sums: dict[str, tuple[float, int]] = {}  # of what the signal measured
 
@@ -42,24 +42,26 @@ class Advice:
         for when in ("start", "eval"):
             mean, spread = row.get(f"{when}_return_mean"), row.get(f"{when}_return_std")
             if mean is not None and spread is not None and math.isfinite(mean) and math.isfinite(spread):
-                self._begun = self._begun or when == "start"
-                self._scores.append((mean, spread))
+                if when == "start":
+                    self._start = mean, spread
+                else:
+                    self._later.append((mean, spread))
 
     def text(self) -> str | None:
         """The sentence, or None where there is nothing to say."""
         fits = self._agent.name in ES and not isinstance(self._agent.env, Objective) and "tied" in self._sums
-        if not fits or not self._begun or self._generations < _MIN_GENERATIONS or len(self._scores) < 2:
+        if not fits or self._start is None or not self._later or self._generations < _MIN_GENERATIONS:
             return None
-        (start, spread), *later = self._scores
+        start, spread = self._start
         # Two standard errors of the difference between two means of that many episodes.
-        if any(mean - start > 2 * math.hypot(spread, std) / math.sqrt(self._episodes) for mean, std in later):
+        if any(mean - start > 2 * math.hypot(spread, std) / math.sqrt(self._episodes) for mean, std in self._later):
             return None
         found = {name: total / count for name, (total, count) in self._sums.items()}
         in_force = self._agent.in_force
         if found["tied"] >= _MOSTLY_TIED:
             why = f"in {found['tied']:.0%} of the pairs both members were equally good, which tells nothing"
             change = ["a larger sigma"]
-            if in_force.get("population", _MANY) < _MANY:
+            if (in_force.get("max_population") or in_force.get("population", _MANY)) < _MANY:
                 change.append(f"max_population={_MANY}")
             if not in_force.get("weight_decay"):  # parameters that grow end where nothing changes what is done
                 change.append("weight_decay=0.01")

@@ -86,7 +86,7 @@ def _outputs(name: str, call: str, what: str, fn: Callable[..., Any], *args: Any
     try:
         out = jax.eval_shape(fn, *args)
     except Exception as error:
-        advice = "".join(f"; {text}" for kind, text in _INSTEAD.items() if type(error) is kind)
+        advice = f"; {_INSTEAD[type(error)]}" if type(error) in _INSTEAD else ""
         raise EsrlError(
             f"{name}: {call} cannot be traced by JAX: {reason_of(error).rstrip('.')}{place_of(error)}{advice}"
         ) from error
