@@ -48,7 +48,7 @@ UNSEEN = (
 )
 
 # No default was chosen by these either. They came to the comparison when all defaults stood, before either side was run
-# to an end on them, for their speed and their kinds (pictures, puzzles, robots that fall). The study had tuned Breakout.
+# to an end on them, for their speed and kinds (pictures, puzzles, robots that fall). The study had tuned Breakout.
 LATER = (
     World("gymnax/Asterix-MinAtar", 0, 20, 1e6),
     World("gymnax/Breakout-MinAtar", 0, 10, 1e6),
